@@ -1,0 +1,56 @@
+"""Every error a user can meet. Each names what was wrong, what was expected, what was found, and what to do next.
+
+This module is a leaf: it imports nothing of ours, so that every room can raise these errors.
+"""
+
+from __future__ import annotations
+
+
+class WarploomError(Exception):
+    """Base of all our errors.
+
+    Args:
+        what: what was wrong, one sentence, naming the thing (a file, a field, a tensor).
+        expected: what would have been right.
+        found: what was there instead.
+        fix: what the user can do next.
+    """
+
+    def __init__(
+        self, what: str, *, expected: str | None = None, found: str | None = None, fix: str | None = None
+    ) -> None:
+        self.what, self.expected, self.found, self.fix = what, expected, found, fix
+        rows = (("expected", expected), ("found", found), ("fix", fix))
+        super().__init__("\n".join([what, *(f"  {label}: {text}" for label, text in rows if text)]))
+
+
+class ModelNotFoundError(WarploomError):
+    """The model id or path names nothing that can be read, or the hub cannot be reached."""
+
+
+class UnsupportedModelError(WarploomError):
+    """The architecture, a config field, or a tensor format is one that we do not compile."""
+
+
+class CheckpointError(WarploomError):
+    """A checkpoint file is missing, truncated, corrupt, or holds a tensor of the wrong shape or dtype."""
+
+
+class IRError(WarploomError):
+    """An IR program is malformed: wrong types, an undecidable dimension, an unknown op."""
+
+
+class CompileError(WarploomError):
+    """Code generation failed: a missing tool, an unsupported target, a group without a kernel."""
+
+
+class ArtifactError(WarploomError):
+    """An artifact cannot be written, or is corrupt, newer than this runtime, or made for another machine."""
+
+
+class InvalidRequestError(WarploomError, ValueError):
+    """A prompt or a sampling parameter is outside what the model or the engine accepts."""
+
+
+class EngineError(WarploomError):
+    """The engine cannot take or finish a request."""

@@ -1,5 +1,44 @@
-"""Warploom: compile a Hugging Face model ahead of time, serve the artifact without PyTorch."""
+"""Warploom: compile a Hugging Face model ahead of time, serve the artifact without PyTorch.
 
+    import warploom
+
+    artifact = warploom.compile("HuggingFaceTB/SmolLM2-135M-Instruct", out="smollm2")
+    llm = warploom.LLM(artifact)
+    print(llm.chat([{"role": "user", "content": "Why is the sky blue?"}]).text)
+
+Names are imported on first use: `import warploom` is cheap, and serving never loads the compiler.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from warploom import errors
 from warploom.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from warploom.runtime.artifact import Artifact, load
+    from warploom.runtime.llm import LLM
+    from warploom.runtime.sampling_params import SamplingParams
+    from warploom.tools.compile import compile
+
+_HOMES = {
+    "compile": "warploom.tools.compile",
+    "load": "warploom.runtime.artifact",
+    "Artifact": "warploom.runtime.artifact",
+    "LLM": "warploom.runtime.llm",
+    "SamplingParams": "warploom.runtime.sampling_params",
+}
+
+__all__ = ["LLM", "Artifact", "SamplingParams", "__version__", "compile", "errors", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'warploom' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

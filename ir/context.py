@@ -1,0 +1,35 @@
+"""MLIR contexts that know the dialect."""
+
+from __future__ import annotations
+
+import mlir.ir as mlir
+from mlir.dialects import irdl
+from warploom.ir.irdl import dialect_text
+
+from warploom.errors import IRError
+
+
+def new_context() -> mlir.Context:
+    """A fresh context with the `wl` dialect loaded; use it as a context manager."""
+    context = mlir.Context()
+    with context, mlir.Location.unknown():
+        irdl.load_dialects(mlir.Module.parse(dialect_text()))
+    return context
+
+
+def parse(text: str) -> mlir.Module:
+    """Read a program in the current context.
+
+    Raises:
+        IRError: the text does not parse or does not verify structurally.
+    """
+    try:
+        return mlir.Module.parse(text)
+    except mlir.MLIRError as error:
+        raise IRError("the program does not parse", found=str(error)) from error
+
+
+def print_module(module: mlir.Module) -> str:
+    """The program as text with locations; `parse` reads it back unchanged."""
+    text: str = module.operation.get_asm(enable_debug_info=True)
+    return text

@@ -1,0 +1,46 @@
+"""Activation composites."""
+
+from __future__ import annotations
+
+import mlir.ir as mlir
+import numpy as np
+from warploom.ir.op import Operand
+from warploom.ir.ops.elementwise import Binary, Unary, logistic, mul
+from warploom.ir.types import DType
+
+F32 = frozenset({DType.F32})
+
+
+class Silu(Unary):
+    """x * logistic(x) (Elfwing et al. 2017)."""
+
+    name = "silu"
+    operands = (Operand("x", F32),)
+
+    def evaluate(self, x: np.ndarray) -> np.ndarray:
+        """In the dtype of x."""
+        return x / (1 + np.exp(-x))
+
+    def decompose(self, x: mlir.Value) -> mlir.Value:  # type: ignore[override]
+        """One logistic, one product."""
+        result: mlir.Value = mul(x, logistic(x))
+        return result
+
+
+class Swiglu(Binary):
+    """silu(gate) * up (Shazeer 2020)."""
+
+    name = "swiglu"
+    operands = (Operand("gate", F32), Operand("up", F32))
+
+    def evaluate(self, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+        """In the dtype of the gate."""
+        return gate / (1 + np.exp(-gate)) * up
+
+    def decompose(self, gate: mlir.Value, up: mlir.Value) -> mlir.Value:  # type: ignore[override]
+        """silu, then a product."""
+        result: mlir.Value = mul(silu(gate), up)
+        return result
+
+
+silu, swiglu = Silu(), Swiglu()

@@ -1,0 +1,96 @@
+"""Row-wise composites over the last axis."""
+
+from __future__ import annotations
+
+import mlir.ir as mlir
+import numpy as np
+from warploom.ir.attributes import AttrValue, Kind
+from warploom.ir.op import Attribute, Chooser, Op, Operand
+from warploom.ir.ops.elementwise import add, cast, div, exp, mul, rsqrt, sub
+from warploom.ir.ops.reduce import reduce_max, reduce_sum
+from warploom.ir.ops.shape import broadcast, full
+from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
+
+from warploom.errors import IRError
+
+F32 = frozenset({DType.F32})
+Generated = tuple[list[mlir.Value], dict[str, AttrValue]]
+
+
+class RmsNorm(Op):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019; HF LlamaRMSNorm)."""
+
+    name = "rms_norm"
+    operands = (Operand("x", F32), Operand("weight", FLOATS))
+    attributes = (Attribute("eps", Kind.FLOAT),)
+
+    def infer(self, x: TensorType, weight: TensorType, *, eps: float) -> TensorType:
+        """The type of x; weight [x.shape[-1]]."""
+        if x.rank == 0 or not weight.matches(tensor((x.shape[-1],), weight.dtype)):
+            raise IRError("weight does not fit the last axis", expected=str(x), found=str(weight))
+        return x
+
+    def evaluate(self, x: np.ndarray, weight: np.ndarray, *, eps: float) -> np.ndarray:
+        """In the dtype of x."""
+        mean = np.mean(x * x, -1, keepdims=True, dtype=x.dtype)
+        return x * (1 / np.sqrt(mean + x.dtype.type(eps))) * weight
+
+    def decompose(self, x: mlir.Value, weight: mlir.Value, *, eps: float) -> mlir.Value:  # type: ignore[override]
+        """Mean of squares, rsqrt, two products."""
+        rows = type_of(x).shape[:-1]
+        size = type_of(x).shape[-1]
+        assert isinstance(size, int)
+        total = reduce_sum(mul(x, x), axis=len(rows))
+        mean = mul(total, full(shape=rows, value=1 / size, dtype="f32"))
+        scale = rsqrt(add(mean, full(shape=rows, value=eps, dtype="f32")))
+        return mul(mul(x, along_rows(scale, x)), along_columns(cast(weight, dtype="f32"), x))
+
+    def generate(self, choose: Chooser) -> Generated:
+        """A value and a fresh weight."""
+        x = choose.like(tensor((choose.symbol(), choose.choice([3, 16, 40]))))
+        return [x, choose.input(tensor((type_of(x).shape[-1],)), 0.5, 1.5)], {"eps": 1e-5}
+
+
+class Softmax(Op):
+    """exp(x - max) / sum over the last axis."""
+
+    name = "softmax"
+    operands = (Operand("x", F32),)
+
+    def infer(self, x: TensorType) -> TensorType:
+        """The type of x."""
+        if x.rank == 0:
+            raise IRError("a scalar has no last axis", found=str(x))
+        return x
+
+    def evaluate(self, x: np.ndarray) -> np.ndarray:
+        """In the dtype of x."""
+        e = np.exp(x - x.max(-1, keepdims=True))
+        return e / e.sum(-1, keepdims=True)
+
+    def decompose(self, x: mlir.Value) -> mlir.Value:  # type: ignore[override]
+        """Shift by the maximum, exponentiate, divide by the sum."""
+        axis = type_of(x).rank - 1
+        e = exp(sub(x, along_rows(reduce_max(x, axis=axis), x)))
+        return div(e, along_rows(reduce_sum(e, axis=axis), x))
+
+    def generate(self, choose: Chooser) -> Generated:
+        """Any value."""
+        return [choose.value(F32, min_rank=1)], {}
+
+
+def along_rows(per_row: mlir.Value, like: mlir.Value) -> mlir.Value:
+    """Repeat one number per row [..] over the last axis of `like` [.., N]."""
+    dims = type_of(like).shape
+    result: mlir.Value = broadcast(per_row, shape=dims, dims=tuple(range(len(dims) - 1)))
+    return result
+
+
+def along_columns(row: mlir.Value, like: mlir.Value) -> mlir.Value:
+    """Repeat a row [N] over the leading axes of `like` [.., N]."""
+    dims = type_of(like).shape
+    result: mlir.Value = broadcast(row, shape=dims, dims=(len(dims) - 1,))
+    return result
+
+
+rms_norm, softmax = RmsNorm(), Softmax()

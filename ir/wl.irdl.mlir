@@ -1,0 +1,551 @@
+module {
+  irdl.dialect @wl {
+    irdl.attribute @dims {
+      %0 = irdl.base "#builtin.array"
+      irdl.parameters(names: %0)
+    }
+    irdl.operation @abs {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @add {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @and {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @argmax {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @attention {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "!builtin.tensor"
+      %6 = irdl.base "#builtin.integer"
+      %7 = irdl.base "#builtin.integer"
+      %8 = irdl.base "#builtin.string"
+      %9 = irdl.base "#builtin.float"
+      %10 = irdl.base "#builtin.integer"
+      irdl.operands(q: %0, kv: %1, page_table: %2, query_start: %3, context_lens: %4)
+      irdl.results(out: %5)
+      irdl.attributes {"layer" = %6, "page_size" = %7, "k_layout" = %8, "scale" = %9, "window" = %10}
+    }
+    irdl.operation @bitcast {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.string"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"dtype" = %2}
+    }
+    irdl.operation @broadcast {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.array"
+      %3 = irdl.base "#builtin.dense_array"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"shape" = %2, "dims" = %3}
+    }
+    irdl.operation @cast {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.string"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"dtype" = %2}
+    }
+    irdl.operation @checkpoint {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "#builtin.string"
+      %2 = irdl.base "#builtin.array"
+      %3 = irdl.base "#builtin.string"
+      irdl.results(out: %0)
+      irdl.attributes {"name" = %1, "shape" = %2, "dtype" = %3}
+    }
+    irdl.operation @compare {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.string"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+      irdl.attributes {"direction" = %3}
+    }
+    irdl.operation @concat {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.integer"
+      irdl.operands(xs: variadic %0)
+      irdl.results(out: %1)
+      irdl.attributes {"axis" = %2}
+    }
+    irdl.operation @constant {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.any
+      irdl.results(out: %0)
+      irdl.attributes {"value" = %1}
+    }
+    irdl.operation @cos {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @cumsum {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @dequantize {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(q: %0, scale: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @div {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @dot_general {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.dense_array"
+      %4 = irdl.base "#builtin.dense_array"
+      %5 = irdl.base "#builtin.dense_array"
+      %6 = irdl.base "#builtin.dense_array"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+      irdl.attributes {"x_contract" = %3, "y_contract" = %4, "x_batch" = %5, "y_batch" = %6}
+    }
+    irdl.operation @embed {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.integer"
+      %4 = irdl.base "#builtin.string"
+      irdl.operands(ids: %0, table: %1)
+      irdl.results(out: %2)
+      irdl.attributes {"n" = %3, "layout" = %4}
+    }
+    irdl.operation @erf {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @exp {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @export {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "#builtin.string"
+      irdl.operands(value: %0)
+      irdl.attributes {"name" = %1}
+    }
+    irdl.operation @floor {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @full {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "#builtin.array"
+      %2 = irdl.base "#builtin.float"
+      %3 = irdl.base "#builtin.string"
+      irdl.results(out: %0)
+      irdl.attributes {"shape" = %1, "value" = %2, "dtype" = %3}
+    }
+    irdl.operation @gather {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, indices: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @iota {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "#builtin.array"
+      %2 = irdl.base "#builtin.integer"
+      irdl.results(out: %0)
+      irdl.attributes {"shape" = %1, "axis" = %2}
+    }
+    irdl.operation @kv_write {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "#builtin.integer"
+      %6 = irdl.base "#builtin.integer"
+      %7 = irdl.base "#builtin.string"
+      irdl.operands(kv: %0, k: %1, v: %2, slots: %3)
+      irdl.results(out: %4)
+      irdl.attributes {"layer" = %5, "page_size" = %6, "k_layout" = %7}
+    }
+    irdl.operation @linear {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.integer"
+      %4 = irdl.base "#builtin.string"
+      irdl.operands(x: %0, weight: %1)
+      irdl.results(out: %2)
+      irdl.attributes {"n" = %3, "layout" = %4}
+    }
+    irdl.operation @log {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @logistic {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @max {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @min {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @mul {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @neg {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @not {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @or {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @pack {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.string"
+      irdl.operands(weight: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"layout" = %2}
+    }
+    irdl.operation @pad {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.integer"
+      %3 = irdl.base "#builtin.integer"
+      %4 = irdl.base "#builtin.integer"
+      %5 = irdl.base "#builtin.float"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"axis" = %2, "low" = %3, "high" = %4, "value" = %5}
+    }
+    irdl.operation @param {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "#builtin.string"
+      %2 = irdl.base "#builtin.array"
+      %3 = irdl.base "#builtin.string"
+      irdl.results(out: %0)
+      irdl.attributes {"name" = %1, "shape" = %2, "dtype" = %3}
+    }
+    irdl.operation @pow {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @quantize {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(weight: %0)
+      irdl.results(q: %1, scale: %2)
+    }
+    irdl.operation @quantized_embed {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "#builtin.integer"
+      %5 = irdl.base "#builtin.string"
+      irdl.operands(ids: %0, q: %1, scale: %2)
+      irdl.results(out: %3)
+      irdl.attributes {"n" = %4, "layout" = %5}
+    }
+    irdl.operation @quantized_linear {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "#builtin.integer"
+      %5 = irdl.base "#builtin.string"
+      irdl.operands(x: %0, q: %1, scale: %2)
+      irdl.results(out: %3)
+      irdl.attributes {"n" = %4, "layout" = %5}
+    }
+    irdl.operation @random_bits {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.integer"
+      irdl.operands(keys: %0, counters: %1)
+      irdl.results(out: %2)
+      irdl.attributes {"n" = %3}
+    }
+    irdl.operation @reduce_max {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.integer"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"axis" = %2}
+    }
+    irdl.operation @reduce_min {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.integer"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"axis" = %2}
+    }
+    irdl.operation @reduce_sum {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.integer"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"axis" = %2}
+    }
+    irdl.operation @reshape {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.array"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"shape" = %2}
+    }
+    irdl.operation @rms_norm {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.float"
+      irdl.operands(x: %0, weight: %1)
+      irdl.results(out: %2)
+      irdl.attributes {"eps" = %3}
+    }
+    irdl.operation @rope {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, cos: %1, sin: %2)
+      irdl.results(out: %3)
+    }
+    irdl.operation @round {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @rsqrt {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @sample {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "!builtin.tensor"
+      %6 = irdl.base "!builtin.tensor"
+      %7 = irdl.base "!builtin.tensor"
+      %8 = irdl.base "!builtin.tensor"
+      %9 = irdl.base "!builtin.tensor"
+      %10 = irdl.base "!builtin.tensor"
+      %11 = irdl.base "!builtin.tensor"
+      %12 = irdl.base "!builtin.tensor"
+      %13 = irdl.base "!builtin.tensor"
+      %14 = irdl.base "!builtin.tensor"
+      %15 = irdl.base "!builtin.tensor"
+      irdl.operands(logits: %0, temperature: %1, top_k: %2, top_p: %3, min_p: %4, repetition_penalty: %5, presence_penalty: %6, frequency_penalty: %7, seeds: %8, sample_positions: %9, penalty_tokens: %10, penalty_counts: %11, bias_tokens: %12, bias_values: %13)
+      irdl.results(tokens: %14, logprobs: %15)
+    }
+    irdl.operation @scatter {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, indices: %1, updates: %2)
+      irdl.results(out: %3)
+    }
+    irdl.operation @select {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      irdl.operands(condition: %0, x: %1, y: %2)
+      irdl.results(out: %3)
+    }
+    irdl.operation @shl {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @shr {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @silu {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @sin {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @slice {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.integer"
+      %3 = irdl.base "#builtin.integer"
+      %4 = irdl.base "#builtin.integer"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"axis" = %2, "start" = %3, "stop" = %4}
+    }
+    irdl.operation @softmax {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @sort {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @sqrt {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @sub {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @swiglu {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(gate: %0, up: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @tanh {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @top_k {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.integer"
+      irdl.operands(x: %0)
+      irdl.results(values: %1, indices: %2)
+      irdl.attributes {"k" = %3}
+    }
+    irdl.operation @top_logprobs {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.integer"
+      irdl.operands(logits: %0)
+      irdl.results(top_tokens: %1, top_logprobs: %2)
+      irdl.attributes {"k" = %3}
+    }
+    irdl.operation @transpose {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.dense_array"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"permutation" = %2}
+    }
+    irdl.operation @xor {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+    }
+  }
+}

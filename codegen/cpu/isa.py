@@ -1,0 +1,42 @@
+"""Instruction-set levels: what LLVM may use, what the CPU must have, and how many registers a tile can fill.
+
+Whether this machine has a level is the runtime's question (it compares `features` with /proc/cpuinfo).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Isa:
+    """One level.
+
+    `cpu` is LLVM's -mcpu; `features` are the /proc/cpuinfo flags that code of this level needs, all of them;
+    `vector_registers` counts registers of `vector_bits`.
+    """
+
+    name: str
+    cpu: str
+    features: tuple[str, ...]
+    vector_bits: int
+    vector_registers: int
+
+    @property
+    def accumulators(self) -> int:
+        """How many values of 16 f32 lanes a loop can keep in registers, two such values being left for operands."""
+        return self.vector_registers * self.vector_bits // 512 - 2
+
+
+_V3_FLAGS = ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe")
+
+X86_64_V3 = Isa("x86-64-v3", "x86-64-v3", _V3_FLAGS, vector_bits=256, vector_registers=16)
+X86_64_V4 = Isa(
+    "x86-64-v4",
+    "x86-64-v4",
+    (*_V3_FLAGS, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+    vector_bits=512,
+    vector_registers=32,
+)
+
+LEVELS = (X86_64_V4, X86_64_V3)  # best first: the order in which a loader tries them

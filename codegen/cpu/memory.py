@@ -1,0 +1,120 @@
+"""Typed pointers: scalar and vector loads and stores on `!llvm.ptr`.
+
+The element type of a pointer is what lies in memory: f32, bf16, i8, i16, i32 or i64. bf16 exists in memory only: loads
+widen it to f32 (exactly), stores round f32 to the nearest bf16, ties to even. All other types load as they are;
+`values.to_f32` turns integers into floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlir import ir
+from mlir.dialects import llvm
+
+from warploom.codegen.cpu.values import (
+    INTEGER_BITS,
+    LANES,
+    Operand,
+    Value,
+    bitcast,
+    broadcast,
+    constant,
+    convert_int,
+    index,
+    iota,
+    mlir_type,
+    select,
+)
+
+ELEMENT_BYTES = {"f32": 4, "bf16": 2} | {name: (bits + 7) // 8 for name, bits in INTEGER_BITS.items()}
+_READ, _WRITE, _DATA_CACHE, _KEEP = 0, 1, 1, 3  # operands of llvm.prefetch
+
+
+@dataclass(frozen=True, slots=True)
+class Ptr:
+    """The address of elements of type `element`; offsets count elements, as i64 values or Python ints."""
+
+    ssa: ir.Value
+    element: str
+
+    def at(self, offset: Operand) -> Ptr:
+        """The address `offset` elements further on."""
+        constant_offset = isinstance(offset, int)
+        if constant_offset and offset == 0:
+            return self
+        step = llvm.GEPOp(
+            llvm.PointerType.get(),
+            self.ssa,
+            [] if constant_offset else [index(offset).ssa],
+            [offset if constant_offset else -(2**31)],
+            mlir_type(_register_element(self.element)),
+            0,
+        )
+        return Ptr(step.result, self.element)
+
+    def cast(self, element: str) -> Ptr:
+        """The same address, read as elements of another type."""
+        return Ptr(self.ssa, element)
+
+    def __getitem__(self, offset: Operand) -> Value:
+        return self.load(offset, lanes=0)
+
+    def __setitem__(self, offset: Operand, value: Value) -> None:
+        self.store(offset, value)
+
+    def load(self, offset: Operand, lanes: int = LANES, mask: Value | None = None) -> Value:
+        """`lanes` elements from `offset` on (0: one scalar); with a mask, the lanes left out read as 0."""
+        raw = _register_element(self.element)
+        kind, address = mlir_type(raw, lanes), self.at(offset).ssa
+        align = ELEMENT_BYTES[self.element]
+        if mask is None:
+            loaded = llvm.LoadOp(kind, address, alignment=align).result
+        else:
+            zero = constant(0, raw, lanes)
+            loaded = llvm.MaskedLoadOp(kind, address, mask.ssa, align, pass_thru=zero.ssa).result
+        value = Value(loaded, raw, lanes)
+        return widen_bf16(value) if self.element == "bf16" else value
+
+    def store(self, offset: Operand, value: Value, mask: Value | None = None) -> None:
+        """Write a scalar or vector at `offset`; with a mask, only its lanes."""
+        stored = narrow_bf16(value) if self.element == "bf16" else value
+        expected = _register_element(self.element)
+        if stored.element != expected:
+            raise TypeError(f"a pointer to {self.element} cannot store {value.element}")
+        address, align = self.at(offset).ssa, ELEMENT_BYTES[self.element]
+        if mask is None:
+            llvm.StoreOp(stored.ssa, address, alignment=align)
+        else:
+            llvm.MaskedStoreOp(stored.ssa, address, mask.ssa, align)
+
+    def load_ptr(self, offset: Operand, element: str) -> Ptr:
+        """The pointer stored in the table of 8-byte pointers at this address."""
+        address = self.cast("i64").at(offset).ssa
+        return Ptr(llvm.LoadOp(llvm.PointerType.get(), address, alignment=8).result, element)
+
+    def prefetch(self, offset: Operand, *, write: bool = False) -> None:
+        """Ask for the cache line at `offset`; never faults."""
+        llvm.Prefetch(self.at(offset).ssa, _WRITE if write else _READ, _KEEP, _DATA_CACHE)
+
+
+def first_lanes(count: Operand, lanes: int = LANES) -> Value:
+    """The mask of the lanes below `count` (i64, of magnitude < 2^31): what is left of a row at its tail."""
+    return iota(lanes) < broadcast(convert_int(index(count), "i32"), lanes)
+
+
+def widen_bf16(bits: Value) -> Value:
+    """bf16 bit patterns (i16) as f32, exactly."""
+    return bitcast(convert_int(bits, "i32", signed=False) << 16, "f32")
+
+
+def narrow_bf16(value: Value) -> Value:
+    """f32 rounded to bf16 bit patterns (i16), ties to even; NaN stays NaN."""
+    bits = bitcast(value, "i32")
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    quiet = bits | 0x400000
+    return convert_int(select(value.ne(value), quiet, rounded) >> 16, "i16")
+
+
+def _register_element(element: str) -> str:
+    return "i16" if element == "bf16" else element

@@ -221,9 +221,7 @@ class ArtifactWriter:
         root = self._temporary
         with self._disk(0):
             self._weights.close()
-            files = {
-                path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()
-            }
+            files = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
             manifest = msgspec.structs.replace(
                 manifest,
                 format_version=FORMAT_VERSION,

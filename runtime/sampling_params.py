@@ -1,0 +1,174 @@
+"""What a request may ask of sampling, checked when it is made: nothing out of range reaches the engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from warploom.runtime.manifest import GenerationInfo
+
+from warploom.errors import InvalidRequestError
+
+MAX_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+MAX_STOP_BYTES = 256
+MAX_STOP_TOKEN_IDS = 128
+MAX_LOGIT_BIAS = 1024
+
+_INT32 = (1 << 31) - 1
+# Smallest and largest value of each plain number. Below 1e-3 a temperature is greedy in all but its overflows.
+_FLOATS = {
+    "temperature": (0, 100),
+    "top_p": (1e-6, 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (0.01, 100),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
+_INTEGERS = {
+    "top_k": (0, _INT32),
+    "seed": (0, (1 << 64) - 1),
+    "max_tokens": (1, _INT32),
+    "min_tokens": (0, _INT32),
+    "logprobs": (0, MAX_LOGPROBS),
+}
+_MIN_TEMPERATURE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How one request is sampled and when it ends.
+
+    These defaults are fixed. A request that carries no `SamplingParams` at all uses the model authors' defaults
+    (`from_generation`).
+
+    Attributes:
+        temperature: 0 is greedy; else 0.001..100.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the likeliest tokens whose probabilities reach this mass (1e-6..1).
+        min_p: drop tokens less likely than this fraction of the likeliest one (0..1).
+        repetition_penalty: divides positive and multiplies negative logits of the tokens in prompt and output
+            (0.01..100).
+        presence_penalty, frequency_penalty: subtracted from the logits of tokens in the output, once or once per
+            occurrence (-2..2).
+        seed: 0..2^64-1; the same seed, prompt and parameters give the same tokens in any batch. None: random.
+        stop: strings that end the output, which is cut before the first of them.
+        stop_token_ids: tokens that end the output, beside the model's end tokens.
+        max_tokens: most output tokens; None: until the context is full.
+        min_tokens: neither end tokens nor stop strings end the output before this many tokens.
+        ignore_eos: the model's end tokens do not end the output.
+        logprobs: report the log-probability of the chosen token and of this many likeliest ones (0..20).
+        logit_bias: added to the logits of these tokens (-100..100, or -inf: never chosen).
+
+    Raises:
+        InvalidRequestError: on construction, naming the field, what is allowed and what was given.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    max_tokens: int | None = 256
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _FLOATS.items():
+            _check_float(name, getattr(self, name), low, high)
+        for name, (low, high) in _INTEGERS.items():
+            optional = name in ("seed", "max_tokens", "logprobs")
+            _check_integer(name, getattr(self, name), low, high, optional)
+        if 0 < self.temperature < _MIN_TEMPERATURE:
+            raise _invalid("temperature", f"0, or {_MIN_TEMPERATURE}..100", self.temperature)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise _invalid("min_tokens", f"at most max_tokens, {self.max_tokens}", self.min_tokens)
+        if not isinstance(self.ignore_eos, bool):
+            raise _invalid("ignore_eos", "True or False", self.ignore_eos)
+        object.__setattr__(self, "stop", _checked_stop(self.stop))
+        object.__setattr__(self, "stop_token_ids", _checked_stop_ids(self.stop_token_ids))
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """`stop` as it was normalized: a tuple of distinct strings."""
+        return tuple(self.stop)
+
+    @property
+    def uses_penalties(self) -> bool:
+        """Whether the token history of the request matters to its sampling."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @classmethod
+    def from_generation(cls, info: GenerationInfo) -> SamplingParams:
+        """Return the parameters that the model's authors recommend; as in Hugging Face, no sampling is greedy."""
+        given = {
+            "top_k": info.top_k,
+            "top_p": info.top_p,
+            "min_p": info.min_p,
+            "repetition_penalty": info.repetition_penalty,
+            "max_tokens": info.max_new_tokens,
+            "temperature": info.temperature if info.do_sample else 0.0,
+        }
+        return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _invalid(name: str, expected: str, found: object) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"The sampling parameter {name} is not valid", expected=expected, found=repr(found)[:200]
+    )
+
+
+def _check_float(name: str, value: object, low: float, high: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and low <= value <= high):  # type: ignore[operator]  # NaN fails both comparisons
+        raise _invalid(name, f"a number in {low}..{high}", value)
+
+
+def _check_integer(name: str, value: object, low: int, high: int, optional: bool) -> None:
+    if optional and value is None:
+        return
+    if type(value) is not int or not low <= value <= high:
+        raise _invalid(name, f"an integer in {low}..{high}" + (" or None" if optional else ""), value)
+
+
+def _checked_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else tuple(stop)
+    if len(strings) > MAX_STOP_STRINGS:
+        raise _invalid("stop", f"at most {MAX_STOP_STRINGS} strings", len(strings))
+    for string in strings:
+        if not isinstance(string, str) or not string:
+            raise _invalid("stop", "non-empty strings", string)
+        try:
+            size = len(string.encode())
+        except UnicodeEncodeError as error:
+            raise _invalid("stop", "valid Unicode text (no lone surrogates, as invalid UTF-8 gives)", string) from error
+        if size > MAX_STOP_BYTES:
+            raise _invalid("stop", f"strings of at most {MAX_STOP_BYTES} bytes", f"{size} bytes")
+    return tuple(dict.fromkeys(strings))
+
+
+def _checked_stop_ids(ids: Sequence[int]) -> tuple[int, ...]:
+    if len(ids) > MAX_STOP_TOKEN_IDS:
+        raise _invalid("stop_token_ids", f"at most {MAX_STOP_TOKEN_IDS} ids", len(ids))
+    for token in ids:
+        _check_integer("stop_token_ids", token, 0, _INT32, optional=False)
+    return tuple(ids)
+
+
+def _checked_bias(bias: Mapping[int, float]) -> dict[int, float]:
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise _invalid("logit_bias", f"at most {MAX_LOGIT_BIAS} tokens", len(bias))
+    for token, value in bias.items():
+        _check_integer("logit_bias", token, 0, _INT32, optional=False)
+        if value != -math.inf:
+            _check_float("logit_bias", value, -100, 100)
+    return dict(bias)

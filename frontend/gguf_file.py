@@ -104,7 +104,7 @@ class _Cursor:
     def __init__(self, path: Path, contents: NDArray[np.uint8]) -> None:
         self.path = path
         self.position = 0
-        self._buffer = memoryview(contents)
+        self._buffer = contents.data
 
     def take(self, num_bytes: int) -> memoryview:
         """The next `num_bytes` bytes."""

@@ -119,7 +119,7 @@ def _merge_pair(metadata: Metadata, merge: str) -> tuple[str, str]:
 
 
 def _sentencepiece_bpe(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
-    """SentencePiece's BPE as Hugging Face writes Llama 2's: spaces become "▁", unknown characters become byte tokens."""
+    """SentencePiece's BPE as Hugging Face writes Llama 2's: spaces are "▁", unknown characters become byte tokens."""
     unknown = next(iter(vocabulary.of_type(TokenType.UNKNOWN)), None)
     merges = _merges_from_scores(metadata, vocabulary)
     tokenizer = _bpe_tokenizer(metadata, vocabulary, merges, byte_fallback=True, fuse_unk=True, unk_token=unknown)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils.tqdm import tqdm
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -22,13 +22,13 @@ def hub_progress() -> Iterator[type[tqdm]]:
 
 
 def _bar_class(progress: Progress) -> type[tqdm]:
-    class Bar(tqdm):  # type: ignore[misc]  # tqdm has no annotations
+    class Bar(tqdm):
         """A bar that only huggingface_hub updates and only rich draws."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self.task = progress.add_task(str(kwargs.get("desc", "")), total=kwargs.get("total"))
             # `gui` keeps tqdm from writing to the terminal itself.
-            super().__init__(*args, **(kwargs | {"gui": True, "disable": False}))
+            super().__init__(*args, **(kwargs | {"gui": True, "disable": False}))  # type: ignore[no-untyped-call]
 
         def display(self, *args: Any, **kwargs: Any) -> None:
             """Called by tqdm whenever its own drawing is due."""

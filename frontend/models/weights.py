@@ -1,0 +1,44 @@
+"""Checkpoint tensors as IR values: loaded and exported in `@prepare`, used as parameters in `@step`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlir.ir as mlir
+
+from warploom.frontend.tensors import LazyTensor, require
+from warploom.ir.function import FunctionBuilder, scope
+from warploom.ir.ops.parameters import checkpoint, export, param
+
+
+@dataclass
+class Weights:
+    """Tensors under a prefix; `weights / "self_attn"` goes one module down."""
+
+    tensors: Mapping[str, LazyTensor]
+    prepare: FunctionBuilder
+    params: dict[str, mlir.Value]
+    prefix: str = ""
+
+    def __truediv__(self, module: str | int) -> Weights:
+        return Weights(self.tensors, self.prepare, self.params, f"{self.prefix}{module}.")
+
+    @property
+    def path(self) -> str:
+        """The module path, as Hugging Face names it."""
+        return self.prefix.rstrip(".")
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> mlir.Value:
+        """The parameter `<prefix><name>`, which must have this shape.
+
+        Raises:
+            CheckpointError: it is missing or has another shape.
+        """
+        full = self.prefix + name
+        if full not in self.params:
+            tensor = require(self.tensors, full, shape)
+            with self.prepare.point, scope(full):
+                export(checkpoint(name=full, shape=shape, dtype=tensor.dtype), name=full)
+            self.params[full] = param(name=full, shape=shape, dtype=tensor.dtype)
+        return self.params[full]

@@ -56,7 +56,7 @@ def lower(library: Library) -> str:
     with library.module.context:
         module = ir.Module.parse(str(library.module))
         PassManager.parse(f"builtin.module({','.join(PASSES)})").run(module.operation)
-        llvm_ir = llvm.translate_module_to_llvmir(module.operation)
+        llvm_ir = str(llvm.translate_module_to_llvmir(module.operation))
     _reject_loop_allocas(llvm_ir)
     return llvm_ir
 

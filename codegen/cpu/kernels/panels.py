@@ -1,0 +1,67 @@
+"""Packed weight panels: 32 output columns by K, one row of 32 columns per k, as f32, bf16 or int8.
+
+A panel row is two vectors of 16 f32 lanes. bf16 rows are read as 16 pairs: the low halves are the even columns and the
+high halves the odd ones, two bit operations and no shuffle; `natural_order` undoes it once per output. All forms hold
+the same numbers, so a product does not depend on which one was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from warploom.codegen.cpu.control import carry, loop
+from warploom.codegen.cpu.memory import Ptr
+from warploom.codegen.cpu.values import LANES, Value, bitcast, broadcast, constant, fma, interleave, to_f32
+
+PANEL = 32  # output columns of a panel
+_HIGH_HALF = -0x10000
+
+
+def load_row(panel: Ptr, row: int) -> tuple[Value, Value]:
+    """The 32 weights of row `row` as f32; bf16 as (even columns, odd columns)."""
+    if panel.element == "bf16":
+        pairs = panel.cast("i32").load(row * LANES)
+        return bitcast(pairs << 16, "f32"), bitcast(pairs & _HIGH_HALF, "f32")
+    return to_f32(panel.load(row * PANEL)), to_f32(panel.load(row * PANEL + LANES))
+
+
+def natural_order(panel: Ptr, first: Value, second: Value) -> tuple[Value, Value]:
+    """The two halves of an output row of `panel`, columns 0..15 and 16..31."""
+    return interleave(first, second) if panel.element == "bf16" else (first, second)
+
+
+def widen_panel(panel: Ptr, out: Ptr, k: int) -> None:
+    """Copy a panel [k, 32] to f32."""
+    unroll = unroll_of(k, 4)
+    with loop(0, k, unroll) as j:
+        source, target = panel.at(j * PANEL), out.at(j * PANEL)
+        for half in range(2 * unroll):
+            target.store(half * LANES, to_f32(source.load(half * LANES)))
+
+
+def dot(rows: Sequence[Ptr], panels: Sequence[Ptr], k: int) -> list[list[tuple[Value, Value]]]:
+    """rows[i] . panels[p] for every pair, in natural column order: result[i][p].
+
+    Each output is one chain acc = fma(x[j], w[j], acc), j = 0 .. k-1, whatever the number of rows and panels: this is
+    what makes results independent of the batch. All 2 * rows * panels accumulators stay in registers.
+    """
+    unroll = unroll_of(k, 8 // len(rows) or 1)
+
+    def body(j: Value, *state: Value) -> list[Value]:
+        sums = list(state)
+        row_steps, panel_steps = [row.at(j) for row in rows], [panel.at(j * PANEL) for panel in panels]
+        for step in range(unroll):
+            x = [broadcast(row[step]) for row in row_steps]
+            weights = [half for panel in panel_steps for half in load_row(panel, step)]
+            products = [(left, right) for left in x for right in weights]
+            sums = [fma(left, right, total) for (left, right), total in zip(products, sums, strict=True)]
+        return sums
+
+    zero = constant(0.0, "f32", LANES)
+    sums = iter(carry(0, k, [zero] * (2 * len(rows) * len(panels)), body, unroll))
+    return [[natural_order(panel, next(sums), next(sums)) for panel in panels] for _ in rows]
+
+
+def unroll_of(k: int, limit: int) -> int:
+    """The largest power of two up to `limit` that divides k."""
+    return next(step for step in (8, 4, 2, 1) if step <= limit and k % step == 0)

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from warploom.runtime.expr import Expr
 
-BufferKind: TypeAlias = Literal["input", "param", "result", "temp"]
+BufferKind: TypeAlias = Literal["input", "param", "result", "temp", "view"]
 
 
 class DimRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,33 +25,38 @@ class DimRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Buffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One array of an entry.
 
+    Names are unique, save that a result which aliases an input may bear the input's name.
+
     Attributes:
+        kind: temps, and results that alias nothing, live in the entry's arena. A view is the bytes of another
+            buffer from an offset to its end (one layer and what follows of the KV cache).
         dtype: f32, bf16, f16, i32, i8, i64, i1, u8.
         shape: expressions over the entry's dims.
-        offset: byte offset in the entry's arena, an expression, 64-byte aligned; None for what lives
-            elsewhere (inputs, params, results that alias an input).
-        aliases: the donated input that this result is written into.
+        offset: a byte offset, an expression: in the arena (64-byte aligned), or of a view in what it aliases;
+            None for what lives elsewhere (inputs, params, results that alias).
+        aliases: the buffer whose memory this is: of a view; or of a result that is a donated input updated in
+            place, an input or param handed through, or another result again.
     """
 
     name: str
     kind: BufferKind
     dtype: str
     shape: list[Expr]
-    offset: str | None = None
+    offset: Expr | None = None
     aliases: str | None = None
 
 
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One kernel call: `tiles` independent tiles over `operands` (buffer names).
+    """One kernel call: `tiles` independent tiles over `operands` (buffer names, never of a result that aliases).
 
     Attributes:
-        dims: the entry's dims that the kernel is given, in the kernel's order.
+        dims: the values of the kernel's own dims, in the kernel's order: expressions over the entry's dims.
         location: the module path in the model, such as `model.layers.3.mlp`.
     """
 
     kernel: str
     operands: list[str]
-    dims: list[str]
+    dims: list[Expr]
     tiles: Expr
     location: str
 
@@ -77,12 +82,14 @@ class KernelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         source: path of its readable source in the artifact.
-        flops, bytes: work of one launch, expressions over the dims of the entry that launches it.
+        dims: names of its own dims; a launch gives their values.
+        flops, bytes: work of one launch, expressions over the kernel's own dims.
     """
 
     kind: str
     summary: str
     source: str
+    dims: list[str]
     flops: Expr
     bytes: Expr
 

@@ -1,0 +1,1 @@
+"""Tests, grouped by what they need: unit, property, filecheck, golden, model, gpu."""

@@ -1,0 +1,320 @@
+"""Causal attention over KV pages: ragged prefill chunks and decode in one kernel.
+
+Online softmax (Milakov and Gimelshein 2018) over blocks of 64 keys at absolute positions, in order, as in
+FlashAttention (Dao et al. 2022). A tile is a few consecutive tokens times the query heads of one kv head, so that a
+key or value loaded once serves all their rows. Both products are the same register-blocked loop: scores have the 16
+keys of a page as vector lanes (keys lie dim_major), outputs have 16 head dims as lanes.
+
+Batch invariance: which rows share a tile, and how products are blocked in registers, only interleaves rows; the float
+operations of one row are fixed by its own position and window. A block that is masked for a row multiplies its state
+by exp(0) = 1 and adds zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from warploom.codegen.cpu.control import carry, carry_while, loop, when
+from warploom.codegen.cpu.emitter import Kernel, Library
+from warploom.codegen.cpu.isa import Isa
+from warploom.codegen.cpu.math import exp
+from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
+from warploom.codegen.cpu.values import (
+    LANES,
+    Value,
+    constant,
+    convert_int,
+    fma,
+    iota,
+    maximum,
+    minimum,
+    reduce_add,
+    reduce_max,
+    select,
+)
+
+PAGE = 16
+BLOCK_PAGES = 4
+BLOCK = BLOCK_PAGES * PAGE  # keys per step of the online softmax
+MAX_ROWS = 12  # rows of a tile: enough to hide FMA latency and to reuse each key 12 times
+MASKED = -1e30
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """attention [T, num_heads, head_dim] over pages of 16 keys; kv_dtype f32 or bf16; window 0 is none."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    kv_dtype: str
+    scale: float
+    window: int = 0
+
+    dims = ("T", "S", "P")
+
+    @property
+    def name(self) -> str:
+        """Symbol, unique per spec."""
+        shape = f"attention_{self.kv_dtype}_{self.num_heads}x{self.num_kv_heads}x{self.head_dim}"
+        scale = "" if self.scale == self.head_dim**-0.5 else f"_scale_{self.scale.hex()}"
+        window = f"_window{self.window}" if self.window else ""
+        return (shape + scale + window).replace(".", "_").replace("+", "").replace("-", "m")
+
+    @property
+    def heads(self) -> int:
+        """Query heads of a tile: those of one kv head, or an equal part of them."""
+        group = self.num_heads // self.num_kv_heads
+        return _largest_divisor(group, MAX_ROWS)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a tile."""
+        return MAX_ROWS // self.heads
+
+    @property
+    def tiles(self) -> str:
+        """Blocks of tokens, times groups of heads (inner)."""
+        return f"((T + {self.tokens - 1}) // {self.tokens}) * {self.num_heads // self.heads}"
+
+    @property
+    def flops(self) -> str:
+        """Upper bound: each token attends the full page table."""
+        return f"T * P * {4 * PAGE * self.num_heads * self.head_dim}"
+
+    @property
+    def bytes(self) -> str:
+        """Keys and values once per sequence, q and out once."""
+        page = 2 * self.num_kv_heads * PAGE * self.head_dim * ELEMENT_BYTES[self.kv_dtype]
+        return f"S * P * {page} + T * {8 * self.num_heads * self.head_dim}"
+
+    @property
+    def scratch_bytes(self) -> int:
+        """See `_State`."""
+        return 4 * self.tokens * self.heads * (BLOCK + self.head_dim + LANES + 2)
+
+    def emit(self, library: Library) -> None:
+        """Operands: q, kv (at the layer), page_table, query_start, context_lens, out."""
+        operands = {
+            "q": "f32",
+            "kv": self.kv_dtype,
+            "page_table": "i32",
+            "query_start": "i32",
+            "context_lens": "i32",
+            "out": "f32",
+        }
+        with library.kernel(self.name, operands, self.dims) as k, k.tiles() as tile:
+            groups = self.num_heads // self.heads
+            _emit_tile(self, k, (tile // groups) * self.tokens, tile % groups)
+
+
+def _emit_tile(spec: AttentionSpec, k: Kernel, first: Value, group: Value) -> None:
+    """All tokens of the tile at once when one sequence holds them all, else one by one."""
+    starts, sequences = k.operands["query_start"], k.dims["S"]
+    live = _load_index(starts, sequences)
+    stop = minimum(first + spec.tokens, k.dims["T"])
+    sequence = _find_sequence(starts, sequences, first)
+    together = (first + spec.tokens <= live) & (first + spec.tokens <= _load_index(starts, sequence + 1))
+    with when(together):
+        _Rows(spec, k, spec.tokens, first, group, sequence).emit()
+    with when(~together), loop(first, stop) as token:
+        with when(token < live):
+            _Rows(spec, k, 1, token, group, _find_sequence(starts, sequences, token)).emit()
+        with when(token >= live), loop(0, spec.heads * spec.head_dim, LANES) as i:
+            row = (token * spec.num_heads + group * spec.heads) * spec.head_dim
+            k.operands["out"].store(row + i, constant(0.0, "f32", LANES))
+
+
+def _find_sequence(starts: Ptr, sequences: Value, token: Value) -> Value:
+    """The last s < S with starts[s] <= token, by bisection: empty sequences never hold a token."""
+
+    def halve(low: Value, high: Value) -> list[Value]:
+        middle = (low + high) >> 1
+        right = _load_index(starts, middle) <= token
+        return [select(right, middle, low), select(right, high, middle)]
+
+    low, _ = carry_while([constant(0, "i64"), sequences], lambda low, high: low + 1 < high, halve)
+    return low
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """`tokens` consecutive tokens of one sequence times the heads of a tile; row = token * heads + head.
+
+    Scratch, f32: scores [rows, 64], out [rows, head_dim], sums [rows, 16], maxima [rows], decay [rows].
+    """
+
+    spec: AttentionSpec
+    k: Kernel
+    tokens: int
+    first: Value
+    group: Value
+    sequence: Value
+
+    @property
+    def count(self) -> int:
+        return self.tokens * self.spec.heads
+
+    @property
+    def scores(self) -> Ptr:
+        return self.k.scratch.cast("f32")
+
+    @property
+    def out(self) -> Ptr:
+        return self.scores.at(self.count * BLOCK)
+
+    @property
+    def sums(self) -> Ptr:
+        return self.out.at(self.count * self.spec.head_dim)
+
+    @property
+    def maxima(self) -> Ptr:
+        return self.sums.at(self.count * LANES)
+
+    @property
+    def decay(self) -> Ptr:
+        return self.maxima.at(self.count)
+
+    def row_offset(self, row: int) -> int:
+        """Of a row in q and in the result, from the tile's first row."""
+        token, head = divmod(row, self.spec.heads)
+        return (token * self.spec.num_heads + head) * self.spec.head_dim
+
+    def emit(self) -> None:
+        """Attend all visible keys and write the rows."""
+        spec, starts = self.spec, self.k.operands["query_start"]
+        context = _load_index(self.k.operands["context_lens"], self.sequence)
+        position = context - _load_index(starts, self.sequence + 1) + self.first  # of the first token
+        stop = position + self.tokens  # keys that the last token sees
+        begin = maximum(position - (spec.window - 1), 0) if spec.window else constant(0, "i64")
+        self.reset()
+        with loop(begin // BLOCK * BLOCK, stop, BLOCK) as block:
+            pages = self.find_pages(block, stop)
+            self.score(pages)
+            with loop(0, self.tokens) as token, loop(0, spec.heads) as head:
+                self.update_softmax(token * spec.heads + head, position + token - block)
+            self.add_values(pages, maximum(begin - block, 0), minimum(stop - block, BLOCK))
+        self.write()
+
+    def reset(self) -> None:
+        """No key seen: output and sums 0, maximum lowest."""
+        for row in range(self.count):
+            self.maxima[row] = constant(MASKED, "f32")
+        with loop(0, self.count * (self.spec.head_dim + LANES), LANES) as i:
+            self.out.store(i, constant(0.0, "f32", LANES))
+
+    def find_pages(self, block: Value, stop: Value) -> list[Ptr]:
+        """The pages of a block of keys, at the tile's kv head; past the last page, that page again (masked later)."""
+        spec = self.spec
+        page_size = PAGE * spec.head_dim
+        kv_head = self.group * spec.heads // (spec.num_heads // spec.num_kv_heads)
+        table = self.k.operands["page_table"].at(self.sequence * self.k.dims["P"])
+        last = (stop - 1) >> 4
+        indices = [_load_index(table, minimum((block >> 4) + i, last)) for i in range(BLOCK_PAGES)]
+        return [self.k.operands["kv"].at((index * (2 * spec.num_kv_heads) + kv_head) * page_size) for index in indices]
+
+    def score(self, pages: Sequence[Ptr]) -> None:
+        """scores[row, key] = q[row] . k[key], dims in order."""
+        spec = self.spec
+        q = self.k.operands["q"].at((self.first * spec.num_heads + self.group * spec.heads) * spec.head_dim)
+        for rows, columns in _register_blocks(self.count, BLOCK_PAGES, self.k.isa):
+            totals = _multiply(
+                [constant(0.0, "f32", LANES) for _ in rows for _ in columns],
+                (0, spec.head_dim),
+                [_scalars(q.at(self.row_offset(row))) for row in rows],
+                [_vectors(pages[column], PAGE) for column in columns],
+            )
+            for total, (row, column) in zip(totals, product(rows, columns), strict=True):
+                self.scores.store(row * BLOCK + column * LANES, total)
+
+    def update_softmax(self, row: Value, visible: Value) -> None:
+        """Scores of a row become weights; keys of the block up to `visible` (and in the window) count."""
+        keys, visible = iota(), convert_int(visible, "i32")
+        values, masks = [], []
+        for i in range(BLOCK_PAGES):
+            mask = keys + i * LANES <= visible
+            if self.spec.window:
+                mask = mask & (keys + i * LANES > visible - self.spec.window)
+            raw = self.scores.load(row * BLOCK + i * LANES) * self.spec.scale
+            values.append(select(mask, raw, MASKED))
+            masks.append(mask)
+        old = self.maxima[row]
+        peak = maximum(reduce_max(maximum(maximum(values[0], values[1]), maximum(values[2], values[3]))), old)
+        weights = [select(mask, exp(value - peak), 0.0) for value, mask in zip(values, masks, strict=True)]
+        for i, weight in enumerate(weights):
+            self.scores.store(row * BLOCK + i * LANES, weight)
+        decay = exp(old - peak)
+        total = (weights[0] + weights[1]) + (weights[2] + weights[3])
+        self.sums.store(row * LANES, fma(self.sums.load(row * LANES), decay, total))
+        self.maxima[row] = peak
+        self.decay[row] = decay
+
+    def add_values(self, pages: Sequence[Ptr], begin: Value, end: Value) -> None:
+        """out[row] = out[row] * decay[row] + sum over keys [begin, end) of weight * v[key], keys in order."""
+        size, shift = self.spec.head_dim, self.spec.num_kv_heads * PAGE * self.spec.head_dim
+        for rows, columns in _register_blocks(self.count, size // LANES, self.k.isa):
+            state = [
+                self.out.load(row * size + column * LANES) * self.decay[row] for row, column in product(rows, columns)
+            ]
+            for number, page in enumerate(pages):
+                low, high = (minimum(maximum(x - number * PAGE, 0), PAGE) for x in (begin, end))
+                state = _multiply(
+                    state,
+                    (low, high),
+                    [_scalars(self.scores.at(row * BLOCK + number * PAGE)) for row in rows],
+                    [_vectors(page.at(shift + column * LANES), size) for column in columns],
+                )
+            for total, (row, column) in zip(state, product(rows, columns), strict=True):
+                self.out.store(row * size + column * LANES, total)
+
+    def write(self) -> None:
+        """Divide by the sums."""
+        spec = self.spec
+        target = self.k.operands["out"].at((self.first * spec.num_heads + self.group * spec.heads) * spec.head_dim)
+        for row in range(self.count):
+            inverse = 1.0 / reduce_add(self.sums.load(row * LANES))
+            for i in range(0, spec.head_dim, LANES):
+                target.store(self.row_offset(row) + i, self.out.load(row * spec.head_dim + i) * inverse)
+
+
+Access = Callable[[Value], Value]
+
+
+def _scalars(base: Ptr) -> Access:
+    return lambda i: base[i]
+
+
+def _vectors(base: Ptr, stride: int) -> Access:
+    return lambda i: base.load(i * stride)
+
+
+def _multiply(
+    initial: Sequence[Value], inner: tuple[Value | int, Value | int], left: Sequence[Access], right: Sequence[Access]
+) -> list[Value]:
+    """initial[row, column] + sum over i in `inner`, in order, of left[row](i) * right[column](i), in registers."""
+
+    def step(i: Value, *totals: Value) -> list[Value]:
+        vectors, scalars = [read(i) for read in right], [read(i) for read in left]
+        products = [(scalar, vector) for scalar in scalars for vector in vectors]
+        return [fma(vector, scalar, total) for (scalar, vector), total in zip(products, totals, strict=True)]
+
+    return carry(*inner, initial, step)
+
+
+def _register_blocks(rows: int, columns: int, isa: Isa) -> Iterator[tuple[range, range]]:
+    """Cut rows x columns into equal blocks whose totals fit the vector registers of the level."""
+    height = _largest_divisor(rows, isa.accumulators)
+    width = _largest_divisor(columns, isa.accumulators // height)
+    for row in range(0, rows, height):
+        for column in range(0, columns, width):
+            yield range(row, row + height), range(column, column + width)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(divisor for divisor in range(1, limit + 1) if number % divisor == 0)
+
+
+def _load_index(base: Ptr, offset: Value) -> Value:
+    return convert_int(base[offset], "i64")

@@ -25,12 +25,12 @@ from typing import Any
 
 import msgspec
 from numpy.typing import NDArray
+
+from warploom.errors import ArtifactError
 from warploom.runtime.manifest import FORMAT_VERSION, MANIFEST_FILE, FileInfo, Manifest, TargetInfo
 from warploom.runtime.plan import Plan
 from warploom.runtime.publish import publish
 from warploom.runtime.weights import WeightsWriter, read_weights
-
-from warploom.errors import ArtifactError
 from warploom.version import __version__
 
 _AGAIN = "copy the artifact again, or compile the model again"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from warploom.errors import EngineError, InvalidRequestError
 from warploom.runtime.device import Device, StepOutput
 from warploom.runtime.kv_cache import KVCache
 from warploom.runtime.request import FinishReason, Request
@@ -15,8 +16,6 @@ from warploom.runtime.sampler_inputs import SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.scheduler import Chunk, Scheduler
 from warploom.runtime.step_batch import build_step_batch
-
-from warploom.errors import EngineError, InvalidRequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +92,37 @@ class Engine:
         """Whether some request is unfinished."""
         return bool(self._requests)
 
+    def __contains__(self, request_id: int) -> bool:
+        """Whether the request is queued or running."""
+        return request_id in self._requests
+
+    def validate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> int:
+        """Return how many output tokens fit after the prompt.
+
+        Raises:
+            InvalidRequestError: the prompt is empty, too long, or holds ids outside the vocabulary; or the
+                parameters do, or they ask for more tokens than fit.
+        """
+        self._check_prompt(prompt_token_ids)
+        self._check_token_ids("stop_token_ids", params.stop_token_ids)
+        self._check_token_ids("logit_bias", list(params.logit_bias))
+        room = self.max_context - len(prompt_token_ids)
+        if params.min_tokens > room:
+            raise InvalidRequestError(
+                "The sampling parameter min_tokens does not fit in the context",
+                expected=f"at most {room} (context {self.max_context}, prompt {len(prompt_token_ids)} tokens)",
+                found=str(params.min_tokens),
+            )
+        return room
+
     def add_request(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> int:
         """Queue a request and return its id.
 
         Raises:
-            InvalidRequestError: the prompt is empty, too long, or holds ids outside the vocabulary; or so do the
-                parameters.
+            InvalidRequestError: see `validate`.
             EngineError: the queue is full.
         """
-        room = self._check_prompt(prompt_token_ids)
-        self._check_token_ids("stop_token_ids", params.stop_token_ids)
-        self._check_token_ids("logit_bias", list(params.logit_bias))
-        if params.min_tokens > room:
-            raise InvalidRequestError(
-                "The sampling parameter min_tokens does not fit in the context",
-                expected=f"at most {room}: a context of {self.max_context} less {len(prompt_token_ids)} prompt tokens",
-                found=str(params.min_tokens),
-            )
+        room = self.validate(prompt_token_ids, params)
         if not self.has_room:
             raise EngineError(
                 "The engine's queue is full",
@@ -139,7 +152,7 @@ class Engine:
         """Run one step; return what it gave to each request that got something. Without work, do nothing.
 
         Raises:
-            EngineError: the device failed. The requests of the step are gone; the others and the engine go on.
+            Exception: what the device raised. The requests of the step are gone; the others and the engine go on.
         """
         schedule = self._scheduler.schedule()
         if not schedule.chunks:
@@ -195,19 +208,17 @@ class Engine:
         own = frozenset(params.stop_token_ids)
         return own if params.ignore_eos else own | self._eos_token_ids
 
-    def _check_prompt(self, prompt: Sequence[int]) -> int:
-        """Return how many output tokens fit after `prompt`."""
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
         if not prompt:
             raise InvalidRequestError("The prompt is empty", expected="at least one token", found="no tokens")
         if len(prompt) >= self.max_context:
             raise InvalidRequestError(
                 "The prompt is longer than the context",
-                expected=f"at most {self.max_context - 1} tokens (a context of {self.max_context}, one for the output)",
+                expected=f"at most {self.max_context - 1} tokens (context {self.max_context}, one for output)",
                 found=f"{len(prompt)} tokens",
                 fix="shorten the prompt",
             )
         self._check_token_ids("the prompt", prompt)
-        return self.max_context - len(prompt)
 
     def _check_token_ids(self, name: str, token_ids: Sequence[int]) -> None:
         for token in token_ids:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import msgspec
+
 from warploom.runtime.expr import Expr
 
 BufferKind: TypeAlias = Literal["input", "param", "result", "temp", "view"]

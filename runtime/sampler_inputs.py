@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from warploom.runtime.request import Request
 from warploom.runtime.sampling_params import SamplingParams
 

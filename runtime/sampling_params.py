@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from warploom.runtime.manifest import GenerationInfo
-
 from warploom.errors import InvalidRequestError
+from warploom.runtime.manifest import GenerationInfo
 
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16

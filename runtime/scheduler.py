@@ -17,10 +17,9 @@ from collections import deque
 from itertools import pairwise
 from typing import NamedTuple
 
+from warploom.errors import InvalidRequestError
 from warploom.runtime.kv_cache import KVCache
 from warploom.runtime.request import Request
-
-from warploom.errors import InvalidRequestError
 
 
 class Chunk(NamedTuple):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from warploom.runtime.kv_cache import KVCache
 from warploom.runtime.sampler_inputs import SamplerInputs, SamplerTable
 from warploom.runtime.scheduler import Chunk

@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Any
 
 import tokenizers
+
+from warploom.errors import ArtifactError, InvalidRequestError
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.chat_template import ChatTemplate, Message
 from warploom.runtime.detokenizer import Detokenizer
 from warploom.runtime.manifest import TokenizerInfo
 from warploom.runtime.token_bytes import token_decoder
-
-from warploom.errors import ArtifactError, InvalidRequestError
 
 
 class Tokenizer:

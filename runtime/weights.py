@@ -43,6 +43,13 @@ _PLAN_OF_ARRAY = {np.dtype(array).name: plan for plan, (_, array) in _DTYPES.ite
 }
 
 
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Return how numpy holds elements of a plan dtype (bf16: its bits as uint16); ArtifactError if unknown."""
+    if dtype not in _DTYPES:
+        raise ArtifactError("The plan has an unknown dtype", expected=", ".join(_DTYPES), found=dtype)
+    return np.dtype(_DTYPES[dtype][1])
+
+
 class _TensorInfo(msgspec.Struct, frozen=True):
     dtype: str
     shape: list[int]

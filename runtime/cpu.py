@@ -1,0 +1,210 @@
+"""The CPU device: the artifact's native code for this machine, a pool of worker threads, the KV cache in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warploom.errors import ArtifactError, EngineError
+from warploom.runtime.artifact import Artifact
+from warploom.runtime.device import StepOutput
+from warploom.runtime.machine import available_memory, cpu_features, num_cores
+from warploom.runtime.manifest import KVInfo, Variant
+from warploom.runtime.native import NativeEntry, anonymous_array
+from warploom.runtime.plan import DimRange
+from warploom.runtime.step_batch import StepBatch
+from warploom.runtime.weights import numpy_dtype
+
+_DEFAULT_MAX_TOKENS = 512
+_DEFAULT_MAX_SEQS = 16
+
+
+def select_variant(variants: list[Variant], features: frozenset[str]) -> Variant:
+    """Return the first variant (they are ordered, the most demanding first) that a CPU with `features` can run.
+
+    Raises:
+        ArtifactError: it can run none; says what each needs that the CPU lacks.
+    """
+    for variant in variants:
+        if features.issuperset(variant.features):
+            return variant
+    lacks = [f"{one.isa} needs {', '.join(sorted(set(one.features) - features))}" for one in variants]
+    raise ArtifactError(
+        "The artifact has no code that this CPU can run",
+        expected="a CPU with the features of one of the artifact's variants",
+        found="; ".join(lacks) or "an artifact without variants",
+        fix="run it on a newer CPU (x86-64-v3 is the least that warploom compiles for)",
+    )
+
+
+class CpuDevice:
+    """Runs steps on this machine's cores.
+
+    Args:
+        threads: worker threads; None: one per core that this process may use.
+        kv_bytes: memory of the KV cache, taken as it fills; None: `max_seqs` full contexts, but at most a
+            quarter of the free memory.
+        max_tokens, max_seqs: most tokens and sequences of a step; None: 512 and 16, or what was compiled if less.
+
+    Attributes:
+        isa: the variant chosen. threads: its workers.
+
+    Raises:
+        ArtifactError: the artifact has no code for this CPU, or its parts do not fit together.
+        EngineError: the limits are not possible.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        threads: int | None = None,
+        kv_bytes: int | None = None,
+        max_tokens: int | None = None,
+        max_seqs: int | None = None,
+    ) -> None:
+        manifest, target = artifact.manifest, artifact.target("cpu")
+        variant = select_variant(target.variants, cpu_features())
+        entries = artifact.plan("cpu").entries
+        dims = entries["step"].dims
+        self.isa, self.threads = variant.isa, num_cores() if threads is None else threads
+        self.max_tokens = _limit("max_tokens", max_tokens, _DEFAULT_MAX_TOKENS, dims["T"])
+        self.max_seqs = _limit("max_seqs", max_seqs, min(_DEFAULT_MAX_SEQS, self.max_tokens), dims["S"])
+        self.page_size = manifest.kv.page_size
+        full = self.max_seqs * -(-manifest.max_context // self.page_size)
+        self.num_pages = _num_pages(manifest.kv, kv_bytes, full, dims["C"])
+        if self.max_seqs > self.max_tokens:
+            raise EngineError(
+                "A step must have a token for each sequence",
+                expected=f"max_seqs of at most max_tokens, {self.max_tokens}",
+                found=str(self.max_seqs),
+            )
+        library = _open_library(artifact, variant)
+        pool = _create_pool(library, self.threads, target.scratch_bytes)
+        self._destroy_pool = weakref.finalize(self, library.wl_pool_destroy, pool)
+        self._step, self._sample, self._logprobs = (
+            NativeEntry(name, entries[name], library, pool, artifact.params) for name in ("step", "sample", "logprobs")
+        )
+        self._kv = _kv_cache(manifest.kv, self.num_pages)
+        self._min_rows = dims["R"].min
+
+    def execute(self, batch: StepBatch) -> StepOutput:
+        """Run one step and sample; see `Device`. EngineError if a native call fails."""
+        logits = self._run_step(batch)
+        if batch.sampling is None:
+            return _NO_TOKENS
+        dims = {
+            "R": len(logits),
+            "H": batch.sampling.penalty_tokens.shape[1],
+            "B": batch.sampling.bias_tokens.shape[1],
+        }
+        sampled = self._sample({"logits": logits, **batch.sampling._asdict()}, dims)
+        top = self._logprobs({"logits": logits}, dims) if batch.top_logprobs else None
+        return StepOutput(
+            tokens=sampled["tokens"].copy(),
+            logprobs=sampled["logprobs"].copy(),
+            top_tokens=top["top_tokens"].copy() if top else None,
+            top_logprobs=top["top_logprobs"].copy() if top else None,
+        )
+
+    def logits(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Run one step and return the logits of the batch's `logit_rows`, [R, vocab_size]; nothing is sampled."""
+        return self._run_step(batch).copy()
+
+    def close(self) -> None:
+        """Stop the worker threads; a second call does nothing."""
+        self._destroy_pool()
+
+    def _run_step(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Call `@step`; the logits [R, vocab_size] stay in its arena until the next call."""
+        if not self._destroy_pool.alive:
+            raise EngineError("The device is closed", fix="open the artifact again")
+        num_rows = len(batch.logit_rows)
+        rows = batch.logit_rows if num_rows >= self._min_rows else np.zeros(self._min_rows, np.int32)
+        inputs = {
+            "token_ids": batch.token_ids,
+            "positions": batch.positions,
+            "slots": batch.slots,
+            "page_table": batch.page_table,
+            "query_start": batch.query_start,
+            "context_lens": batch.context_lens,
+            "logit_rows": rows,
+            "kv": self._kv,
+        }
+        num_seqs, num_pages = batch.page_table.shape
+        dims = {
+            "T": len(batch.token_ids), "S": num_seqs, "R": len(rows), "P": num_pages, "C": self.num_pages,
+        }  # fmt: skip
+        return self._step(inputs, dims)["logits"][:num_rows]
+
+
+_NO_TOKENS = StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), None, None)
+
+
+def _limit(name: str, given: int | None, default: int, compiled: DimRange) -> int:
+    """Return the limit asked for, or the default within what was compiled."""
+    if given is None:
+        return min(default, compiled.max)
+    if not 1 <= given <= compiled.max:
+        raise EngineError(
+            f"The device cannot take {name}",
+            expected=f"1..{compiled.max}, the most that the artifact was compiled for",
+            found=str(given),
+        )
+    return given
+
+
+def _num_pages(kv: KVInfo, kv_bytes: int | None, full: int, compiled: DimRange) -> int:
+    """Return how many pages the KV cache gets; `full` is the most that can ever be used."""
+    budget = available_memory() // 4 if kv_bytes is None else kv_bytes
+    num_pages = min(budget // kv.bytes_per_page, full, compiled.max)
+    if num_pages < max(1, compiled.min):
+        raise EngineError(
+            "The KV cache has too little memory",
+            expected=f"at least {max(1, compiled.min)} pages of {kv.bytes_per_page} bytes",
+            found=f"{budget} bytes",
+            fix="give it more with kv_cache_bytes, or free memory",
+        )
+    return num_pages - num_pages % compiled.multiple_of
+
+
+def _kv_cache(kv: KVInfo, num_pages: int) -> NDArray[Any]:
+    dtype = numpy_dtype(kv.dtype)
+    page = [2, kv.num_kv_heads, kv.page_size * kv.head_dim]
+    cache = anonymous_array([kv.num_layers, num_pages, *page], dtype)
+    if cache.nbytes != num_pages * kv.bytes_per_page:
+        raise ArtifactError(
+            "The manifest's KV cache does not add up",
+            expected=f"bytes_per_page {cache.nbytes // num_pages}",
+            found=str(kv.bytes_per_page),
+            fix="compile the model again",
+        )
+    return cache
+
+
+def _open_library(artifact: Artifact, variant: Variant) -> ctypes.CDLL:
+    path = artifact.path.absolute() / variant.file
+    try:
+        library = ctypes.CDLL(str(path))
+        library.wl_pool_create.restype = ctypes.c_void_p
+        library.wl_pool_create.argtypes = [ctypes.c_int, ctypes.c_int64]
+        library.wl_pool_destroy.restype = None
+        library.wl_pool_destroy.argtypes = [ctypes.c_void_p]
+    except (OSError, AttributeError) as error:
+        raise ArtifactError(
+            f"The native code {path} cannot be loaded", found=str(error), fix="compile the model again"
+        ) from error
+    return library
+
+
+def _create_pool(library: ctypes.CDLL, threads: int, scratch_bytes: int) -> int:
+    if not 1 <= threads <= 1024:
+        raise EngineError("The number of threads is not possible", expected="1..1024", found=str(threads))
+    pool: int | None = library.wl_pool_create(threads, scratch_bytes)
+    if not pool:
+        raise EngineError("The worker threads cannot be started", found=f"{threads} threads")
+    return pool

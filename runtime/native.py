@@ -1,0 +1,184 @@
+"""Calling one native entry of a plan: pointers in, one C call, results as views of its arena.
+
+ABI: `int32_t wl_<entry>(wl_pool *pool, void *arena, void *const *buffers, const int64_t *dims)`, `buffers` in the
+order of the entry's externals, `dims` in the order of its dims; 0 is success.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warploom.errors import ArtifactError, EngineError
+from warploom.runtime.expr import compile_expr, evaluate
+from warploom.runtime.plan import Buffer, Entry
+from warploom.runtime.weights import numpy_dtype
+
+Array = NDArray[Any]
+_MAP_NORESERVE = 0x4000  # linux/mman.h; Python 3.11's mmap does not name it
+
+
+def anonymous_array(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """Return page-aligned zeros that take no RAM until they are written, in huge pages where possible."""
+    num_bytes = max(1, prod(shape) * dtype.itemsize)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype, prod(shape)).reshape(shape)
+
+
+class _Input(NamedTuple):
+    place: int  # in the pointer table
+    name: str
+    dtype: np.dtype[Any]
+
+
+class _Result(NamedTuple):
+    name: str
+    dtype: np.dtype[Any]
+    offset: Callable[..., int]  # these two are functions of the dims' values, in order
+    shape: list[Callable[..., int]]
+
+
+class NativeEntry:
+    """One entry, bound to a library, a thread pool and the parameters. Its results last until its next call.
+
+    Args:
+        library: has `wl_<name>`.
+        pool: the `wl_pool *`.
+        params: the artifact's parameters; those that the entry names are bound now.
+
+    Raises:
+        ArtifactError: library, plan and parameters do not fit together.
+    """
+
+    def __init__(self, name: str, entry: Entry, library: ctypes.CDLL, pool: int, params: Mapping[str, Array]) -> None:
+        self.dims = entry.dims
+        self._name, self._pool = name, pool
+        self._function = _entry_function(library, name)
+        self._pointers = (ctypes.c_void_p * len(entry.externals))()
+        self._inputs: list[_Input] = []
+        buffers = {buffer.name: buffer for buffer in entry.buffers}
+        for index, external in enumerate(entry.externals):
+            buffer = buffers[external]
+            if buffer.kind == "param":
+                self._pointers[index] = _param_address(buffer, params)
+            else:
+                self._inputs.append(_Input(index, external, numpy_dtype(buffer.dtype)))
+        self._params = params  # the pointers above point into these
+        names = tuple(entry.dims)
+        self._results = [_result(buffer, names) for buffer in entry.buffers if _in_arena(buffer)]
+        self._arena_bytes = compile_expr(entry.arena_bytes, names)
+        self._arena: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def reserve(self, dims: Mapping[str, int]) -> None:
+        """Make the arena large enough for a call with these dims."""
+        self._reserve(self._arena_bytes(*(dims[name] for name in self.dims)))
+
+    def __call__(self, inputs: Mapping[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
+        """Run the entry once and return its results by name, as views of the arena.
+
+        Args:
+            inputs: every input by name: C-contiguous, of the plan's dtype (bf16 as uint16).
+            dims: the entry's dims by name (more do no harm).
+
+        Raises:
+            EngineError: a dim is outside the plan's range, an input has another layout, or the call failed.
+        """
+        values = [self._checked_dim(name, dims[name]) for name in self.dims]
+        for place, name, dtype in self._inputs:
+            array = inputs[name]
+            if array.dtype != dtype or not array.flags.c_contiguous:
+                raise EngineError(
+                    f"The input {name} of {self._name} has the wrong layout",
+                    expected=f"C-contiguous {dtype}",
+                    found=f"{array.dtype}, strides {array.strides}",
+                )
+            self._pointers[place] = _address(array)
+        self._reserve(self._arena_bytes(*values))
+        status = self._function(
+            self._pool, _address(self._arena), self._pointers, (ctypes.c_int64 * len(values))(*values)
+        )
+        if status != 0:
+            raise EngineError(f"The native entry {self._name} failed", expected="status 0", found=str(status))
+        return {result.name: self._view(result, values) for result in self._results}
+
+    def _checked_dim(self, name: str, value: int) -> int:
+        allowed = self.dims[name]
+        if not allowed.min <= value <= allowed.max or value % allowed.multiple_of:
+            raise EngineError(
+                f"The dim {name} of {self._name} is outside what was compiled",
+                expected=f"{allowed.min}..{allowed.max}, a multiple of {allowed.multiple_of}",
+                found=str(value),
+                fix="compile the model with larger bounds",
+            )
+        return value
+
+    def _view(self, result: _Result, values: list[int]) -> Array:
+        shape = [size(*values) for size in result.shape]
+        start = result.offset(*values)
+        flat = self._arena[start : start + prod(shape) * result.dtype.itemsize]
+        return flat.view(result.dtype).reshape(shape)
+
+    def _reserve(self, num_bytes: int) -> None:
+        """Replace the arena by a larger one if needed."""
+        if num_bytes > len(self._arena):
+            self._arena = anonymous_array([num_bytes], np.dtype(np.uint8))
+
+
+def _address(array: Array) -> int:
+    """Return where the array's data is; quicker than `array.ctypes`, and this runs for every input of a step."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _entry_function(library: ctypes.CDLL, name: str) -> Callable[..., int]:
+    symbol = f"wl_{name}"
+    try:
+        function = getattr(library, symbol)
+    except AttributeError as error:
+        raise ArtifactError(
+            f"The native code has no function {symbol}",
+            expected="one function per entry of the plan",
+            found=str(library._name),
+            fix="compile the model again",
+        ) from error
+    function.restype = ctypes.c_int32
+    function.argtypes = [
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64),
+    ]  # fmt: skip
+    called: Callable[..., int] = function
+    return called
+
+
+def _param_address(buffer: Buffer, params: Mapping[str, Array]) -> int:
+    """Return the address of a parameter, checked against what the plan says of it."""
+    array = params.get(buffer.name)
+    shape = tuple(evaluate(size, {}) for size in buffer.shape)
+    dtype = numpy_dtype(buffer.dtype)
+    if array is None or array.shape != shape or array.dtype != dtype:
+        raise ArtifactError(
+            f"The parameter {buffer.name!r} does not fit the plan",
+            expected=f"{buffer.dtype} {list(shape)}",
+            found="nothing" if array is None else f"{array.dtype} {list(array.shape)}",
+            fix="compile the model again",
+        )
+    return _address(array)
+
+
+def _in_arena(buffer: Buffer) -> bool:
+    return buffer.kind == "result" and buffer.aliases is None
+
+
+def _result(buffer: Buffer, dims: tuple[str, ...]) -> _Result:
+    if buffer.offset is None:
+        raise ArtifactError(
+            f"The plan gives the result {buffer.name!r} no place in the arena", fix="compile the model again"
+        )
+    shape = [compile_expr(size, dims) for size in buffer.shape]
+    return _Result(buffer.name, numpy_dtype(buffer.dtype), compile_expr(buffer.offset, dims), shape)

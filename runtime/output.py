@@ -1,0 +1,136 @@
+"""From the tokens of one request to what its user reads: text pieces, and the whole answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from warploom.runtime.detokenizer import Detokenizer
+from warploom.runtime.engine import RequestOutput, TokenLogprobs
+from warploom.runtime.request import FinishReason
+from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.stop_strings import StopStrings
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step added.
+
+    Attributes:
+        text: may be empty, while a character or a possible stop string is incomplete.
+        token_ids: the new tokens. logprobs: one per token, or None if not asked for.
+        finish_reason: None while more follows; "stop" (end token or stop string), "length" (max_tokens or the
+            context is full), "abort" (the model's output was unusable).
+        stop_reason: the stop string or the end token of "stop"; what went wrong, for "abort".
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] | None
+    finish_reason: FinishReason | None
+    stop_reason: int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Times of one request, from the moment it was queued.
+
+    Attributes:
+        time_to_first_token: seconds. total_time: seconds to the last token.
+        tokens_per_second: rate of the tokens after the first; 0 if there is only one.
+    """
+
+    time_to_first_token: float
+    total_time: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished answer; the fields are those of its deltas, joined."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    stop_reason: int | str | None
+    logprobs: list[TokenLogprobs] | None
+    prompt_token_ids: list[int]
+    metrics: Metrics
+
+
+class OutputText:
+    """Turns the engine's outputs of one request into deltas: text is decoded, and cut before a stop string.
+
+    Args:
+        detokenizer: knows the request's prompt.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, params: SamplingParams) -> None:
+        self._detokenizer, self._min_tokens = detokenizer, params.min_tokens
+        self._stops = StopStrings(params.stop_strings)
+        self._num_tokens = 0
+
+    def push(self, output: RequestOutput) -> Delta:
+        """Return the delta of one output. Its finish reason may be "stop" where the engine's is not: then a stop
+        string was found, and the caller has to end the request.
+        """
+        self._num_tokens += len(output.token_ids)
+        ended = output.finish_reason is not None
+        visible = () if output.finish_reason == "stop" else output.token_ids  # an end token is not text
+        text = self._push(self._detokenizer.push(visible))
+        if ended and self._stops.matched is None:
+            text += self._push(self._detokenizer.finish())
+        finish_reason, stop_reason = output.finish_reason, output.stop_reason
+        if self._stops.matched is not None:
+            finish_reason, stop_reason = "stop", self._stops.matched
+        elif ended:
+            text += self._stops.finish()
+        return Delta(text, output.token_ids, output.logprobs, finish_reason, stop_reason)
+
+    def _push(self, text: str) -> str:
+        return self._stops.push(text, active=self._num_tokens >= self._min_tokens)
+
+
+class Answer:
+    """One request's deltas as they come, with their times.
+
+    Attributes:
+        error: why no more will come although the answer is unfinished; None in good order.
+    """
+
+    def __init__(self, prompt_token_ids: list[int], text: OutputText) -> None:
+        self.deltas: list[Delta] = []
+        self.error: Exception | None = None
+        self._prompt_token_ids, self._text = prompt_token_ids, text
+        self._queued = time.perf_counter()
+        self._times: list[float] = []
+
+    def add(self, output: RequestOutput) -> Delta:
+        """Note what one step gave, and return it as a delta."""
+        delta = self._text.push(output)
+        self.deltas.append(delta)
+        self._times.append(time.perf_counter())
+        return delta
+
+    def completion(self) -> Completion:
+        """Return the whole answer; its last delta must have a finish reason."""
+        last = self.deltas[-1]
+        assert last.finish_reason is not None
+        logprobs = [entry for delta in self.deltas for entry in delta.logprobs or ()]
+        return Completion(
+            text="".join(delta.text for delta in self.deltas),
+            token_ids=[token for delta in self.deltas for token in delta.token_ids],
+            finish_reason=last.finish_reason,
+            stop_reason=last.stop_reason,
+            logprobs=None if last.logprobs is None else logprobs,
+            prompt_token_ids=self._prompt_token_ids,
+            metrics=self._metrics(),
+        )
+
+    def _metrics(self) -> Metrics:
+        first, last = self._times[0], self._times[-1]
+        return Metrics(
+            time_to_first_token=first - self._queued,
+            total_time=last - self._queued,
+            tokens_per_second=(len(self._times) - 1) / (last - first) if last > first else 0.0,
+        )

@@ -162,9 +162,7 @@ def bind(declared: Shape, actual: tuple[int, ...], env: dict[str, int]) -> None:
 def _solve(want: Dim, got: int, env: dict[str, int]) -> None:
     unknown = [(m, c) for m, c in want.terms if m]
     if len(unknown) != 1 or len(unknown[0][0]) != 1:
-        raise IRError(
-            f"dimension {want} does not determine its symbols", fix="give an input of shape [symbol]"
-        )
+        raise IRError(f"dimension {want} does not determine its symbols", fix="give an input of shape [symbol]")
     (symbol,), factor = unknown[0]
     rest = got - sum(c for m, c in want.terms if not m)
     if rest % factor:

@@ -100,9 +100,7 @@ def public_functions(module: mlir.Module) -> dict[str, Function]:
 class FunctionBuilder:
     """Builds one function op by op: declare inputs, call ops, then `finish`."""
 
-    def __init__(
-        self, module: mlir.Module, name: str, dims: Mapping[str, DimRange], private: bool = False
-    ) -> None:
+    def __init__(self, module: mlir.Module, name: str, dims: Mapping[str, DimRange], private: bool = False) -> None:
         """Append `@name` to the module; a duplicate name is an `IRError`."""
         if name in functions(module):
             raise IRError(f"function @{name} exists already")
@@ -149,9 +147,7 @@ def seal(operation: func.FuncOp, inputs: list[mlir.DictAttr], results: list[str]
 
 def dims_attribute(dims: Mapping[str, DimRange]) -> mlir.DictAttr:
     """`wl.dims`: per symbol [min, max, multiple_of]."""
-    return mlir.DictAttr.get(
-        {n: mlir.DenseI64ArrayAttr.get([d.min, d.max, d.multiple_of]) for n, d in dims.items()}
-    )
+    return mlir.DictAttr.get({n: mlir.DenseI64ArrayAttr.get([d.min, d.max, d.multiple_of]) for n, d in dims.items()})
 
 
 @contextmanager

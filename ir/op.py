@@ -119,16 +119,12 @@ class Op:
         results = tuple(operation.results)
         return None if not results else results[0] if len(results) == 1 else results
 
-    def result_types(
-        self, types: Sequence[TensorType], attrs: Mapping[str, AttrValue]
-    ) -> tuple[TensorType, ...]:
+    def result_types(self, types: Sequence[TensorType], attrs: Mapping[str, AttrValue]) -> tuple[TensorType, ...]:
         """Check operands and attributes against the declaration and infer the result types."""
         self._check_operands(types)
         declared = {a.name for a in self.attributes}
         if declared != attrs.keys():
-            raise IRError(
-                f"{self.name}: wrong attributes", expected=str(sorted(declared)), found=str(sorted(attrs))
-            )
+            raise IRError(f"{self.name}: wrong attributes", expected=str(sorted(declared)), found=str(sorted(attrs)))
         try:
             inferred = self.infer(*types, **attrs)
         except IRError as error:
@@ -175,7 +171,5 @@ def op_of(operation: mlir.Operation | mlir.OpView) -> Op | None:
     if dialect != DIALECT:
         return None
     if name not in OPS:
-        raise IRError(
-            f"unknown op {operation.operation.name}", fix="see docs/ops.md for the ops of the dialect"
-        )
+        raise IRError(f"unknown op {operation.operation.name}", fix="see docs/ops.md for the ops of the dialect")
     return OPS[name]

@@ -105,9 +105,7 @@ class TensorType:
         return mlir.Type.parse(str(self))
 
 
-def tensor(
-    dims: tuple[DimLike | str, ...] | list[DimLike | str], dtype: DType | str = DType.F32
-) -> TensorType:
+def tensor(dims: tuple[DimLike | str, ...] | list[DimLike | str], dtype: DType | str = DType.F32) -> TensorType:
     """A tensor type from integers, symbols and expressions."""
     return TensorType(shape(dims), DType(dtype))
 
@@ -129,9 +127,7 @@ def parse_type(text: str) -> TensorType:
     """Read the MLIR spelling of a tensor type; see `type_of` for errors."""
     found = _TENSOR.fullmatch(text)
     if found is None or found[2] not in list(DType):
-        raise IRError(
-            f"{text} is not a type of this dialect", expected="a ranked tensor of " + ", ".join(DType)
-        )
+        raise IRError(f"{text} is not a type of this dialect", expected="a ranked tensor of " + ", ".join(DType))
     sizes, dtype, names = found[1].split("x")[:-1], DType(found[2]), found[3]
     if names is not None:
         dims = [dim(n.strip().strip('"')) if '"' in n else int(n) for n in names.split(",")]
@@ -140,7 +136,5 @@ def parse_type(text: str) -> TensorType:
             raise IRError(f"{text}: the names of the dimensions do not fit the shape")
         return TensorType(tuple(dims), dtype)
     if "?" in sizes:
-        raise IRError(
-            f"{text}: a dynamic dimension has no name", fix='add an encoding such as #wl.dims<["T", 64]>'
-        )
+        raise IRError(f"{text}: a dynamic dimension has no name", fix='add an encoding such as #wl.dims<["T", 64]>')
     return TensorType(tuple(int(s) for s in sizes), dtype)

@@ -58,9 +58,7 @@ def _check(
     for result in operation.results:
         undeclared = _symbols(type_of(result)) - function.dims.keys()
         if undeclared:
-            raise IRError(
-                f"symbols {sorted(undeclared)} are not declared", fix="add them to wl.dims of the function"
-            )
+            raise IRError(f"symbols {sorted(undeclared)} are not declared", fix="add them to wl.dims of the function")
     op = op_of(operation)
     if op is None:
         _check_call(operation, found)
@@ -83,9 +81,7 @@ def _check(
 
 def _check_call(operation: mlir.Operation, found: dict[str, Function]) -> None:
     if operation.name != "func.call":
-        raise IRError(
-            f"op {operation.name} is not allowed", expected="ops of the wl dialect, func.call, func.return"
-        )
+        raise IRError(f"op {operation.name} is not allowed", expected="ops of the wl dialect, func.call, func.return")
     callee = operation.attributes["callee"].value
     if callee not in found or not found[callee].is_private:
         raise IRError(f"call of @{callee}, which is no fusion group")

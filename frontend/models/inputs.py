@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import mlir.ir as mlir
-
 from warploom.ir.types import DType
 
 

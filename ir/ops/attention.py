@@ -108,9 +108,7 @@ class KvWrite(Op):
             written = scatter(tokens, slots, cast(new, dtype=type_of(kv).dtype.value))
             paged = reshape(written, shape=(count, page_size, heads, size))
             order = (0, 2, 3, 1) if transposed else (0, 2, 1, 3)
-            parts.append(
-                reshape(transpose(paged, permutation=order), shape=(1, count, 1, heads, page_size * size))
-            )
+            parts.append(reshape(transpose(paged, permutation=order), shape=(1, count, 1, heads, page_size * size)))
         middle = concat(*parts, axis=2)
         assert isinstance(layers, int)
         before = [slice_axis(kv, axis=0, start=0, stop=layer)] if layer else []
@@ -124,9 +122,7 @@ class KvWrite(Op):
         kv = choose.like(_cache_type(heads, size, attrs["page_size"], choose.choice([DType.F32, DType.BF16])))
         count = choose.integer(1, 2)
         k, v = (choose.like(tensor((count, heads, size))) for _ in range(2))
-        slots = concat(
-            *(choose.input(tensor((1,), DType.I32), 2 * i - 1, 2 * i) for i in range(count)), axis=0
-        )
+        slots = concat(*(choose.input(tensor((1,), DType.I32), 2 * i - 1, 2 * i) for i in range(count)), axis=0)
         return [kv, k, v, slots], attrs
 
 
@@ -159,15 +155,11 @@ class Attention(Op):
     ) -> TensorType:
         """The type of q [T, heads, head_dim]; page_table [S, P], query_start [S+1], context_lens [S]."""
         if q.rank != 3 or page_table.rank != 2 or kv.rank != 5:
-            raise IRError(
-                "wrong ranks", expected="q of 3, kv of 5, page_table of 2", found=f"{q}, {kv}, {page_table}"
-            )
+            raise IRError("wrong ranks", expected="q of 3, kv of 5, page_table of 2", found=f"{q}, {kv}, {page_table}")
         sequences = page_table.shape[0]
         starts, lens = tensor((sequences + 1,), DType.I32), tensor((sequences,), DType.I32)
         if not query_start.matches(starts) or not context_lens.matches(lens):
-            raise IRError(
-                "wrong sequences", expected=f"{starts}, {lens}", found=f"{query_start}, {context_lens}"
-            )
+            raise IRError("wrong sequences", expected=f"{starts}, {lens}", found=f"{query_start}, {context_lens}")
         heads, kv_heads = q.shape[1], kv.shape[3]
         if not isinstance(heads, int) or not isinstance(kv_heads, int) or heads % kv_heads:
             raise IRError("query heads are no multiple of kv heads", found=f"{heads} and {kv_heads}")
@@ -196,15 +188,9 @@ class Attention(Op):
             begin, end = query_start[s], query_start[s + 1]
             if begin == end:
                 continue
-            used = pages[
-                page_table[s, : -(-int(context) // page_size)]
-            ]  # [pages, 2, kv_heads, page_size, head_dim]
-            keys, values = (
-                used.transpose(1, 2, 0, 3, 4).reshape(2, kv.shape[3], -1, q.shape[2]).astype(q.dtype)
-            )
-            keys, values = (
-                np.repeat(x[:, :context], group, 0) for x in (keys, values)
-            )  # [heads, context, head_dim]
+            used = pages[page_table[s, : -(-int(context) // page_size)]]  # [pages, 2, kv_heads, page_size, head_dim]
+            keys, values = used.transpose(1, 2, 0, 3, 4).reshape(2, kv.shape[3], -1, q.shape[2]).astype(q.dtype)
+            keys, values = (np.repeat(x[:, :context], group, 0) for x in (keys, values))  # [heads, context, head_dim]
             scores = np.einsum("thd,hjd->htj", q[begin:end], keys) * q.dtype.type(scale)
             position = np.arange(context - (end - begin), context)[:, None]
             visible = _visible(np.arange(context), position, window)
@@ -248,9 +234,7 @@ class Attention(Op):
         visible = _mask(position, live, span, window)
         wide = broadcast(visible, shape=shape, dims=(0, 3))
         masked = select(wide, scores, full(shape=shape, value=MASKED, dtype="f32"))
-        mixed = dot_general(
-            softmax(masked), values, x_contract=(3,), y_contract=(1,), x_batch=(0, 1), y_batch=(0, 2)
-        )
+        mixed = dot_general(softmax(masked), values, x_contract=(3,), y_contract=(1,), x_batch=(0, 1), y_batch=(0, 2))
         out = reshape(mixed, shape=(tokens, heads, size))
         keep = broadcast(live, shape=(tokens, heads, size), dims=(0,))
         result: mlir.Value = select(keep, out, full(shape=(tokens, heads, size), value=0.0, dtype="f32"))
@@ -265,9 +249,7 @@ class Attention(Op):
         tokens = first + 1 + choose.integer(0, 1)
         table = choose.input(tensor((2, 2), DType.I32), 0, 3)
         starts, lens = (choose.input(tensor((1,), DType.I32), value, value) for value in (first, context))
-        zero, end, other = (
-            choose.input(tensor((1,), DType.I32), v, v) for v in (0, first + 1, page_size + 1)
-        )
+        zero, end, other = (choose.input(tensor((1,), DType.I32), v, v) for v in (0, first + 1, page_size + 1))
         operands = [choose.like(tensor((tokens, heads * group, size))), kv, table]
         operands += [concat(zero, starts, end, axis=0), concat(lens, other, axis=0)]
         return operands, paging | {"scale": size**-0.5, "window": choose.choice([0, 0, 3])}
@@ -309,9 +291,7 @@ def _locate(tokens: DimLike, query_start: mlir.Value, context_lens: mlir.Value) 
     """Per token: its sequence, its position, and whether it is no padding."""
     sequences = type_of(context_lens).shape[0]
     matrix = (tokens, sequences)
-    ends = gather(
-        query_start, add(iota(shape=(sequences,), axis=0), full(shape=(sequences,), value=1.0, dtype="i32"))
-    )
+    ends = gather(query_start, add(iota(shape=(sequences,), axis=0), full(shape=(sequences,), value=1.0, dtype="i32")))
     past = compare(iota(shape=matrix, axis=0), broadcast(ends, shape=matrix, dims=(1,)), direction="ge")
     sequence = reduce_sum(cast(past, dtype="i32"), axis=1)  # sequences that end before the token
     count = full(shape=(tokens,), value=1.0, dtype="i32")
@@ -364,15 +344,11 @@ def _gather_tokens(
     first = mul(pages, full(shape=(tokens, width), value=float(page_size), dtype="i32"))
     index = add(broadcast(first, shape=grid, dims=(0, 1)), iota(shape=grid, axis=2))
     flat = reshape(index, shape=(product(grid),))
-    result: mlir.Value = cast(
-        reshape(gather(rows, flat), shape=(tokens, width * page_size, heads, size)), dtype="f32"
-    )
+    result: mlir.Value = cast(reshape(gather(rows, flat), shape=(tokens, width * page_size, heads, size)), dtype="f32")
     return result
 
 
-def _check_cache(
-    kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_size: int, k_layout: str
-) -> None:
+def _check_cache(kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_size: int, k_layout: str) -> None:
     if k_layout not in KEY_LAYOUTS:
         raise IRError("unknown key layout", expected=", ".join(KEY_LAYOUTS), found=k_layout)
     fits = kv.rank == 5 and isinstance(kv.shape[0], int) and 0 <= layer < kv.shape[0] and kv.shape[2] == 2

@@ -233,9 +233,7 @@ class Binary(Op):
     def infer(self, x: TensorType, y: TensorType, **attrs: Any) -> TensorType:
         """The common type."""
         if not x.matches(y):
-            raise IRError(
-                "operands differ in type", expected=str(x), found=str(y), fix="insert broadcast or cast"
-            )
+            raise IRError("operands differ in type", expected=str(x), found=str(y), fix="insert broadcast or cast")
         return x
 
     def generate(self, choose: Chooser) -> tuple[list[mlir.Value], dict[str, AttrValue]]:
@@ -432,9 +430,7 @@ class Select(Op):
     def infer(self, condition: TensorType, x: TensorType, y: TensorType) -> TensorType:
         """The common type of the branches."""
         if not x.matches(y) or not condition.matches(x.with_dtype(DType.I1)):
-            raise IRError(
-                "condition and branches differ in shape", expected=str(x), found=f"{condition}, {y}"
-            )
+            raise IRError("condition and branches differ in shape", expected=str(x), found=f"{condition}, {y}")
         return x
 
     def evaluate(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

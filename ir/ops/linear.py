@@ -38,9 +38,7 @@ def packed_shape(n: int, k: int, layout: str) -> Shape:
     if layout not in LAYOUTS:
         raise IRError("unknown layout", expected=", ".join(LAYOUTS), found=layout)
     if layout == "panel_pair" and n % (2 * PANEL):
-        raise IRError(
-            "panel_pair needs two halves of whole panels", expected=f"n % {2 * PANEL} == 0", found=str(n)
-        )
+        raise IRError("panel_pair needs two halves of whole panels", expected=f"n % {2 * PANEL} == 0", found=str(n))
     return (n, k) if layout == "row" else (-(-n // PANEL), k, PANEL)
 
 
@@ -257,9 +255,7 @@ class QuantizedEmbed(Op):
             raise IRError("one scale per row is needed", expected=f"[{n}]", found=str(scale))
         return _embedding_type(ids, q, n, layout)
 
-    def evaluate(
-        self, ids: np.ndarray, q: np.ndarray, scale: np.ndarray, *, n: int, layout: str
-    ) -> np.ndarray:
+    def evaluate(self, ids: np.ndarray, q: np.ndarray, scale: np.ndarray, *, n: int, layout: str) -> np.ndarray:
         """Gather, then scale."""
         rows = np.clip(ids, 0, n - 1)
         return unpack_array(q, n, layout)[rows].astype(scale.dtype) * scale[rows][..., None]

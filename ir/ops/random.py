@@ -45,9 +45,7 @@ class RandomBits(Op):
         return [keys, counters], {"n": choose.integer(1, 40)}
 
 
-def threefry2x32(
-    key0: np.ndarray, key1: np.ndarray, counter0: np.ndarray, counter1: np.ndarray
-) -> np.ndarray:
+def threefry2x32(key0: np.ndarray, key1: np.ndarray, counter0: np.ndarray, counter1: np.ndarray) -> np.ndarray:
     """Word 0 of Threefry-2x32-20; all arguments uint32 and broadcastable."""
     schedule = (key0, key1, key0 ^ key1 ^ np.uint32(PARITY))
     a, b = counter0 + schedule[0], counter1 + schedule[1]

@@ -172,9 +172,7 @@ class DotGeneral(Op):
         pairs += zip(dims["x_batch"], dims["y_batch"], strict=True)
         for i, j in pairs:
             if not (0 <= i < x.rank and 0 <= j < y.rank and equal(x.shape[i], y.shape[j])):
-                raise IRError(
-                    f"dimension {i} of x does not fit dimension {j} of y", expected=str(x), found=str(y)
-                )
+                raise IRError(f"dimension {i} of x does not fit dimension {j} of y", expected=str(x), found=str(y))
         batch = [x.shape[i] for i in dims["x_batch"]]
         free = _free(x, dims["x_contract"] + dims["x_batch"]) + _free(y, dims["y_contract"] + dims["y_batch"])
         return x.with_shape((*batch, *free))
@@ -202,9 +200,7 @@ def _free(x: TensorType, used: tuple[int, ...]) -> list[DimLike]:
     return [d for i, d in enumerate(x.shape) if i not in used]
 
 
-def _as_matrices(
-    x: np.ndarray, batch: tuple[int, ...], contract: tuple[int, ...]
-) -> tuple[np.ndarray, Any, int]:
+def _as_matrices(x: np.ndarray, batch: tuple[int, ...], contract: tuple[int, ...]) -> tuple[np.ndarray, Any, int]:
     free = [i for i in range(x.ndim) if i not in batch + contract]
     free_shape = tuple(x.shape[i] for i in free)
     k = int(np.prod([x.shape[i] for i in contract]))

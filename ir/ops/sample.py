@@ -85,9 +85,7 @@ class Sample(Op):
 
     def evaluate(self, logits: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row by row."""
-        tokens = np.array(
-            [_sample_row(logits[r], *(o[r] for o in others)) for r in range(len(logits))], np.int32
-        )
+        tokens = np.array([_sample_row(logits[r], *(o[r] for o in others)) for r in range(len(logits))], np.int32)
         shifted = logits - logits.max(-1, keepdims=True)
         logprobs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
         return tokens, logprobs[np.arange(len(tokens)), tokens]
@@ -121,9 +119,7 @@ class Sample(Op):
         k = choose.input(tensor((rows,), DType.I32), 0, 6)
         seeds = choose.input(tensor((rows, 2), DType.I32), -(2**31), 2**31 - 1)
         positions = choose.input(tensor((rows,), DType.I32), 0, 9999)
-        history = [
-            choose.input(tensor((rows, 1), DType.I32), *b) for b in ((-1, vocab - 1), (0, 3), (-1, vocab - 1))
-        ]
+        history = [choose.input(tensor((rows, 1), DType.I32), *b) for b in ((-1, vocab - 1), (0, 3), (-1, vocab - 1))]
         bias = choose.input(tensor((rows, 1)), -2, 2)
         logits = choose.like(tensor((rows, vocab)))
         return [logits, temperature, k, p, floor, *penalties, seeds, positions, *history, bias], {}
@@ -214,9 +210,7 @@ def _add_biases(x: mlir.Value, tokens: mlir.Value, values: mlir.Value) -> mlir.V
     return _update(x, tokens, lambda current: add(current, values))
 
 
-def _penalize(
-    x: mlir.Value, tokens: mlir.Value, counts: mlir.Value, penalties: tuple[mlir.Value, ...]
-) -> mlir.Value:
+def _penalize(x: mlir.Value, tokens: mlir.Value, counts: mlir.Value, penalties: tuple[mlir.Value, ...]) -> mlir.Value:
     def change(current: mlir.Value) -> mlir.Value:
         repetition, presence, frequency = (along_rows(p, current) for p in penalties)
         positive = compare(current, _like(current, 0.0), direction="gt")

@@ -53,9 +53,7 @@ class Transpose(Op):
     def infer(self, x: TensorType, *, permutation: tuple[int, ...]) -> TensorType:
         """The permuted shape."""
         if sorted(permutation) != list(range(x.rank)):
-            raise IRError(
-                "not a permutation", expected=f"an order of 0..{x.rank - 1}", found=str(permutation)
-            )
+            raise IRError("not a permutation", expected=f"an order of 0..{x.rank - 1}", found=str(permutation))
         return x.with_shape(tuple(x.shape[p] for p in permutation))
 
     def evaluate(self, x: np.ndarray, *, permutation: tuple[int, ...]) -> np.ndarray:
@@ -84,9 +82,7 @@ class Broadcast(Op):
             raise IRError("dims must map each operand dimension, increasing", found=f"{dims} for {x}")
         for size, target in zip(x.shape, dims, strict=True):
             if size != 1 and not equal(size, result.shape[target]):
-                raise IRError(
-                    "a dimension cannot stretch", expected=f"1 or {result.shape[target]}", found=str(size)
-                )
+                raise IRError("a dimension cannot stretch", expected=f"1 or {result.shape[target]}", found=str(size))
         return result
 
     def evaluate(self, x: np.ndarray, *, shape: tuple[int, ...], dims: tuple[int, ...]) -> np.ndarray:
@@ -116,9 +112,7 @@ class Slice(Op):
         """The shape with that axis shortened; the axis must be static."""
         size = _static_axis(x, axis)
         if not 0 <= start < stop <= size:
-            raise IRError(
-                "range outside the axis", expected=f"0 <= start < stop <= {size}", found=f"{start}:{stop}"
-            )
+            raise IRError("range outside the axis", expected=f"0 <= start < stop <= {size}", found=f"{start}:{stop}")
         return x.with_shape((*x.shape[:axis], stop - start, *x.shape[axis + 1 :]))
 
     def evaluate(self, x: np.ndarray, *, axis: int, start: int, stop: int) -> np.ndarray:
@@ -179,9 +173,7 @@ class Pad(Op):
     def infer(self, x: TensorType, *, axis: int, low: int, high: int, value: float) -> TensorType:
         """The shape with that axis lengthened."""
         if not 0 <= axis < x.rank or low < 0 or high < 0:
-            raise IRError(
-                "padding must be of an existing axis and not negative", found=f"axis {axis}, {low}, {high}"
-            )
+            raise IRError("padding must be of an existing axis and not negative", found=f"axis {axis}, {low}, {high}")
         return x.with_shape((*x.shape[:axis], x.shape[axis] + low + high, *x.shape[axis + 1 :]))
 
     def evaluate(self, x: np.ndarray, *, axis: int, low: int, high: int, value: float) -> np.ndarray:

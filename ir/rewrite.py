@@ -1,0 +1,85 @@
+"""Small tools for editing functions in place; passes are written with these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import mlir.ir as mlir
+
+from warploom.ir.function import Function, public_functions
+from warploom.ir.op import Effect, Op, op_of
+from warploom.ir.ops.parameters import param
+from warploom.ir.verify import PREPARE
+
+
+def entries(module: mlir.Module) -> list[Function]:
+    """The public functions that run on the device: all but `@prepare`."""
+    return [f for name, f in public_functions(module).items() if name != PREPARE]
+
+
+@contextmanager
+def before(operation: mlir.Operation) -> Iterator[None]:
+    """New ops go right before `operation` and take its location."""
+    with mlir.InsertionPoint(operation), operation.location:
+        yield
+
+
+def replace(operation: mlir.Operation, values: Sequence[mlir.Value]) -> None:
+    """Redirect all uses of an op's results and erase it."""
+    for result, value in zip(operation.results, values, strict=True):
+        result.replace_all_uses_with(value)
+    operation.erase()
+
+
+def users(value: mlir.Value) -> list[mlir.Operation]:
+    """The ops that read a value, once per use."""
+    return [use.owner.operation for use in value.uses]
+
+
+def defining_op(value: mlir.Value) -> mlir.Operation | None:
+    """The op that makes a value, or None for a function input."""
+    return value.owner.operation if isinstance(value.owner, mlir.Operation | mlir.OpView) else None
+
+
+def is_op(operation: mlir.Operation | None, *specs: Op) -> bool:
+    """Whether an operation is one of the given ops."""
+    return operation is not None and op_of(operation) in specs
+
+
+def producer(value: mlir.Value, *specs: Op) -> mlir.Operation | None:
+    """The op that makes a value, if it is one of `specs`."""
+    operation = defining_op(value)
+    return operation if is_op(operation, *specs) else None
+
+
+def is_pure(operation: mlir.Operation) -> bool:
+    """Whether the op may be removed when unused and merged with an equal one; calls of groups are pure."""
+    op = op_of(operation)
+    return op is None or op.effect is Effect.NONE
+
+
+def rewrite_each(functions: Sequence[Function], rule: Callable[[mlir.Operation], bool]) -> None:
+    """Offer every op to `rule` (which returns whether it changed the program) until nothing changes."""
+    for function in functions:
+        changed = True
+        while changed:
+            changed = False
+            for operation in function.ops:
+                changed |= rule(operation)
+
+
+def param_name(value: mlir.Value) -> str | None:
+    """The name of the parameter that a value is, or None."""
+    operation = producer(value, param)
+    return None if operation is None else str(operation.attributes["name"].value)
+
+
+def is_weight(value: mlir.Value) -> bool:
+    """Whether a value depends on parameters only, and so can be computed in `@prepare`."""
+    operation = defining_op(value)
+    if operation is None or op_of(operation) is None:
+        return False
+    return is_op(operation, param) or (
+        len(operation.operands) > 0 and is_pure(operation) and all(is_weight(o) for o in operation.operands)
+    )

@@ -1,0 +1,162 @@
+"""Vertical fusion around heroes: each hand-shaped kernel absorbs what its rule allows, before and after it.
+
+A rule proposes the ops of a group or says what it left out and why. The target then says whether it has a kernel for
+the group; if not, the hero is tried alone. Every decision is recorded in `wl.fusion` of the entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlir.ir as mlir
+
+from warploom.ir.function import Function, path_of
+from warploom.ir.op import op_of
+from warploom.ir.ops.attention import attention, kv_write
+from warploom.ir.ops.elementwise import add
+from warploom.ir.ops.linear import embed, linear, quantized_embed, quantized_linear
+from warploom.ir.ops.norm import rms_norm
+from warploom.ir.ops.rope import rope
+from warploom.ir.ops.sample import sample, top_logprobs
+from warploom.ir.ops.shape import reshape, slice_axis
+from warploom.ir.rewrite import entries, is_op, producer, users
+from warploom.passes.assign_layouts import feeds_swiglu
+from warploom.passes.donate import IN_PLACE
+from warploom.passes.outline import Outliner, completes_late
+from warploom.passes.target import Target
+
+LOG = "wl.fusion"
+
+
+class Proposal:
+    """The ops that a rule wants in a hero's group, and why it left neighbours out."""
+
+    def __init__(self, hero: mlir.Operation) -> None:
+        self.ops = [hero]
+        self.refusals: list[str] = []
+
+    def take(self, *ops: mlir.Operation) -> None:
+        """Add ops to the group."""
+        self.ops += [op for op in ops if op not in self.ops]
+
+    def leave(self, operation: mlir.Operation, reason: str) -> None:
+        """Record why an op stays outside."""
+        self.refusals.append(f"{operation.name} stays outside: {reason}")
+
+    def absorbs(self, value: mlir.Value) -> bool:
+        """Whether every reader of a value is in the group."""
+        return all(u in self.ops for u in users(value))
+
+
+def fuse_heroes(module: mlir.Module, target: Target) -> None:
+    """Outline a group around every hero."""
+    outliner = Outliner(module)
+    for function in entries(module):
+        log: list[str] = []
+        for operation in [op for op in function.ops if op_of(op) in RULES]:
+            log += _fuse(function, operation, outliner, target)
+        function.operation.attributes[LOG] = mlir.ArrayAttr.get([mlir.StringAttr.get(line) for line in log])
+
+
+def _fuse(function: Function, hero: mlir.Operation, outliner: Outliner, target: Target) -> list[str]:
+    """Try the proposal of the hero's rule, then the hero alone; returns the decisions."""
+    spec = op_of(hero)
+    if hero.parent is None or spec is None:
+        return []  # absorbed by an earlier hero
+    kind, rule = RULES[spec]
+    proposal = rule(Proposal(hero))
+    place = f"{path_of(hero)}: {spec.name}"
+    log = [f"{place}: {refusal}" for refusal in proposal.refusals]
+    candidates = [proposal.ops] if len(proposal.ops) == 1 else [proposal.ops, [hero]]
+    for ops in candidates:
+        ordered = [op for op in function.ops if op in ops]
+        reason = completes_late(ordered)
+        if reason is None:
+            group = outliner.build(function, ordered, kind, spec.name)
+            reason = target.refuses(group)
+            if reason is None:
+                names = " + ".join(op.name.removeprefix("wl.") for op in ordered)
+                outliner.replace(ordered, hero, group)
+                return [*log, f"{place}: fused {names} as @{group.name}"]
+            outliner.discard(group)
+        log.append(f"{place}: no kernel for {len(ordered)} ops: {reason}")
+    return log
+
+
+def _alone(proposal: Proposal) -> Proposal:
+    return proposal
+
+
+def _linear(proposal: Proposal) -> Proposal:
+    """RMSNorm before; SwiGLU or a residual after."""
+    (hero,) = proposal.ops
+    if feeds_swiglu(hero):
+        halves = users(hero.results[0])
+        proposal.take(*halves, users(halves[0].results[0])[0])
+    else:
+        _take_residual(proposal, hero)
+    norm = producer(hero.operands[0], rms_norm)
+    if norm is not None:
+        if proposal.absorbs(norm.results[0]):
+            proposal.take(norm)
+        else:
+            proposal.leave(norm, "others read its result")
+    return proposal
+
+
+def _take_residual(proposal: Proposal, hero: mlir.Operation) -> None:
+    readers = users(hero.results[0])
+    if len(readers) != 1:
+        return
+    (reader,) = readers
+    if is_op(reader, add):
+        proposal.take(reader)
+    elif op_of(reader) is not None:
+        proposal.leave(reader, "no epilogue of this kind")
+
+
+def _kv_write(proposal: Proposal) -> Proposal:
+    """The rotations of q and k and the slices of a fused projection that they and v read."""
+    (hero,) = proposal.ops
+    if IN_PLACE not in hero.attributes:
+        return proposal
+    rotated_k = producer(hero.operands[1], rope)
+    if rotated_k is None:
+        return proposal
+    cosines = rotated_k.operands[1]
+    rotated = [u for u in users(cosines) if is_op(u, rope) and u.operands[1] == cosines and _same_step(u, rotated_k)]
+    proposal.take(*rotated)
+    for value in (*(r.operands[0] for r in rotated), hero.operands[2]):
+        _take_slices(proposal, value)
+    return proposal
+
+
+def _same_step(a: mlir.Operation, b: mlir.Operation) -> bool:
+    """Whether two rotations read the same projection."""
+    return _source(a.operands[0]) == _source(b.operands[0])
+
+
+def _source(value: mlir.Value) -> mlir.Value:
+    while (operation := producer(value, reshape, slice_axis)) is not None:
+        value = operation.operands[0]
+    return value
+
+
+def _take_slices(proposal: Proposal, value: mlir.Value) -> None:
+    while (operation := producer(value, reshape, slice_axis)) is not None and proposal.absorbs(value):
+        proposal.take(operation)
+        value = operation.operands[0]
+
+
+Rule = Callable[[Proposal], Proposal]
+RULES: dict[object, tuple[str, Rule]] = {
+    linear: ("linear", _linear),
+    quantized_linear: ("linear", _linear),
+    kv_write: ("rope_kv_write", _kv_write),
+    attention: ("attention", _alone),
+    embed: ("embed", _alone),
+    quantized_embed: ("embed", _alone),
+    rms_norm: ("rms_norm", _alone),
+    sample: ("sample", _alone),
+    top_logprobs: ("top_logprobs", _alone),
+}

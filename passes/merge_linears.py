@@ -1,0 +1,63 @@
+"""Horizontal fusion: linears that read the same activations become one, over their weights side by side.
+
+q, k and v, or gate and up, then stream their weights in one launch. The concatenation is of weights only, so
+`hoist_weights` moves it to `@prepare`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import mlir.ir as mlir
+
+from warploom.ir.ops.linear import linear
+from warploom.ir.ops.shape import concat, slice_axis
+from warploom.ir.rewrite import before, entries, is_op, is_weight, replace
+from warploom.ir.types import type_of
+
+
+def merge_linears(module: mlir.Module) -> None:
+    """Merge every set of compatible linears of an entry."""
+    for function in entries(module):
+        siblings: dict[tuple[mlir.Value, str], list[mlir.Operation]] = defaultdict(list)
+        for operation in function.ops:
+            if is_op(operation, linear) and refusal(operation) is None:
+                siblings[operation.operands[0], type_of(operation.operands[1]).dtype].append(operation)
+        for group in siblings.values():
+            if len(group) > 1:
+                _merge(group)
+
+
+def refusal(operation: mlir.Operation) -> str | None:
+    """Why a linear cannot be merged, or None."""
+    if linear.attrs_of(operation)["layout"] != "row":
+        return "its weight is packed already"
+    if not is_weight(operation.operands[1]):
+        return "its weight is computed at run time"
+    return None
+
+
+def _merge(group: list[mlir.Operation]) -> None:
+    """Replace the group, at the place of its first member, by one linear and slices of its result."""
+    first = group[0]
+    for operation in group[1:]:
+        _hoist_operand(operation.operands[1], first)
+    sizes = [linear.attrs_of(op)["n"] for op in group]
+    with before(first):
+        weight = concat(*(op.operands[1] for op in group), axis=0)
+        merged = linear(first.operands[0], weight, n=sum(sizes), layout="row")
+        axis, start, parts = type_of(merged).rank - 1, 0, []
+        for size in sizes:
+            parts.append(slice_axis(merged, axis=axis, start=start, stop=start + size))
+            start += size
+    for operation, part in zip(group, parts, strict=True):
+        replace(operation, [part])
+
+
+def _hoist_operand(value: mlir.Value, anchor: mlir.Operation) -> None:
+    """Move the (weight-only) computation of a value above the anchor."""
+    operation = value.owner.operation
+    if anchor.is_before_in_block(operation):
+        for operand in operation.operands:
+            _hoist_operand(operand, anchor)
+        operation.move_before(anchor)

@@ -1,0 +1,85 @@
+"""The order of passes. Every pass is verified; a callback sees each stage (for dumps and `inspect`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import mlir.ir as mlir
+
+from warploom.errors import CompileError
+from warploom.ir.types import DType
+from warploom.ir.verify import verify
+from warploom.passes.assign_layouts import assign_layouts
+from warploom.passes.cse import cse
+from warploom.passes.dce import dce
+from warploom.passes.decompose import decompose
+from warploom.passes.donate import donate
+from warploom.passes.fuse_heroes import fuse_heroes
+from warploom.passes.fuse_loops import fuse_loops
+from warploom.passes.hoist_weights import hoist_weights
+from warploom.passes.merge_linears import merge_linears
+from warploom.passes.narrow_weights import narrow_weights
+from warploom.passes.quantize_weights import quantize_weights
+from warploom.passes.simplify import simplify
+from warploom.passes.target import Target
+
+Pass = Callable[[mlir.Module], None]
+Stage = tuple[str, mlir.Module]
+
+QUANTIZATIONS: dict[str, tuple[Pass, ...]] = {
+    "f32": (partial(narrow_weights, dtype=DType.F32),),
+    "bf16": (partial(narrow_weights, dtype=DType.BF16),),
+    "int8": (quantize_weights, partial(narrow_weights, dtype=DType.BF16)),
+}
+
+
+def pipeline(target: Target, quantization: str) -> list[Pass]:
+    """All passes from the traced module to fused groups.
+
+    Raises:
+        CompileError: unknown quantization.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise CompileError(
+            f"unknown quantization {quantization!r}", expected=", ".join(QUANTIZATIONS), found=str(quantization)
+        )
+    return [
+        # What the program says, with less.
+        simplify,
+        cse,
+        dce,
+        # Weights: side by side, in the format asked for, in the layout that kernels read, computed ahead of time.
+        merge_linears,
+        *QUANTIZATIONS[quantization],
+        cse,
+        partial(assign_layouts, target=target),
+        hoist_weights,
+        dce,
+        # Groups: one kernel each.
+        donate,
+        partial(fuse_heroes, target=target),
+        decompose,
+        simplify,
+        cse,
+        dce,
+        fuse_loops,
+        dce,
+    ]
+
+
+def run(module: mlir.Module, passes: list[Pass]) -> Iterator[Stage]:
+    """Run passes in order, verifying after each.
+
+    Yields:
+        The name of each pass and the module after it; the module is edited in place.
+    """
+    for step in passes:
+        step(module)
+        verify(module)
+        yield name_of(step), module
+
+
+def name_of(step: Pass) -> str:
+    """The name of a pass, also when target or dtype are bound."""
+    return step.func.__name__ if isinstance(step, partial) else step.__name__

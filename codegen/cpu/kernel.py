@@ -19,27 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
+from warploom.codegen.binding import Slot
 from warploom.codegen.cpu.emitter import Library
 from warploom.ir.function import Function
 from warploom.runtime.expr import Expr
 
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One kernel argument: which value of the group it points to.
-
-    Attributes:
-        side, index: input `index` or result `index` of the group. A result that is an updated input (`kv`) is one
-            buffer with it; name either.
-        offset: bytes added to the pointer, an expression over the group's symbols; this is how one kernel serves
-            every layer of the KV cache.
-    """
-
-    side: Literal["input", "result"]
-    index: int
-    offset: Expr = 0
+__all__ = ["KernelSpec", "Match", "Slot", "Template"]
 
 
 class KernelSpec(Protocol):

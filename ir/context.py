@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import mlir.ir as mlir
+from mlir._mlir_libs import _mlir
 from mlir.dialects import irdl
-from warploom.ir.irdl import dialect_text
 
 from warploom.errors import IRError
+from warploom.ir.irdl import dialect_text
+
+_mlir.globals.append_dialect_search_prefix("warploom.ir.dialects")
 
 
 def new_context() -> mlir.Context:

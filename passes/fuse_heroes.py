@@ -11,7 +11,7 @@ from collections.abc import Callable
 import mlir.ir as mlir
 
 from warploom.ir.function import Function, path_of
-from warploom.ir.op import op_of
+from warploom.ir.op import Op, op_of
 from warploom.ir.ops.attention import attention, kv_write
 from warploom.ir.ops.elementwise import add
 from warploom.ir.ops.linear import embed, linear, quantized_embed, quantized_linear
@@ -22,7 +22,7 @@ from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.rewrite import entries, is_op, producer, users
 from warploom.passes.assign_layouts import feeds_swiglu
 from warploom.passes.donate import IN_PLACE
-from warploom.passes.outline import Outliner, completes_late
+from warploom.passes.outline import Outliner, completes_late, in_block_order
 from warploom.passes.target import Target
 
 LOG = "wl.fusion"
@@ -53,23 +53,24 @@ def fuse_heroes(module: mlir.Module, target: Target) -> None:
     outliner = Outliner(module)
     for function in entries(module):
         log: list[str] = []
-        for operation in [op for op in function.ops if op_of(op) in RULES]:
-            log += _fuse(function, operation, outliner, target)
+        for absorbable in (False, True):  # heroes that others absorb come last, and only those that are left
+            heroes = [op for op in function.ops if op_of(op) in RULES and is_op(op, rms_norm) is absorbable]
+            for operation in heroes:
+                log += _fuse(function, operation, outliner, target)
         function.operation.attributes[LOG] = mlir.ArrayAttr.get([mlir.StringAttr.get(line) for line in log])
 
 
 def _fuse(function: Function, hero: mlir.Operation, outliner: Outliner, target: Target) -> list[str]:
     """Try the proposal of the hero's rule, then the hero alone; returns the decisions."""
     spec = op_of(hero)
-    if hero.parent is None or spec is None:
-        return []  # absorbed by an earlier hero
+    assert spec is not None
     kind, rule = RULES[spec]
     proposal = rule(Proposal(hero))
     place = f"{path_of(hero)}: {spec.name}"
     log = [f"{place}: {refusal}" for refusal in proposal.refusals]
     candidates = [proposal.ops] if len(proposal.ops) == 1 else [proposal.ops, [hero]]
     for ops in candidates:
-        ordered = [op for op in function.ops if op in ops]
+        ordered = in_block_order(ops)
         reason = completes_late(ordered)
         if reason is None:
             group = outliner.build(function, ordered, kind, spec.name)
@@ -149,7 +150,7 @@ def _take_slices(proposal: Proposal, value: mlir.Value) -> None:
 
 
 Rule = Callable[[Proposal], Proposal]
-RULES: dict[object, tuple[str, Rule]] = {
+RULES: dict[Op | None, tuple[str, Rule]] = {
     linear: ("linear", _linear),
     quantized_linear: ("linear", _linear),
     kv_write: ("rope_kv_write", _kv_write),

@@ -32,7 +32,7 @@ from warploom.ir.ops.reduce import dot_general, sort, top_k
 from warploom.ir.ops.shape import broadcast, concat, constant, full, gather, iota, pad, reshape, slice_axis, transpose
 from warploom.ir.rewrite import defining_op, entries, is_op, users
 from warploom.passes.fuse_heroes import LOG
-from warploom.passes.outline import Outliner
+from warploom.passes.outline import Outliner, in_block_order
 
 KIND = "loops"
 CONSTANTS = (full, iota, constant)
@@ -48,7 +48,7 @@ def fuse_loops(module: mlir.Module) -> None:
     for function in entries(module):
         log = [line.value for line in function.operation.attributes[LOG]] if LOG in function.operation.attributes else []
         while (root := _last_root(function)) is not None:
-            ops, refusals = _group(root, function)
+            ops, refusals = _group(root)
             name = op_of(root)
             assert name is not None
             group = outliner.build(function, ops, KIND, name.name)
@@ -81,7 +81,7 @@ def _must_store(operation: mlir.Operation) -> bool:
     return any(True for _ in operation.results[0].uses)
 
 
-def _group(root: mlir.Operation, function: Function) -> tuple[list[mlir.Operation], list[str]]:
+def _group(root: mlir.Operation) -> tuple[list[mlir.Operation], list[str]]:
     """The root with its inlined producers, in order, and the reasons for those left outside."""
     group, refusals = [root], []
     work = [root]
@@ -98,7 +98,7 @@ def _group(root: mlir.Operation, function: Function) -> tuple[list[mlir.Operatio
                 work.append(taken)
             else:
                 refusals.append(f"{source.name} stays outside: {reason}")
-    return [op for op in function.ops if op in group], refusals
+    return in_block_order(group), refusals
 
 
 def _refusal(source: mlir.Operation, consumer: mlir.Operation, group: list[mlir.Operation]) -> str | None:

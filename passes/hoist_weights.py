@@ -78,7 +78,8 @@ def _brace(names: list[str]) -> str:
     head = os.path.commonprefix(names)
     tail = os.path.commonprefix([n[len(head) :][::-1] for n in names])[::-1]
     middles = [n[len(head) : len(n) - len(tail)] for n in names]
-    return f"{head}{{{','.join(middles)}}}{tail}"
+    flat = [m[1:-1] if m.startswith("{") else m for m in middles]  # of a nested concat
+    return f"{head}{{{','.join(flat)}}}{tail}"
 
 
 def _unique(name: str, taken: dict[str, mlir.Value]) -> str:

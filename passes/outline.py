@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cmp_to_key
 
 import mlir.ir as mlir
 from mlir.dialects import func
@@ -65,6 +66,11 @@ class Outliner:
             return function
         function.operation.operation.erase()
         return functions(self._module)[self._names[text]]
+
+
+def in_block_order(ops: Sequence[mlir.Operation]) -> list[mlir.Operation]:
+    """The ops in the order in which they stand."""
+    return sorted(ops, key=cmp_to_key(lambda a, b: -1 if a.is_before_in_block(b) else 1))
 
 
 def inputs_of(ops: Sequence[mlir.Operation]) -> list[mlir.Value]:

@@ -92,10 +92,6 @@ def _slice_of_concat(operation: mlir.Operation) -> mlir.Value | None:
     return None
 
 
-def _single_concat(operation: mlir.Operation) -> mlir.Value | None:
-    return operation.operands[0] if len(operation.operands) == 1 else None
-
-
 def _double_negation(operation: mlir.Operation) -> mlir.Value | None:
     inner = producer(operation.operands[0], neg)
     return None if inner is None else inner.operands[0]
@@ -144,7 +140,6 @@ RULES: dict[Op, tuple[Rule, ...]] = {
     slice_axis: (_identity, _slice_of_slice, _slice_of_concat, _fold_shape_of_full),
     cast: (_identity, _fold_cast_of_full),
     pad: (_identity,),
-    concat: (_single_concat,),
     neg: (_double_negation,),
     add: (_neutral(0.0, (0, 1)),),
     sub: (_neutral(0.0, (1,)),),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warploom.errors import ArtifactError, EngineError
-from warploom.runtime.expr import compile_expr, evaluate
+from warploom.runtime.expr import Expr, compile_expr, evaluate
 from warploom.runtime.plan import Buffer, Entry
 from warploom.runtime.weights import numpy_dtype
 
@@ -63,22 +63,18 @@ class NativeEntry:
         self._function = _entry_function(library, name)
         self._pointers = (ctypes.c_void_p * len(entry.externals))()
         self._inputs: list[_Input] = []
-        buffers = {buffer.name: buffer for buffer in entry.buffers}
+        given = {buffer.name: buffer for buffer in entry.buffers if buffer.kind in ("input", "param")}
         for index, external in enumerate(entry.externals):
-            buffer = buffers[external]
+            buffer = given[external]
             if buffer.kind == "param":
                 self._pointers[index] = _param_address(buffer, params)
             else:
                 self._inputs.append(_Input(index, external, numpy_dtype(buffer.dtype)))
         self._params = params  # the pointers above point into these
         names = tuple(entry.dims)
-        self._results = [_result(buffer, names) for buffer in entry.buffers if _in_arena(buffer)]
+        self._results = _results(entry, given.keys(), names)
         self._arena_bytes = compile_expr(entry.arena_bytes, names)
         self._arena: NDArray[np.uint8] = np.empty(0, np.uint8)
-
-    def reserve(self, dims: Mapping[str, int]) -> None:
-        """Make the arena large enough for a call with these dims."""
-        self._reserve(self._arena_bytes(*(dims[name] for name in self.dims)))
 
     def __call__(self, inputs: Mapping[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
         """Run the entry once and return its results by name, as views of the arena.
@@ -171,14 +167,23 @@ def _param_address(buffer: Buffer, params: Mapping[str, Array]) -> int:
     return _address(array)
 
 
-def _in_arena(buffer: Buffer) -> bool:
-    return buffer.kind == "result" and buffer.aliases is None
+def _results(entry: Entry, given: Collection[str], dims: tuple[str, ...]) -> list[_Result]:
+    """Return the results that live in the arena, some of them in the place of another; not those that are inputs."""
+    by_name = {buffer.name: buffer for buffer in entry.buffers if buffer.kind == "result"}
+    found: list[_Result] = []
+    for name, buffer in by_name.items():
+        home = buffer
+        while home.aliases is not None and home.aliases not in given:
+            home = by_name[home.aliases]
+        if home.aliases is None:
+            shape = [compile_expr(size, dims) for size in buffer.shape]
+            found.append(_Result(name, numpy_dtype(buffer.dtype), compile_expr(_offset(home), dims), shape))
+    return found
 
 
-def _result(buffer: Buffer, dims: tuple[str, ...]) -> _Result:
+def _offset(buffer: Buffer) -> Expr:
     if buffer.offset is None:
         raise ArtifactError(
             f"The plan gives the result {buffer.name!r} no place in the arena", fix="compile the model again"
         )
-    shape = [compile_expr(size, dims) for size in buffer.shape]
-    return _Result(buffer.name, numpy_dtype(buffer.dtype), compile_expr(buffer.offset, dims), shape)
+    return buffer.offset

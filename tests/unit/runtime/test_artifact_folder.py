@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from warploom.errors import ArtifactError
 from warploom.runtime import artifact as artifact_module
 from warploom.runtime import publish as publish_module
 from warploom.runtime.artifact import ArtifactWriter, load
@@ -21,8 +23,6 @@ from warploom.runtime.manifest import (
     Variant,
 )
 from warploom.runtime.weights import HEADER_BYTES
-
-from warploom.errors import ArtifactError
 
 PARAMS: dict[str, np.ndarray[Any, Any]] = {
     "embed": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -104,9 +104,7 @@ def test_shards_are_valid_safetensors(folder: Path) -> None:
 
 
 def test_a_full_header_starts_a_new_shard(tmp_path: Path) -> None:
-    params = {
-        f"{index:04}" + "n" * 2000: np.zeros(16, np.float32) for index in range(HEADER_BYTES // 2000 + 2)
-    }
+    params = {f"{index:04}" + "n" * 2000: np.zeros(16, np.float32) for index in range(HEADER_BYTES // 2000 + 2)}
     with ArtifactWriter(tmp_path / "a") as writer:
         for name, array in params.items():
             writer.add_param(name, array)
@@ -143,17 +141,13 @@ def test_an_exception_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "deep").iterdir()) == []
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(artifact_module.os, "fsync", full)
     with (
-        pytest.raises(
-            ArtifactError, match=r"No space left(.|\n)*expected: 5 bytes free\n  found: \d+ bytes free"
-        ),
+        pytest.raises(ArtifactError, match=r"No space left(.|\n)*expected: 5 bytes free\n  found: \d+ bytes free"),
         ArtifactWriter(tmp_path / "a") as writer,
     ):
         writer.add_text("tokenizer.json", "12345")
@@ -230,8 +224,7 @@ CORRUPTIONS: dict[str, tuple[Any, str]] = {
     "file name leaves the folder": (
         lambda f: edit_manifest(
             f,
-            files=json.loads((f / "manifest.json").read_text())["files"]
-            | {"../x": {"bytes": 1, "sha256": ""}},
+            files=json.loads((f / "manifest.json").read_text())["files"] | {"../x": {"bytes": 1, "sha256": ""}},
         ),
         "leaves the artifact",
     ),

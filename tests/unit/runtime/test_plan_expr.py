@@ -7,9 +7,9 @@ import ast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from warploom.runtime.expr import compile_expr, evaluate, names, parse
 
 from warploom.errors import ArtifactError
+from warploom.runtime.expr import compile_expr, evaluate, names, parse
 
 DIMS = {"T": 5, "S": 3, "num_pages": 1 << 40}
 

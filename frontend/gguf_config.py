@@ -30,8 +30,8 @@ def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
     """
     _check_supported(file)
     llama, tokenizer = Metadata(file, "llama."), Metadata(file, "tokenizer.ggml.")
-    num_heads, hidden_size = llama.integer("attention.head_count"), llama.integer("embedding_length")
-    head_dim = llama.integer("attention.key_length", default=hidden_size // num_heads)
+    num_heads, hidden_size = llama.size("attention.head_count"), llama.size("embedding_length")
+    head_dim = llama.size("attention.key_length", default=hidden_size // num_heads)
     _check_head_dims(llama, head_dim)
     sliding_window = llama.integer("attention.sliding_window", default=0)
     config: dict[str, Any] = {
@@ -39,13 +39,13 @@ def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
         "model_type": "mistral" if sliding_window else "llama",
         "hidden_act": "silu",
         "hidden_size": hidden_size,
-        "intermediate_size": llama.integer("feed_forward_length"),
-        "num_hidden_layers": llama.integer("block_count"),
+        "intermediate_size": llama.size("feed_forward_length"),
+        "num_hidden_layers": llama.size("block_count"),
         "num_attention_heads": num_heads,
-        "num_key_value_heads": llama.integer("attention.head_count_kv", default=num_heads),
+        "num_key_value_heads": llama.size("attention.head_count_kv", default=num_heads),
         "head_dim": head_dim,
         "vocab_size": _vocab_size(file),
-        "max_position_embeddings": llama.integer("context_length"),
+        "max_position_embeddings": llama.size("context_length"),
         "rms_norm_eps": llama.real("attention.layer_norm_rms_epsilon"),
         "rope_theta": llama.real("rope.freq_base", default=DEFAULT_ROPE_THETA),
         "rope_scaling": _rope_scaling(file, llama),
@@ -111,7 +111,7 @@ def _rope_scaling(file: GGUFFile, llama: Metadata) -> dict[str, Any] | None:
             expected=f"one of {', '.join(ROPE_SCALINGS)}, or per-frequency factors in {ROPE_FACTORS}",
             found=rope_type + (f" and {ROPE_FACTORS}" if factors is not None else ""),
         )
-    context = llama.integer("rope.scaling.original_context_length", default=llama.integer("context_length"))
+    context = llama.size("rope.scaling.original_context_length", default=llama.size("context_length"))
     if factors is not None:
         values = [float(factor) for factor in read_values(factors).astype(np.float64)]
         return {

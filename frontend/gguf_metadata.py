@@ -28,6 +28,13 @@ class Metadata:
     def __contains__(self, key: str) -> bool:
         return self.prefix + key in self.file.metadata
 
+    def size(self, key: str, default: int | None = None) -> int:
+        """A positive integer."""
+        value = self.integer(key, default)
+        if value <= 0:
+            raise self.unusable(key, "a positive integer", value)
+        return value
+
     def integer(self, key: str, default: int | None = None) -> int:
         """An integer; a list that repeats one integer (one per layer) counts as that integer."""
         value = self._get(key, default)

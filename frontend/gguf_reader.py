@@ -16,7 +16,7 @@ from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-from warploom.errors import UnsupportedModelError
+from warploom.errors import CheckpointError, UnsupportedModelError
 from warploom.frontend.gguf_file import GGUFFile, GGUFTensor
 from warploom.frontend.tensors import NUMPY_DTYPES, Array, LazyTensor
 
@@ -51,6 +51,7 @@ def read_gguf_tensors(file: GGUFFile, *, num_heads: int, num_kv_heads: int) -> d
     """The tensors of a Llama GGUF under Hugging Face names and in Hugging Face row order; no data is read.
 
     Raises:
+        CheckpointError: the rows of a q or k projection do not divide into heads.
         UnsupportedModelError: the file holds a tensor that Llama does not have (experts, LoRA, another architecture).
     """
     heads = {"attn_q": num_heads, "attn_k": num_kv_heads}
@@ -92,6 +93,13 @@ def _lazy_tensor(path: Path, tensor: GGUFTensor, heads: Mapping[str, int]) -> La
         )
     match = LAYER_TENSOR.fullmatch(tensor.name)
     num_heads = heads.get(match[2]) if match else None
+    if num_heads and tensor.shape[0] % (2 * num_heads):
+        raise CheckpointError(
+            f"tensor {tensor.name} in {path} has the wrong shape",
+            expected=f"rows that make {num_heads} heads of even size",
+            found=str(list(tensor.shape)),
+            fix="download the file again",
+        )
     return LazyTensor(
         name=name,
         shape=tensor.shape,

@@ -163,17 +163,22 @@ def _added(token: str, *, special: bool) -> AddedToken:
     return AddedToken(token, special=special, normalized=False)
 
 
-def _special_token(metadata: Metadata, vocabulary: Vocabulary, key: str) -> str | None:
+def _special_id(metadata: Metadata, vocabulary: Vocabulary, key: str) -> int | None:
     if key not in metadata:
         return None
     index = metadata.integer(key)
     if not 0 <= index < len(vocabulary.tokens):
         raise metadata.unusable(key, f"an id below {len(vocabulary.tokens)}", index)
-    return vocabulary.tokens[index]
+    return index
+
+
+def _special_token(metadata: Metadata, vocabulary: Vocabulary, key: str) -> str | None:
+    index = _special_id(metadata, vocabulary, key)
+    return None if index is None else vocabulary.tokens[index]
 
 
 def _end_ids(metadata: Metadata, vocabulary: Vocabulary) -> tuple[int, ...]:
-    named = [metadata.integer(key) for key in END_KEYS if key in metadata]
-    controls = zip(vocabulary.tokens, vocabulary.types, strict=True)
-    known = [index for index, (token, kind) in enumerate(controls) if kind == TokenType.CONTROL and token in END_TOKENS]
-    return tuple(dict.fromkeys(named + known))
+    named = [_special_id(metadata, vocabulary, key) for key in END_KEYS]
+    controls = enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+    known = [index for index, (token, kind) in controls if kind == TokenType.CONTROL and token in END_TOKENS]
+    return tuple(dict.fromkeys(index for index in named + known if index is not None))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from warploom.errors import ModelNotFoundError
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 # Names, not `*.safetensors`: repositories also hold copies of the weights in other layouts (consolidated, fp16, ...).
 TEXT_FILES = (
     "config.json",
@@ -26,8 +26,8 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether `text` has the form of a hub id, `name` or `owner/name`."""
-    return HUB_ID.fullmatch(text) is not None and not text.startswith(".")
+    """Whether `text` has the form of a hub id, `name` or `owner/name`, and not that of a path to a file."""
+    return HUB_ID.fullmatch(text) is not None and not text.startswith(".") and not text.endswith(".gguf")
 
 
 def fetch_model(model_id: str) -> Path:

@@ -6,6 +6,7 @@ from enum import Enum
 
 import mlir.ir as mlir
 import numpy as np
+
 from warploom.ir.dims import Dim, DimLike, Shape, dim
 
 AttrValue = int | float | bool | str | tuple[int, ...] | Shape | np.ndarray

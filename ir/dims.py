@@ -6,8 +6,9 @@ the symbols or is refused with an `IRError` (the rule of JAX's shape polymorphis
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from warploom.errors import IRError
@@ -29,13 +30,13 @@ class Dim:
         return _combine((tuple(sorted(a[0] + b[0])), a[1] * b[1]) for a, b in pairs)
 
     def __sub__(self, other: DimLike) -> DimLike:
-        return self + scale(other, -1)
+        return self + other * -1
 
     __radd__ = __add__
     __rmul__ = __mul__
 
     def __rsub__(self, other: DimLike) -> DimLike:
-        return scale(self, -1) + other
+        return self * -1 + other
 
     def __str__(self) -> str:
         def monomial(symbols: Monomial, factor: int) -> str:
@@ -71,17 +72,20 @@ def dim(value: DimLike | str) -> DimLike:
     """
     if not isinstance(value, str):
         return value
-    text = value.replace(" ", "")
-    if not re.fullmatch(r"-?[A-Za-z0-9_*]+([+-][A-Za-z0-9_*]+)*", text):
+    if not _POLYNOMIAL.fullmatch(value):
         raise IRError(f"{value!r} is not a dimension", expected="an integer or a polynomial such as 'S+1'")
     terms = []
-    for sign, body in re.findall(r"([+-]?)([^+-]+)", text):
-        factors = body.split("*")
-        number = -1 if sign == "-" else 1
-        for factor in factors:
-            number *= int(factor) if factor.isdigit() else 1
-        terms.append((tuple(sorted(f for f in factors if not f.isdigit())), number))
+    for sign, body in re.findall(r"([+-]?)([^+-]+)", value):
+        factors = [f.strip() for f in body.split("*")]
+        number = math.prod(int(f) for f in factors if f.isdigit())
+        symbols = tuple(sorted(f for f in factors if not f.isdigit()))
+        terms.append((symbols, -number if sign == "-" else number))
     return _combine(terms)
+
+
+_FACTOR = r"\s*(?:[0-9]+|[A-Za-z_][A-Za-z0-9_]*)\s*"
+_TERM = rf"{_FACTOR}(?:\*{_FACTOR})*"
+_POLYNOMIAL = re.compile(rf"\s*-?{_TERM}(?:[+-]{_TERM})*")
 
 
 def shape(dims: Iterable[DimLike | str]) -> Shape:
@@ -91,15 +95,7 @@ def shape(dims: Iterable[DimLike | str]) -> Shape:
 
 def product(dims: Iterable[DimLike]) -> DimLike:
     """Number of elements of a shape."""
-    result: DimLike = 1
-    for d in dims:
-        result = result * d
-    return result
-
-
-def scale(value: DimLike, factor: int) -> DimLike:
-    """`value * factor`, for either kind."""
-    return value * factor
+    return math.prod(dims, start=1)
 
 
 def equal(a: DimLike, b: DimLike) -> bool:
@@ -138,36 +134,51 @@ def resolve(value: DimLike, env: Mapping[str, int]) -> int:
     return total
 
 
-def bind(declared: Shape, actual: tuple[int, ...], env: dict[str, int]) -> None:
-    """Solve for the symbols of `declared` from a concrete shape, adding them to `env`.
+def bind(declared: Sequence[Shape], actual: Sequence[tuple[int, ...]], env: dict[str, int]) -> None:
+    """Solve for the symbols of declared shapes from concrete ones, adding them to `env`.
 
-    Only linear dimensions in one symbol (`T`, `S+1`) introduce a symbol; all others are checked afterwards.
+    A dimension that is linear in one unknown symbol (`T`, `S+1`, `T*P` once P is known) determines it.
 
     Raises:
-        IRError: rank or a dimension disagrees.
+        IRError: a rank or dimension disagrees, or a symbol is not determined.
     """
-    if len(declared) != len(actual):
-        raise IRError("wrong rank", expected=str([str(d) for d in declared]), found=str(list(actual)))
+    pairs: list[tuple[DimLike, int]] = []
     for want, got in zip(declared, actual, strict=True):
-        if isinstance(want, Dim) and not want.symbols <= env.keys():
-            _solve(want, got, env)
+        if len(want) != len(got):
+            raise IRError("a tensor has the wrong rank", expected=_text(want), found=str(list(got)))
+        pairs += zip(want, got, strict=True)
+    unsolved = pairs
+    while unsolved:
+        waiting = [(want, got) for want, got in unsolved if not _solve(want, got, env)]
+        if len(waiting) == len(unsolved):
+            names = ", ".join(str(want) for want, _ in waiting)
+            raise IRError(f"the inputs do not determine {names}", fix="give an input of shape [symbol]")
+        unsolved = waiting
+    for want, got in pairs:
         if resolve(want, env) != got:
-            raise IRError(
-                "a tensor has the wrong shape",
-                expected=f"{[str(d) for d in declared]} with {env}",
-                found=str(list(actual)),
-            )
+            raise IRError("a tensor has the wrong shape", expected=f"a dimension {want} with {env}", found=str(got))
 
 
-def _solve(want: Dim, got: int, env: dict[str, int]) -> None:
-    unknown = [(m, c) for m, c in want.terms if m]
-    if len(unknown) != 1 or len(unknown[0][0]) != 1:
-        raise IRError(f"dimension {want} does not determine its symbols", fix="give an input of shape [symbol]")
-    (symbol,), factor = unknown[0]
-    rest = got - sum(c for m, c in want.terms if not m)
-    if rest % factor:
-        raise IRError(f"dimension {want} cannot be {got}")
-    env[symbol] = rest // factor
+def _solve(want: DimLike, got: int, env: dict[str, int]) -> bool:
+    """Whether all symbols of `want` are known, after solving for the only one that was not."""
+    if isinstance(want, int) or want.symbols <= env.keys():
+        return True
+    unknown = want.symbols - env.keys()
+    holding = [term for term in want.terms if unknown & set(term[0])]
+    if len(unknown) > 1 or len(holding) > 1 or holding[0][0].count(min(unknown)) > 1:
+        return False
+    monomial, factor = holding[0]
+    rest = Dim(tuple(t for t in want.terms if t not in holding))
+    by = factor * math.prod(env[s] for s in monomial if s not in unknown)
+    value = got - resolve(rest, env)
+    if not by or value % by or value // by < 0:
+        raise IRError(f"dimension {want} cannot be {got}", found=f"{env}")
+    env[min(unknown)] = value // by
+    return True
+
+
+def _text(dims: Shape) -> str:
+    return str([str(d) for d in dims])
 
 
 def _terms(value: DimLike) -> tuple[tuple[Monomial, int], ...]:

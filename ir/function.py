@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 from mlir.dialects import func
-from warploom.ir.dims import DimRange
-from warploom.ir.types import TensorType, type_of
 
 from warploom.errors import IRError
+from warploom.ir.dims import DimRange
+from warploom.ir.types import TensorType, type_of
 
 
 @dataclass(frozen=True)

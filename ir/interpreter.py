@@ -1,7 +1,8 @@
 """The numpy meaning of a program: the oracle of passes and kernels, and what runs `@prepare`.
 
-Narrow floats are computed in `compute` (f32) and rounded to the dtype of the result, op by op. With
-`compute=np.float64` all floats are computed in double precision, which tells how sensitive a program is to rounding.
+Arithmetic is in f32 and results are rounded to their dtype, op by op. With `compute=np.float64`, f32 values are
+computed and kept in double precision instead, which tells how sensitive a program is to rounding; f16 and bf16 still
+round, for that is part of a program's meaning.
 """
 
 from __future__ import annotations
@@ -13,25 +14,26 @@ from typing import Any
 
 import mlir.ir as mlir
 import numpy as np
-from warploom.ir.attributes import Kind
-from warploom.ir.dims import bind, resolve
-from warploom.ir.function import Function, functions
-from warploom.ir.op import Op, op_of
-from warploom.ir.ops.parameters import Named, export
-from warploom.ir.types import FLOATS, type_of
 
 from warploom.errors import IRError
+from warploom.ir.attributes import Kind
+from warploom.ir.dims import bind, resolve
+from warploom.ir.function import Function, functions, path_of
+from warploom.ir.op import Op, op_of, prefixed
+from warploom.ir.ops.parameters import Named, export
+from warploom.ir.types import DType, TensorType, type_of
 
 Loader = Callable[[str], np.ndarray]
+Compute = type[np.floating[Any]]
 
 
 @dataclass
-class _Frame:
-    """What the ops of one function see."""
+class Frame:
+    """What the ops of one function see, and the values that later ops still need."""
 
-    functions: dict[str, Function]
+    functions: Mapping[str, Function]
     load: Loader  # of params (in entries) or checkpoint tensors (in @prepare), by name
-    compute: type[np.floating[Any]]
+    compute: Compute = np.float32
     env: dict[str, int] = field(default_factory=dict)
     values: dict[mlir.Value, np.ndarray] = field(default_factory=dict)
 
@@ -42,7 +44,7 @@ def evaluate(
     inputs: Mapping[str, np.ndarray],
     params: Mapping[str, np.ndarray] | None = None,
     *,
-    compute: type[np.floating[Any]] = np.float32,
+    compute: Compute = np.float32,
 ) -> dict[str, np.ndarray]:
     """Run `@name` and return its results by name.
 
@@ -51,18 +53,19 @@ def evaluate(
         name: a function without the @.
         inputs: every input by name; shapes bind the symbols.
         params: packed parameters by name.
-        compute: the dtype of float arithmetic.
+        compute: np.float32, or np.float64 to measure rounding.
 
     Raises:
-        IRError: an input or parameter is missing or has the wrong shape.
+        IRError: there is no such function, or an input or parameter is missing or has the wrong shape or dtype.
     """
     found = functions(module)
+    if name not in found:
+        raise IRError(f"there is no function @{name}", expected=", ".join(found))
     function = found[name]
-    loader = (params or {}).__getitem__
-    missing = function.inputs.keys() - inputs.keys()
-    if missing:
-        raise IRError(f"@{name} lacks inputs {sorted(missing)}")
-    returned = _run(function, [inputs[n] for n in function.inputs], _Frame(found, loader, compute))
+    if function.inputs.keys() != inputs.keys():
+        raise IRError(f"wrong inputs of @{name}", expected=str(sorted(function.inputs)), found=str(sorted(inputs)))
+    arguments = [_checked(inputs[n], type_of(v), f"input {n}") for n, v in function.inputs.items()]
+    returned = _run(function, arguments, Frame(found, loader(params or {}), compute))
     return dict(zip(function.results, returned, strict=True))
 
 
@@ -76,74 +79,106 @@ def evaluate_exports(module: mlir.Module, load: Loader) -> Iterator[tuple[str, n
     Yields:
         Name and value of each export, in program order.
     """
-    prepare = functions(module)["prepare"]
-    frame = _Frame({}, load, np.float32)
-    pending = Counter(operand for op in prepare.ops for operand in op.operands)
-    for operation in prepare.ops:
-        if op_of(operation) is export:
-            (value,) = _demand([operation.operands[0]], pending, frame)
-            yield operation.attributes["name"].value, value
+    exports = [op for op in functions(module)["prepare"].ops if op_of(op) is export]
+    frame, pending = Frame({}, load), _uses(exports)
+    for operation in exports:
+        yield operation.attributes["name"].value, _demand(operation.operands[0], pending, frame)
 
 
-def _demand(values: list[mlir.Value], pending: Counter[mlir.Value], frame: _Frame) -> list[np.ndarray]:
-    """Compute values, and forget each when its last user has it."""
-    results = []
-    for value in values:
-        if value not in frame.values:
-            operation = value.owner
-            operands = _demand(list(operation.operands), pending, frame)
-            _store(operation, _apply(operation, operands, frame), frame)
-        pending[value] -= 1
-        results.append(frame.values[value] if pending[value] else frame.values.pop(value))
-    return results
+def apply(operation: mlir.Operation, operands: list[np.ndarray], frame: Frame) -> tuple[np.ndarray, ...]:
+    """The results of one op or call.
+
+    Raises:
+        IRError: a stored tensor is missing or does not fit, or an op's meaning disagrees with its inferred type.
+    """
+    op = op_of(operation)
+    if op is None:
+        callee = frame.functions[operation.attributes["callee"].value]
+        # MLIR holds operands to the callee's exact types, so a symbol is the same number on both sides.
+        return tuple(_run(callee, operands, Frame(frame.functions, frame.load, frame.compute, dict(frame.env))))
+    if isinstance(op, Named):
+        name = operation.attributes["name"].value
+        results: Any = _checked(frame.load(name), type_of(operation.results[0]), f"{op.name} {name}")
+    else:
+        wide = [x.astype(frame.compute, copy=False) if _is_float(x) else x for x in operands]
+        with np.errstate(all="ignore"):
+            results = op.evaluate(*wide, **_concrete_attrs(op, operation, frame.env))
+    arrays = results if isinstance(results, tuple) else (results,)
+    return tuple(_conform(a, r, frame) for a, r in zip(arrays, operation.results, strict=True))
 
 
-def _run(function: Function, arguments: list[np.ndarray], frame: _Frame) -> list[np.ndarray]:
+def loader(tensors: Mapping[str, np.ndarray]) -> Loader:
+    """Reads from a mapping; an unknown name is an `IRError`."""
+
+    def load(name: str) -> np.ndarray:
+        if name not in tensors:
+            raise IRError(f"tensor {name} is missing", expected=", ".join(sorted(tensors)) or "no tensors")
+        return tensors[name]
+
+    return load
+
+
+def _uses(exports: list[mlir.Operation]) -> Counter[mlir.Value]:
+    """How often each value is read on the way to the exports."""
+    uses: Counter[mlir.Value] = Counter()
+    waiting, seen = list(exports), set(exports)
+    while waiting:
+        operation = waiting.pop()
+        uses.update(operation.operands)
+        owners = {v.owner for v in operation.operands} - seen
+        seen |= owners
+        waiting += owners
+    return uses
+
+
+def _demand(value: mlir.Value, pending: Counter[mlir.Value], frame: Frame) -> np.ndarray:
+    """Compute a value, and forget it when its last reader has it."""
+    if value not in frame.values:
+        operation = value.owner
+        operands = [_demand(v, pending, frame) for v in operation.operands]
+        for result, array in zip(operation.results, apply(operation, operands, frame), strict=True):
+            if pending[result]:
+                frame.values[result] = array
+    pending[value] -= 1
+    return frame.values[value] if pending[value] else frame.values.pop(value)
+
+
+def _run(function: Function, arguments: list[np.ndarray], frame: Frame) -> list[np.ndarray]:
     """Execute a block, forgetting values after their last use."""
-    for argument, array in zip(function.body.arguments, arguments, strict=True):
-        bind(type_of(argument).shape, array.shape, frame.env)
-        frame.values[argument] = array
+    parameters = list(function.body.arguments)
+    bind([type_of(p).shape for p in parameters], [a.shape for a in arguments], frame.env)
+    frame.values.update(zip(parameters, arguments, strict=True))
     operations = [*function.ops, function.terminator]
     last = {operand: i for i, op in enumerate(operations) for operand in op.operands}
     for i, operation in enumerate(operations[:-1]):
         operands = [frame.values[v] for v in operation.operands]
-        _store(operation, _apply(operation, operands, frame), frame)
+        try:
+            results = apply(operation, operands, frame)
+        except IRError as error:
+            raise prefixed(error, f"@{function.name}: {path_of(operation)}") from error
+        frame.values.update((r, a) for r, a in zip(operation.results, results, strict=True) if r in last)
         for operand in set(operation.operands):
             if last[operand] == i:
                 del frame.values[operand]
     return [frame.values[v] for v in function.terminator.operands]
 
 
-def _store(operation: mlir.Operation, arrays: tuple[np.ndarray, ...], frame: _Frame) -> None:
-    for result, array in zip(operation.results, arrays, strict=True):
-        frame.values[result] = array
+def _checked(array: np.ndarray, wanted: TensorType, what: str) -> np.ndarray:
+    """A tensor from outside; its shape is compared when symbols are bound."""
+    if DType.of(array) is not wanted.dtype or array.ndim != wanted.rank:
+        raise IRError(f"{what} has the wrong type", expected=str(wanted), found=f"{array.shape} of {array.dtype}")
+    return array
 
 
-def _apply(operation: mlir.Operation, operands: list[np.ndarray], frame: _Frame) -> tuple[np.ndarray, ...]:
-    op = op_of(operation)
-    if op is None:
-        callee = frame.functions[operation.attributes["callee"].value]
-        inner = _Frame(frame.functions, frame.load, frame.compute)
-        return tuple(_run(callee, operands, inner))
-    if isinstance(op, Named):
-        arrays: Any = frame.load(operation.attributes["name"].value)
-    else:
-        wide = [x.astype(frame.compute) if _is_float(x) else x for x in operands]
-        with np.errstate(all="ignore"):
-            arrays = op.evaluate(*wide, **_concrete_attrs(op, operation, frame.env))
-    results = arrays if isinstance(arrays, tuple) else (arrays,)
-    return tuple(_conform(a, r, frame) for a, r in zip(results, operation.results, strict=True))
-
-
-def _conform(array: np.ndarray, result: mlir.Value, frame: _Frame) -> np.ndarray:
+def _conform(array: np.ndarray, result: mlir.Value, frame: Frame) -> np.ndarray:
     """Round to the dtype of the result and check the shape."""
     wanted = type_of(result)
     shape = wanted.resolve(frame.env)
     if array.shape != shape:
         raise IRError("a value has the wrong shape", expected=f"{wanted} = {shape}", found=str(array.shape))
-    if wanted.dtype in FLOATS and frame.compute is np.float64:
-        return array.astype(np.float64)
-    return array.astype(wanted.dtype.numpy, copy=False)
+    dtype = frame.compute if wanted.dtype is DType.F32 else wanted.dtype.numpy
+    with np.errstate(all="ignore"):
+        return np.asarray(array).astype(dtype, copy=False)
 
 
 def _concrete_attrs(op: Op, operation: mlir.Operation, env: Mapping[str, int]) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import mlir.ir as mlir
 import numpy as np
+
+from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind, decode, encode
 from warploom.ir.dims import Dim
 from warploom.ir.types import ALL, DType, TensorType, type_of
-
-from warploom.errors import IRError
 
 DIALECT = "wl"
 T = TypeVar("T")
@@ -37,11 +37,10 @@ class Effect(Enum):
 
 @dataclass(frozen=True)
 class Operand:
-    """A declared operand: its name, the dtypes it takes, and whether it stands for one value or many."""
+    """A declared operand: its name and the dtypes it takes."""
 
     name: str
     dtypes: frozenset[DType] = ALL
-    variadic: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,9 +127,7 @@ class Op:
         try:
             inferred = self.infer(*types, **attrs)
         except IRError as error:
-            raise IRError(
-                f"{self.name}: {error.what}", expected=error.expected, found=error.found, fix=error.fix
-            ) from error
+            raise prefixed(error, self.name) from error
         return inferred if isinstance(inferred, tuple) else (inferred,)
 
     def attrs_of(self, operation: mlir.Operation) -> dict[str, Any]:
@@ -145,15 +142,13 @@ class Op:
         return {a.name: decode(a.kind, operation.attributes[a.name]) for a in self.attributes}
 
     def _check_operands(self, types: Sequence[TensorType]) -> None:
-        variadic = any(o.variadic for o in self.operands)
-        if len(types) < len(self.operands) or (len(types) > len(self.operands) and not variadic):
+        if len(types) != len(self.operands):
             raise IRError(
                 f"{self.name}: wrong number of operands",
                 expected=", ".join(o.name for o in self.operands),
                 found=f"{len(types)} operands",
             )
-        for position, given in enumerate(types):
-            operand = self.operands[min(position, len(self.operands) - 1)]
+        for operand, given in zip(self.operands, types, strict=True):
             if given.dtype not in operand.dtypes:
                 raise IRError(
                     f"{self.name}: operand {operand.name} has the wrong dtype",
@@ -173,3 +168,8 @@ def op_of(operation: mlir.Operation | mlir.OpView) -> Op | None:
     if name not in OPS:
         raise IRError(f"unknown op {operation.operation.name}", fix="see docs/ops.md for the ops of the dialect")
     return OPS[name]
+
+
+def prefixed(error: IRError, place: str) -> IRError:
+    """The same error, saying where."""
+    return IRError(f"{place}: {error.what}", expected=error.expected, found=error.found, fix=error.fix)

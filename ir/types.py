@@ -11,9 +11,9 @@ from functools import lru_cache
 import ml_dtypes
 import mlir.ir as mlir
 import numpy as np
-from warploom.ir.dims import Dim, DimLike, Shape, dim, resolve, same_shape, shape
 
 from warploom.errors import IRError
+from warploom.ir.dims import Dim, DimLike, Shape, dim, resolve, same_shape, shape
 
 
 class DType(StrEnum):

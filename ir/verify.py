@@ -11,13 +11,13 @@
 from __future__ import annotations
 
 import mlir.ir as mlir
-from warploom.ir.dims import Dim
-from warploom.ir.function import Function, functions, path_of
-from warploom.ir.op import op_of
-from warploom.ir.ops.parameters import checkpoint, export, param
-from warploom.ir.types import TensorType, type_of
 
 from warploom.errors import IRError
+from warploom.ir.dims import Dim
+from warploom.ir.function import Function, functions, path_of
+from warploom.ir.op import op_of, prefixed
+from warploom.ir.ops.parameters import checkpoint, export, param
+from warploom.ir.types import TensorType, type_of
 
 PREPARE = "prepare"
 
@@ -38,8 +38,7 @@ def verify(module: mlir.Module) -> None:
             try:
                 _check(operation, function, found, exports)
             except IRError as error:
-                place = f"@{function.name}: {path_of(operation)}: {error.what}"
-                raise IRError(place, expected=error.expected, found=error.found, fix=error.fix) from error
+                raise prefixed(error, f"@{function.name}: {path_of(operation)}") from error
 
 
 def _structure(module: mlir.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mlir.ir as mlir
 import numpy as np
+
 from warploom.ir.op import Operand
 from warploom.ir.ops.elementwise import Binary, Unary, logistic, mul
 from warploom.ir.types import DType

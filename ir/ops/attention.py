@@ -11,6 +11,8 @@ from typing import Any
 
 import mlir.ir as mlir
 import numpy as np
+
+from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import DimLike, equal, product
 from warploom.ir.op import Attribute, Chooser, Op, Operand
@@ -29,8 +31,6 @@ from warploom.ir.ops.shape import (
     transpose,
 )
 from warploom.ir.types import DType, TensorType, tensor, type_of
-
-from warploom.errors import IRError
 
 F32, I32 = frozenset({DType.F32}), frozenset({DType.I32})
 CACHE = frozenset({DType.F32, DType.BF16})

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import mlir.ir as mlir
 import numpy as np
-from warploom.ir.attributes import AttrValue, Kind
-from warploom.ir.op import Attribute, Chooser, Op, Operand
-from warploom.ir.types import ALL, BITS, FLOATS, INTS, DType, TensorType, type_of
 
 from warploom.errors import IRError
+from warploom.ir.attributes import AttrValue, Kind
+from warploom.ir.op import Attribute, Chooser, Op, Operand
+from warploom.ir.types import ALL, BITS, FLOATS, INTS, DType, TensorType, tensor, type_of
 
 
 class Unary(Op):
@@ -217,12 +217,13 @@ class Bitcast(Op):
         return x.with_dtype(DType(dtype))
 
     def evaluate(self, x: np.ndarray, *, dtype: str) -> np.ndarray:
-        """A reinterpreting view."""
-        return np.ascontiguousarray(x).view(DType(dtype).numpy)
+        """A reinterpreting view of 32-bit words, also where floats are computed in double precision."""
+        words = x if x.dtype == np.int32 else x.astype(np.float32)
+        return words.view(DType(dtype).numpy)
 
     def generate(self, choose: Chooser) -> tuple[list[mlir.Value], dict[str, AttrValue]]:
-        """Float bits to integer: the direction whose result is always an ordinary number."""
-        return [choose.value(frozenset({DType.F32}))], {"dtype": "i32"}
+        """Float bits to integer, whose result is always an ordinary number; of an input, whose bits are exact."""
+        return [choose.input(tensor((choose.symbol(),)), -4, 4)], {"dtype": "i32"}
 
 
 class Binary(Op):
@@ -404,7 +405,7 @@ class Compare(Binary):
     name = "compare"
     attributes = (Attribute("direction", Kind.STR),)
 
-    def infer(self, x: TensorType, y: TensorType, *, direction: str) -> TensorType:
+    def infer(self, x: TensorType, y: TensorType, *, direction: str) -> TensorType:  # type: ignore[override]
         """Booleans of the common shape."""
         if direction not in COMPARISONS:
             raise IRError("unknown direction", expected=", ".join(COMPARISONS), found=direction)

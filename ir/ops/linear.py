@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import mlir.ir as mlir
 import numpy as np
+
+from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import Shape, equal
 from warploom.ir.op import Attribute, Chooser, Op, Operand
@@ -19,8 +21,6 @@ from warploom.ir.ops.norm import along_rows
 from warploom.ir.ops.reduce import dot_general
 from warploom.ir.ops.shape import gather, reshape, slice_axis, transpose
 from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
-
-from warploom.errors import IRError
 
 PANEL = 32
 LAYOUTS = ("row", "panel", "panel_pair")

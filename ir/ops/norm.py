@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import mlir.ir as mlir
 import numpy as np
+
+from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.op import Attribute, Chooser, Op, Operand
 from warploom.ir.ops.elementwise import add, cast, div, exp, mul, rsqrt, sub
 from warploom.ir.ops.reduce import reduce_max, reduce_sum
 from warploom.ir.ops.shape import broadcast, full
 from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
-
-from warploom.errors import IRError
 
 F32 = frozenset({DType.F32})
 Generated = tuple[list[mlir.Value], dict[str, AttrValue]]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import mlir.ir as mlir
 import numpy as np
+
+from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.op import Attribute, Chooser, Op, Operand
 from warploom.ir.types import DType, TensorType, tensor
-
-from warploom.errors import IRError
 
 I32 = frozenset({DType.I32})
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

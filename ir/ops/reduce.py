@@ -6,12 +6,12 @@ from typing import Any
 
 import mlir.ir as mlir
 import numpy as np
+
+from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import DimLike, equal
 from warploom.ir.op import Attribute, Chooser, Op, Operand
 from warploom.ir.types import FLOATS, INTS, DType, TensorType, tensor, type_of
-
-from warploom.errors import IRError
 
 NUMBERS = FLOATS | INTS
 Generated = tuple[list[mlir.Value], dict[str, AttrValue]]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import mlir.ir as mlir
 import numpy as np
+
+from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue
 from warploom.ir.op import Chooser, Op, Operand
 from warploom.ir.ops.elementwise import add, mul, sub
 from warploom.ir.ops.shape import broadcast, concat, slice_axis
 from warploom.ir.types import DType, TensorType, tensor, type_of
-
-from warploom.errors import IRError
 
 F32 = frozenset({DType.F32})
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import mlir.ir as mlir
 import numpy as np
+
+from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import Shape
 from warploom.ir.op import Attribute, Chooser, Op, Operand
@@ -29,8 +31,6 @@ from warploom.ir.ops.random import random_bits
 from warploom.ir.ops.reduce import argmax, cumsum, reduce_max, reduce_min, reduce_sum, sort, top_k
 from warploom.ir.ops.shape import full, gather, iota, reshape, scatter
 from warploom.ir.types import DType, TensorType, tensor, type_of
-
-from warploom.errors import IRError
 
 F32, I32 = frozenset({DType.F32}), frozenset({DType.I32})
 LOWEST = -3e38  # stands for a removed token: below every logit, yet finite

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from typing import Any
+
 import mlir.ir as mlir
 import numpy as np
+
+from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import DimLike, Shape, equal, product, same_shape
 from warploom.ir.op import Attribute, Chooser, Op, Operand
 from warploom.ir.types import ALL, FLOATS, INTS, DType, TensorType, tensor, type_of
-
-from warploom.errors import IRError
 
 I32 = frozenset({DType.I32})
 Generated = tuple[list[mlir.Value], dict[str, AttrValue]]
@@ -129,33 +132,31 @@ class Slice(Op):
 
 
 class Concat(Op):
-    """Operands one after another along an axis."""
+    """x, then y, along an axis; the instance called with several values nests."""
 
     name = "concat"
-    operands = (Operand("xs", variadic=True),)
+    operands = (Operand("x"), Operand("y"))
     attributes = (Attribute("axis", Kind.INT),)
 
-    def infer(self, *xs: TensorType, axis: int) -> TensorType:
-        """The shape with the axis summed."""
-        first = xs[0]
-        for x in xs:
-            fits = x.dtype == first.dtype and x.rank == first.rank and 0 <= axis < x.rank
-            if not fits or not same_shape(_without(x.shape, axis), _without(first.shape, axis)):
-                raise IRError(f"operands differ beyond axis {axis}", expected=str(first), found=str(x))
-        total: DimLike = 0
-        for x in xs:
-            total = total + x.shape[axis]
-        return first.with_shape((*first.shape[:axis], total, *first.shape[axis + 1 :]))
+    def __call__(self, *values: mlir.Value, **attrs: AttrValue) -> Any:
+        """All values in order; one value is returned as it is."""
+        return reduce(lambda x, y: super(Concat, self).__call__(x, y, **attrs), values)
 
-    def evaluate(self, *xs: np.ndarray, axis: int) -> np.ndarray:
+    def infer(self, x: TensorType, y: TensorType, *, axis: int) -> TensorType:
+        """The shape with the axis summed."""
+        fits = x.dtype == y.dtype and x.rank == y.rank and 0 <= axis < x.rank
+        if not fits or not same_shape(_without(x.shape, axis), _without(y.shape, axis)):
+            raise IRError(f"operands differ beyond axis {axis}", expected=str(x), found=str(y))
+        return x.with_shape((*x.shape[:axis], x.shape[axis] + y.shape[axis], *x.shape[axis + 1 :]))
+
+    def evaluate(self, x: np.ndarray, y: np.ndarray, *, axis: int) -> np.ndarray:
         """np.concatenate."""
-        return np.concatenate(xs, axis)
+        return np.concatenate((x, y), axis)
 
     def generate(self, choose: Chooser) -> Generated:
-        """A value beside others of its type."""
+        """A value beside another of its type."""
         x = choose.value(ALL, min_rank=1)
-        others = [choose.like(type_of(x)) for _ in range(choose.integer(0, 2))]
-        return [x, *others], {"axis": choose.integer(0, type_of(x).rank - 1)}
+        return [x, choose.like(type_of(x))], {"axis": choose.integer(0, type_of(x).rank - 1)}
 
 
 class Pad(Op):

@@ -15,7 +15,9 @@ from warploom.runtime.stop_strings import StopStrings
 from warploom.runtime.tokenizer import Tokenizer
 
 BUILDERS = {"byte level": byte_level_tokenizer, "byte fallback": byte_fallback_tokenizer}
-TEXTS = st.text(max_size=40) | st.lists(st.sampled_from(CORPUS + ["👩‍🚀", " ", "  ", "é", "a"]), max_size=6).map("".join)
+TEXTS = st.text(max_size=40) | st.lists(st.sampled_from(CORPUS + ["👩‍🚀", " ", "  ", "é", "a"]), max_size=6).map(
+    "".join
+)
 
 
 @cache

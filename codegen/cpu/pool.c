@@ -9,7 +9,7 @@
 // One thread at a time may call wl_parallel on a pool. In a forked child there are no workers; launches still
 // complete there, on the caller alone.
 #define _GNU_SOURCE
-#include <immintrin.h>
+#include <emmintrin.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>

@@ -76,7 +76,7 @@ class AttentionSpec:
 
     @property
     def tiles(self) -> str:
-        """Blocks of tokens, times groups of heads (inner)."""
+        """Blocks of tokens (inner, so that the keys of one kv head stay in cache), times groups of heads."""
         return f"((T + {self.tokens - 1}) // {self.tokens}) * {self.num_heads // self.heads}"
 
     @property
@@ -106,8 +106,8 @@ class AttentionSpec:
             "out": "f32",
         }
         with library.kernel(self.name, operands, self.dims) as k, k.tiles() as tile:
-            groups = self.num_heads // self.heads
-            _emit_tile(self, k, (tile // groups) * self.tokens, tile % groups)
+            blocks = (k.dims["T"] + (self.tokens - 1)) // self.tokens
+            _emit_tile(self, k, tile % blocks * self.tokens, tile // blocks)
 
 
 def _emit_tile(spec: AttentionSpec, k: Kernel, first: Value, group: Value) -> None:
@@ -193,8 +193,8 @@ class _Rows:
         with loop(begin // BLOCK * BLOCK, stop, BLOCK) as block:
             pages = self.find_pages(block, stop)
             self.score(pages)
-            with loop(0, self.tokens) as token, loop(0, spec.heads) as head:
-                self.update_softmax(token * spec.heads + head, position + token - block)
+            with loop(0, self.count) as row:
+                self.update_softmax(row, position + row // spec.heads - block)
             self.add_values(pages, maximum(begin - block, 0), minimum(stop - block, BLOCK))
         self.write()
 
@@ -296,9 +296,9 @@ def _multiply(
     """initial[row, column] + sum over i in `inner`, in order, of left[row](i) * right[column](i), in registers."""
 
     def step(i: Value, *totals: Value) -> list[Value]:
-        vectors, scalars = [read(i) for read in right], [read(i) for read in left]
-        products = [(scalar, vector) for scalar in scalars for vector in vectors]
-        return [fma(vector, scalar, total) for (scalar, vector), total in zip(products, totals, strict=True)]
+        vectors, state = [read(i) for read in right], iter(totals)
+        # Row by row, each scalar beside its uses: LLVM keeps this order, and all scalars first would spill.
+        return [fma(vector, scalar, next(state)) for read in left for scalar in [read(i)] for vector in vectors]
 
     return carry(*inner, initial, step)
 

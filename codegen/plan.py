@@ -1,7 +1,7 @@
 """From an entry of fused calls to its plan: buffers, launches, and memory. Target independent.
 
-An entry holds `wl.param` ops and calls of fusion groups, nothing else. Every value gets a name of memory: an input, a
-param, a place in the arena, or, where a group updates one of its inputs in place (`kv_write`), the memory of that
+An entry holds `wl.param` ops, calls of fusion groups, and reshapes between them, which are views. Every value gets a
+name of memory: an input, a param, a place in the arena, or, where a group updates one of its inputs in place (`kv_write`), the memory of that
 input. That such an update is no copy has to be proven here: nobody may read the old value afterwards.
 """
 
@@ -20,6 +20,7 @@ from warploom.ir.function import Function, path_of
 from warploom.ir.op import op_of
 from warploom.ir.ops.attention import kv_write
 from warploom.ir.ops.parameters import param
+from warploom.ir.ops.shape import reshape
 from warploom.ir.types import TensorType, type_of
 from warploom.runtime.expr import Expr, names
 from warploom.runtime.plan import Buffer, BufferKind, DimRange, Entry, Launch
@@ -76,8 +77,12 @@ def build_entry(function: Function, groups: Mapping[str, Function], bindings: Ma
     """
     draft = _Draft(function, groups, called(function))
     _place_inputs(draft)
-    for position, call in enumerate(draft.calls):
-        _place_results(draft, position, call)
+    positions = {call: position for position, call in enumerate(draft.calls)}
+    for operation in function.ops:
+        if operation in positions:
+            _place_results(draft, positions[operation], operation)
+        elif op_of(operation) is reshape:
+            draft.memory_of[operation.results[0]] = draft.memory_of[operation.operands[0]]
     _place_returned(draft)
     _check_names(draft)
     launches = [_launch(draft, call, bindings[callee(call)]) for call in draft.calls]
@@ -99,9 +104,9 @@ def called(function: Function) -> list[mlir.Operation]:
     """The calls of an entry, in order.
 
     Raises:
-        CompileError: there is an op that is neither a call nor a param.
+        CompileError: there is an op that is neither a call, nor a param, nor a view.
     """
-    calls = [operation for operation in function.ops if op_of(operation) is not param]
+    calls = [operation for operation in function.ops if op_of(operation) not in (param, reshape)]
     for operation in calls:
         if operation.name != CALL:
             raise CompileError(
@@ -172,7 +177,13 @@ def _check_update(draft: _Draft, call: mlir.Operation, old: mlir.Value) -> None:
 
 
 def _readers(value: mlir.Value) -> Iterator[mlir.Operation]:
-    return (use.owner.operation for use in value.uses)
+    """Who reads a value, directly or through a view."""
+    for use in value.uses:
+        reader = use.owner.operation
+        if op_of(reader) is reshape:
+            yield from _readers(reader.results[0])
+        else:
+            yield reader
 
 
 def _place_returned(draft: _Draft) -> None:
@@ -181,9 +192,10 @@ def _place_returned(draft: _Draft) -> None:
         memory = draft.memory_of[value]
         if memory.kind == "temp":
             memory.name, memory.kind, memory.last = name, "result", len(draft.calls)
+            memory.type = type_of(value)
             continue
         draft.aliases[f"result {name}"] = Buffer(
-            name, "result", str(memory.type.dtype), _shape(memory.type), aliases=memory.name
+            name, "result", str(memory.type.dtype), _shape(type_of(value)), aliases=memory.name
         )
 
 

@@ -53,5 +53,3 @@ def _assign(operation: mlir.Operation, layout: str) -> None:
     for reader in (operation, *sharing):
         reader.operands[1] = packed
         reader.attributes["layout"] = mlir.StringAttr.get(layout)
-
-

@@ -30,12 +30,7 @@ def _remove_unread_exports(module: mlir.Module) -> None:
     found = functions(module)
     if PREPARE not in found:
         return
-    read = {
-        op.attributes["name"].value
-        for function in found.values()
-        for op in function.ops
-        if op_of(op) is param
-    }
+    read = {op.attributes["name"].value for function in found.values() for op in function.ops if op_of(op) is param}
     for operation in found[PREPARE].ops:
         if op_of(operation) is export and operation.attributes["name"].value not in read:
             operation.erase()
@@ -44,9 +39,7 @@ def _remove_unread_exports(module: mlir.Module) -> None:
 
 def _remove_uncalled_groups(module: mlir.Module) -> None:
     found = functions(module)
-    called = {
-        op.attributes["callee"].value for f in found.values() for op in f.ops if op.name == "func.call"
-    }
+    called = {op.attributes["callee"].value for f in found.values() for op in f.ops if op.name == "func.call"}
     for name, function in found.items():
         if function.is_private and name not in called:
             function.operation.operation.erase()

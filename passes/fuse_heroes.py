@@ -79,7 +79,6 @@ def _fuse(function: Function, hero: mlir.Operation, outliner: Outliner, target: 
                 names = " + ".join(op.name.removeprefix("wl.") for op in ordered)
                 outliner.replace(ordered, hero, group)
                 return [*log, f"{place}: fused {names} as @{group.name}"]
-            outliner.discard(group)
         log.append(f"{place}: no kernel for {len(ordered)} ops: {reason}")
     return log
 

@@ -46,7 +46,8 @@ def fuse_loops(module: mlir.Module) -> None:
     """Outline every remaining core op of the entries."""
     outliner = Outliner(module)
     for function in entries(module):
-        log = [line.value for line in function.operation.attributes[LOG]] if LOG in function.operation.attributes else []
+        attributes = function.operation.attributes
+        log = [line.value for line in attributes[LOG]] if LOG in attributes else []
         while (root := _last_root(function)) is not None:
             ops, refusals = _group(root)
             name = op_of(root)
@@ -55,7 +56,7 @@ def fuse_loops(module: mlir.Module) -> None:
             log += [f"{path_of(root)}: {name.name}: {r}" for r in refusals]
             log.append(f"{path_of(root)}: {name.name}: fused {len(ops)} ops as @{group.name}")
             outliner.replace(ops, root, group)
-        function.operation.attributes[LOG] = mlir.ArrayAttr.get([mlir.StringAttr.get(line) for line in log])
+        attributes[LOG] = mlir.ArrayAttr.get([mlir.StringAttr.get(line) for line in log])
 
 
 def is_elementwise(operation: mlir.Operation) -> bool:

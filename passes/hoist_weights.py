@@ -6,7 +6,7 @@ of what it was made of, such as `model.layers.0.self_attn.{q_proj,k_proj,v_proj}
 
 from __future__ import annotations
 
-import os
+from itertools import takewhile
 
 import mlir.ir as mlir
 
@@ -75,11 +75,16 @@ def _brace(names: list[str]) -> str:
     """a.x.w and a.y.w become a.{x,y}.w."""
     if len(set(names)) == 1:
         return names[0]
-    head = os.path.commonprefix(names)
-    tail = os.path.commonprefix([n[len(head) :][::-1] for n in names])[::-1]
+    head = _common_prefix(names)
+    tail = _common_prefix([n[len(head) :][::-1] for n in names])[::-1]
     middles = [n[len(head) : len(n) - len(tail)] for n in names]
     flat = [m[1:-1] if m.startswith("{") else m for m in middles]  # of a nested concat
     return f"{head}{{{','.join(flat)}}}{tail}"
+
+
+def _common_prefix(texts: list[str]) -> str:
+    same = takewhile(lambda characters: len(set(characters)) == 1, zip(*texts, strict=False))
+    return "".join(characters[0] for characters in same)
 
 
 def _unique(name: str, taken: dict[str, mlir.Value]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cmp_to_key
+from itertools import count
 
 import mlir.ir as mlir
 from mlir.dialects import func
@@ -22,7 +23,8 @@ class Outliner:
 
     def __init__(self, module: mlir.Module) -> None:
         self._module = module
-        self._names = {_text(f): name for name, f in functions(module).items() if f.is_private}
+        self._functions = functions(module)
+        self._names = {_text(f): name for name, f in self._functions.items() if f.is_private}
 
     def build(self, caller: Function, ops: Sequence[mlir.Operation], kind: str, hero: str) -> Function:
         """The function of a group, equal ones shared; the caller is not changed."""
@@ -49,23 +51,17 @@ class Outliner:
         for operation in reversed(ops):
             operation.erase()
 
-    def discard(self, function: Function) -> None:
-        """Forget a group that nobody calls, such as one that the target refused."""
-        if not any(f"@{function.name}(" in str(f.operation) for f in functions(self._module).values() if f != function):
-            self._names.pop(_text(function))
-            function.operation.operation.erase()
-
     def _fresh_name(self, kind: str) -> str:
-        taken = functions(self._module)
-        return next(name for i in range(len(taken) + 1) if (name := f"{kind}_{i}") not in taken)
+        return next(name for i in count() if (name := f"{kind}_{i}") not in self._functions)
 
     def _shared(self, function: Function) -> Function:
-        text = _text(function)
-        if text not in self._names:
-            self._names[text] = function.name
-            return function
-        function.operation.operation.erase()
-        return functions(self._module)[self._names[text]]
+        """The function itself if it is new, else the equal one that exists."""
+        name = self._names.setdefault(_text(function), function.name)
+        if name != function.name:
+            function.operation.operation.erase()
+        else:
+            self._functions[name] = function
+        return self._functions[name]
 
 
 def in_block_order(ops: Sequence[mlir.Operation]) -> list[mlir.Operation]:

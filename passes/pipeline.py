@@ -25,7 +25,6 @@ from warploom.passes.simplify import simplify
 from warploom.passes.target import Target
 
 Pass = Callable[[mlir.Module], None]
-Stage = tuple[str, mlir.Module]
 
 QUANTIZATIONS: dict[str, tuple[Pass, ...]] = {
     "f32": (partial(narrow_weights, dtype=DType.F32),),
@@ -68,16 +67,16 @@ def pipeline(target: Target, quantization: str) -> list[Pass]:
     ]
 
 
-def run(module: mlir.Module, passes: list[Pass]) -> Iterator[Stage]:
+def run(module: mlir.Module, passes: list[Pass]) -> Iterator[str]:
     """Run passes in order, verifying after each.
 
     Yields:
-        The name of each pass and the module after it; the module is edited in place.
+        The name of each pass when it is done; the module is edited in place.
     """
     for step in passes:
         step(module)
         verify(module)
-        yield name_of(step), module
+        yield name_of(step)
 
 
 def name_of(step: Pass) -> str:

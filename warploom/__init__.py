@@ -18,13 +18,13 @@ from warploom import errors
 from warploom.version import __version__
 
 if TYPE_CHECKING:
+    from warploom.compiler import compile
     from warploom.runtime.artifact import Artifact, load
     from warploom.runtime.llm import LLM
     from warploom.runtime.sampling_params import SamplingParams
-    from warploom.tools.compile import compile
 
 _HOMES = {
-    "compile": "warploom.tools.compile",
+    "compile": "warploom.compiler",
     "load": "warploom.runtime.artifact",
     "Artifact": "warploom.runtime.artifact",
     "LLM": "warploom.runtime.llm",

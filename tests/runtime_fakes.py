@@ -87,15 +87,11 @@ class FakeDevice:
             seed = self._check_row(batch.sampling, index, history)
             tokens.append(next_token(history, seed, _banned(batch.sampling, index), self.vocab_size))
             logprobs.append(np.nan if seed in self.garbage else -float(len(history)))
-        top = None
-        if batch.top_logprobs:
-            top = np.array(tokens, np.int32)[:, None] + np.arange(20, dtype=np.int32)
-        return StepOutput(
-            np.array(tokens, np.int32),
-            np.array(logprobs, np.float32),
-            top,
-            None if top is None else np.float32(-1) * np.ones_like(top) * np.arange(20, dtype=np.float32),
-        )
+        chosen, theirs = np.array(tokens, np.int32), np.array(logprobs, np.float32)
+        if not batch.top_logprobs:
+            return StepOutput(chosen, theirs, None, None)
+        ranks = np.tile(np.arange(20, dtype=np.int32), (len(tokens), 1))
+        return StepOutput(chosen, theirs, chosen[:, None] + ranks, -ranks.astype(np.float32))
 
     def close(self) -> None:
         self.failure = RuntimeError("closed")
@@ -110,7 +106,7 @@ class FakeDevice:
         slots = batch.page_table[sequence, keys // self.page_size] * self.page_size + keys % self.page_size
         tokens, positions = self.memory[slots].T
         np.testing.assert_array_equal(positions, keys)
-        return tokens.tolist()
+        return [int(token) for token in tokens]
 
     def _check_shapes(self, batch: StepBatch) -> None:
         num_seqs, num_pages = batch.page_table.shape

@@ -15,7 +15,7 @@ from warploom.runtime.stop_strings import StopStrings
 from warploom.runtime.tokenizer import Tokenizer
 
 BUILDERS = {"byte level": byte_level_tokenizer, "byte fallback": byte_fallback_tokenizer}
-TEXTS = st.text(max_size=40) | st.lists(st.sampled_from(CORPUS + ["👩‍🚀", " ", "  ", "é", "a"]), max_size=6).map(
+TEXTS = st.text(max_size=40) | st.lists(st.sampled_from([*CORPUS, "👩‍🚀", " ", "  ", "é", "a"]), max_size=6).map(
     "".join
 )
 
@@ -72,9 +72,10 @@ def test_output_continues_its_prompt(kind: str, text: str, cut: int) -> None:
 
 def test_leading_space_survives_after_a_prompt_and_only_then() -> None:
     theirs, ours = pair("byte fallback")
-    prompt, output = ours.encode("once"), [theirs.token_to_id("▁ti"), theirs.token_to_id("c")]
+    prompt, output = ours.encode("once"), ours.encode("tic")
+    assert [theirs.id_to_token(token) for token in output] == ["▁ti", "c"]
     assert ours.detokenizer(prompt).push(output) == " tic"
-    assert ours.detokenizer([theirs.token_to_id("<s>")]).push(output) == "tic"
+    assert ours.detokenizer([1]).push(output) == "tic"
     assert ours.detokenizer().push(output) == "tic"
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 from warploom.errors import ArtifactError
-from warploom.runtime import artifact as artifact_module
-from warploom.runtime import publish as publish_module
 from warploom.runtime.artifact import ArtifactWriter, load
 from warploom.runtime.manifest import (
     KVInfo,
@@ -145,7 +143,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path, monkeypa
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(artifact_module.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with (
         pytest.raises(ArtifactError, match=r"No space left(.|\n)*expected: 5 bytes free\n  found: \d+ bytes free"),
         ArtifactWriter(tmp_path / "a") as writer,
@@ -171,8 +169,8 @@ def test_replacing_works_without_the_exchange_call(folder: Path, monkeypatch: py
         def renameat2(self, *_: object) -> int:
             return -1
 
-    monkeypatch.setattr(publish_module.ctypes, "CDLL", Libc)
-    monkeypatch.setattr(publish_module.ctypes, "get_errno", lambda: errno.EINVAL)
+    monkeypatch.setattr("ctypes.CDLL", Libc)
+    monkeypatch.setattr("ctypes.get_errno", lambda: errno.EINVAL)
     write_artifact(folder, other=np.ones(4, np.float32))
     assert load(folder, verify=True).params.keys() == {"other"}
     assert [path.name for path in folder.parent.iterdir()] == ["artifact"]

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from mlir import ir
 from mlir.dialects import func, llvm
 from mlir.passmanager import PassManager
@@ -62,6 +63,7 @@ class Library:
         self._location = ir.Location.unknown(self._context)
         self.module = ir.Module.create(self._location)
         self._functions: dict[str, func.FuncOp] = {}
+        self._tables: dict[str, str] = {}  # content -> symbol
 
     @contextmanager
     def kernel(
@@ -94,6 +96,19 @@ class Library:
                 func.ReturnOp([])
             PassManager.parse("func.func(canonicalize,cse)").run(function.operation)
         self._functions[name] = function
+
+    def table(self, data: np.ndarray, element: str) -> Ptr:
+        """Read-only data of the library, to be read as `element` (bf16 and f16: given as int16 bits)."""
+        flat = np.ascontiguousarray(data).reshape(-1)
+        key = f"{flat.dtype}:{flat.tobytes().hex()}"
+        if key not in self._tables:
+            self._tables[key] = f"table{len(self._tables)}"
+            literal = ir.DenseElementsAttr.get(flat)
+            kind = ir.Type.parse(f"!llvm.array<{flat.size} x {literal.type.element_type}>")
+            linkage = ir.Attribute.parse("#llvm.linkage<internal>")
+            place = ir.InsertionPoint.at_block_begin(self.module.body)
+            llvm.GlobalOp(kind, self._tables[key], linkage, constant=True, value=literal, alignment=64, ip=place)
+        return Ptr(llvm.AddressOfOp(llvm.PointerType.get(), self._tables[key]).result, element)
 
     def source(self, name: str) -> str:
         """The readable MLIR text of one kernel."""

@@ -1,8 +1,8 @@
 """Typed pointers: scalar and vector loads and stores on `!llvm.ptr`.
 
-The element type of a pointer is what lies in memory: f32, bf16, i8, i16, i32 or i64. bf16 exists in memory only: loads
-widen it to f32 (exactly), stores round f32 to the nearest bf16, ties to even. All other types load as they are;
-`values.to_f32` turns integers into floats.
+The element type of a pointer is what lies in memory: f32, bf16, f16, i8, i16, i32 or i64. bf16 and f16 exist in memory
+only: loads widen them to f32 (exactly), stores round f32 to the nearest, ties to even. All other types load as they
+are; `values.to_f32` turns integers into floats.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlir import ir
-from mlir.dialects import llvm
+from mlir.dialects import arith, llvm
 
 from warploom.codegen.cpu.values import (
     INTEGER_BITS,
@@ -27,7 +27,7 @@ from warploom.codegen.cpu.values import (
     select,
 )
 
-ELEMENT_BYTES = {"f32": 4, "bf16": 2} | {name: (bits + 7) // 8 for name, bits in INTEGER_BITS.items()}
+ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2} | {name: (bits + 7) // 8 for name, bits in INTEGER_BITS.items()}
 _READ, _WRITE, _DATA_CACHE, _KEEP = 0, 1, 1, 3  # operands of llvm.prefetch
 
 
@@ -74,11 +74,11 @@ class Ptr:
             zero = constant(0, raw, lanes)
             loaded = llvm.MaskedLoadOp(kind, address, mask.ssa, align, pass_thru=zero.ssa).result
         value = Value(loaded, raw, lanes)
-        return widen_bf16(value) if self.element == "bf16" else value
+        return _WIDEN[self.element](value) if self.element in _WIDEN else value
 
     def store(self, offset: Operand, value: Value, mask: Value | None = None) -> None:
         """Write a scalar or vector at `offset`; with a mask, only its lanes."""
-        stored = narrow_bf16(value) if self.element == "bf16" else value
+        stored = _NARROW[self.element](value) if self.element in _NARROW else value
         expected = _register_element(self.element)
         if stored.element != expected:
             raise TypeError(f"a pointer to {self.element} cannot store {value.element}")
@@ -116,5 +116,25 @@ def narrow_bf16(value: Value) -> Value:
     return convert_int(select(value.ne(value), quiet, rounded) >> 16, "i16")
 
 
+def widen_f16(bits: Value) -> Value:
+    """f16 bit patterns (i16) as f32, exactly."""
+    half = arith.BitcastOp(_f16(bits.lanes), bits.ssa).result
+    return Value(arith.ExtFOp(mlir_type("f32", bits.lanes), half).result, "f32", bits.lanes)
+
+
+def narrow_f16(value: Value) -> Value:
+    """f32 rounded to f16 bit patterns (i16), ties to even."""
+    half = arith.TruncFOp(_f16(value.lanes), value.ssa).result
+    return Value(arith.BitcastOp(mlir_type("i16", value.lanes), half).result, "i16", value.lanes)
+
+
+def _f16(lanes: int) -> ir.Type:
+    return ir.VectorType.get([lanes], ir.F16Type.get()) if lanes else ir.F16Type.get()
+
+
+_WIDEN = {"bf16": widen_bf16, "f16": widen_f16}
+_NARROW = {"bf16": narrow_bf16, "f16": narrow_f16}
+
+
 def _register_element(element: str) -> str:
-    return "i16" if element == "bf16" else element
+    return "i16" if element in _WIDEN else element

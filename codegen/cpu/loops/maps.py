@@ -1,0 +1,59 @@
+"""Loops that compute every element of the root by itself: elementwise and shape ops, reductions and contractions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warploom.codegen.cpu.control import loop
+from warploom.codegen.cpu.emitter import Kernel
+from warploom.codegen.cpu.loops.arithmetic import write
+from warploom.codegen.cpu.loops.coords import Coord
+from warploom.codegen.cpu.loops.element import Elements
+from warploom.codegen.cpu.loops.folds import fold
+from warploom.codegen.cpu.loops.program import FOLDS, Program
+from warploom.codegen.cpu.loops.schedule import Schedule, fold_shape, for_columns, schedule_of
+from warploom.codegen.cpu.memory import Ptr
+from warploom.codegen.cpu.values import LANES, Value
+from warploom.ir.dims import DimLike, product
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """Where the lanes of vectors lie: along the columns of the result, or along the folded axis, or nowhere."""
+
+    columns: bool = False
+    folded: bool = False
+
+
+def modes(program: Program) -> list[Mode]:
+    """The modes worth trying, best first. The last always works."""
+    columns = _fills_vectors(schedule_of(program).columns)
+    folded = program.root.op in FOLDS and _fills_vectors(product(fold_shape(program)))
+    return [Mode(columns=True)] * columns + [Mode(folded=True)] * folded + [Mode()]
+
+
+def _fills_vectors(size: DimLike) -> bool:
+    return not isinstance(size, int) or size >= LANES
+
+
+def emit_map(k: Kernel, elements: Elements, schedule: Schedule, out: Ptr, mode: Mode) -> None:
+    """Compute the span of each tile.
+
+    Raises:
+        Irregular: vectors cannot lie as `mode` says.
+    """
+    root, extents = elements.program.root, elements.extents
+    columns = extents.value(schedule.columns)
+
+    def store(row: Value, column: Coord) -> None:
+        coords = schedule.coords(row, column, root.type.rank, extents)
+        lanes = 0 if column.is_uniform else LANES
+        if root.op in FOLDS:
+            value = fold(elements, coords, lanes=lanes, along=mode.folded)
+        else:
+            value = elements.at(len(elements.program.nodes) - 1, coords)
+        write(out, row * columns + column.base, value, lanes)
+
+    with schedule.spans(k, extents) as span, loop(span.first_row, span.last_row) as row:
+        first, last = span.first_column, span.last_column
+        for_columns(first, last, schedule.columns, mode.columns, lambda column: store(row, column))

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 
-from warploom.runtime.expr import Expr, parse
+from warploom.runtime.expr import Expr, evaluate, names, parse
+
+_OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
 
 
 def substitute(expr: Expr, values: Mapping[str, Expr]) -> Expr:
@@ -13,12 +21,11 @@ def substitute(expr: Expr, values: Mapping[str, Expr]) -> Expr:
 
     Raises:
         KeyError: `expr` reads a name without a value.
-        ArtifactError: an expression is not in the grammar.
+        ArtifactError: an expression is not in the grammar, or divides by the constant 0.
     """
     trees = {name: parse(value) for name, value in values.items()}
-    tree = _Substitution(trees).visit(parse(expr))
-    number = _number(tree)
-    return ast.unparse(tree) if number is None else number
+    text = ast.unparse(_Substitution(trees).visit(parse(expr)))
+    return text if names(text) else evaluate(text, {})
 
 
 class _Substitution(ast.NodeTransformer):
@@ -37,12 +44,9 @@ class _Substitution(ast.NodeTransformer):
 
 def _fold(left: ast.expr, op: ast.operator, right: ast.expr) -> ast.expr:
     """`left op right`, shorter where a side is a constant."""
-    node = ast.BinOp(left, op, right)
     match op, _number(left), _number(right):
-        case (ast.FloorDiv(), _, 0):
-            return node
-        case (_, int(), int()):
-            return ast.Constant(eval(compile(ast.fix_missing_locations(ast.Expression(node)), "<fold>", "eval")))
+        case (_, int() as first, int() as second) if second or not isinstance(op, ast.FloorDiv):
+            return ast.Constant(_OPERATORS[type(op)](first, second))
         case (ast.Mult() | ast.FloorDiv(), _, 1) | (ast.Add() | ast.Sub(), _, 0):
             return left
         case (ast.Mult(), 1, _) | (ast.Add(), 0, _):
@@ -50,7 +54,7 @@ def _fold(left: ast.expr, op: ast.operator, right: ast.expr) -> ast.expr:
         case (ast.Mult(), 0, _) | (ast.Mult(), _, 0):
             return ast.Constant(0)
         case _:
-            return node
+            return ast.BinOp(left, op, right)
 
 
 def _number(node: ast.expr) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import mlir.ir as mlir
@@ -28,7 +29,8 @@ from warploom.ir.verify import PREPARE
 from warploom.runtime.expr import Expr
 from warploom.runtime.plan import KernelInfo, Plan
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, float], None]  # what is going on, and the fraction of it that is done
+STAGE = "generating code"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def compile_entries(
     module: mlir.Module,
     isas: Sequence[Isa],
     out_dir: Path,
-    progress: Progress = lambda _: None,
+    progress: Progress = lambda stage, fraction: None,
     families: Sequence[Template] | None = None,
 ) -> CpuProduct:
     """Compile every entry of a module but `@prepare`.
@@ -70,7 +72,7 @@ def compile_entries(
         module: verified and fused: entries hold params and calls of groups.
         isas: levels to build for, at least one.
         out_dir: an existing folder, where `<isa>.so` are written.
-        progress: is told what has been done, a line at a time, from any thread.
+        progress: is called from other threads too.
         families: the kernel families; None: all of `kernels/`.
 
     Raises:
@@ -86,13 +88,13 @@ def compile_entries(
         kernels={name: _describe(choice) for name, choice in kernels.items()},
     )
     specs = [choice.spec for choice in kernels.values()]
-    progress(f"{len(specs)} kernels for {sum(len(entry.launches) for entry in plan.entries.values())} launches")
+    done, steps = count(1), 2 * len(isas)
 
     def build(isa: Isa) -> Library:
         library = _emit(specs, plan, isa)
-        progress(f"{isa.name}: emitted")
+        progress(STAGE, next(done) / steps)
         build_shared_object(library, out_dir / f"{isa.name}.so")
-        progress(f"{isa.name}: compiled")
+        progress(STAGE, next(done) / steps)
         return library
 
     with ThreadPoolExecutor() as threads:

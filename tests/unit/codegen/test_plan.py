@@ -1,0 +1,143 @@
+"""What a plan says of an entry: buffers, in-place updates, launches; and what cannot be planned."""
+
+from __future__ import annotations
+
+import mlir.ir as mlir
+import pytest
+
+from tests.unit.codegen.fused_programs import DIMS, KEYS, KV, LAYERS, ROWS, SLOTS, call, make_sum, make_write
+from warploom.codegen.binding import Binding, Slot
+from warploom.codegen.plan import build_entry
+from warploom.errors import CompileError
+from warploom.ir.function import Function, FunctionBuilder, functions, scope
+from warploom.runtime.expr import evaluate
+from warploom.runtime.plan import Buffer, Entry
+
+LAYER_BYTES = "256 * C"
+SUM = Binding("sum", (Slot("input", 0), Slot("input", 1), Slot("result", 0)), ("T",), "T")
+
+
+def write_binding(layer: int) -> Binding:
+    offset = f"{layer} * {LAYER_BYTES}" if layer else 0
+    return Binding("write", (Slot("input", 0, offset), Slot("input", 1), Slot("input", 2)), ("T",), "min(T, 1)")
+
+
+def planned(function: Function, module: mlir.Module) -> Entry:
+    writes = {f"write{layer}": write_binding(layer) for layer in range(LAYERS)}
+    return build_entry(function, functions(module), {"sum": SUM, **writes})
+
+
+def cache_builder(module: mlir.Module, donated: bool = True) -> tuple[FunctionBuilder, list[mlir.Value]]:
+    """@step over kv, k and slots; and those."""
+    builder = FunctionBuilder(module, "step", DIMS)
+    kv = builder.input("kv", KV, donated=donated)
+    return builder, [kv, builder.input("k", KEYS), builder.input("slots", SLOTS)]
+
+
+def by_name(entry: Entry) -> dict[str, Buffer]:
+    return {buffer.name: buffer for buffer in entry.buffers if buffer.aliases is None or buffer.kind == "view"}
+
+
+def test_no_layer_copies_the_cache(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    groups = [make_write(module, layer) for layer in range(LAYERS)]
+    builder, (kv, k, slots) = cache_builder(module)
+    with builder.point:
+        for group in groups:
+            kv = call(group, kv, k, slots)
+    entry = planned(builder.finish({"kv": kv}), module)
+    assert entry.arena_bytes == 0
+    assert [launch.operands[0] for launch in entry.launches] == ["kv", "kv + 1 * 256 * C"]
+    view = by_name(entry)["kv + 1 * 256 * C"]
+    assert (view.kind, view.aliases, view.offset) == ("view", "kv", "1 * 256 * C")
+    assert evaluate(view.shape[0], {"C": 5}) == 256 * 5  # the cache has two layers
+    result = next(buffer for buffer in entry.buffers if buffer.kind == "result")
+    assert (result.name, result.aliases, result.offset) == ("kv", "kv", None)
+
+
+def test_a_later_read_of_the_old_cache_is_refused(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    groups = [make_write(module, layer) for layer in range(LAYERS)]
+    builder, (kv, k, slots) = cache_builder(module)
+    with builder.point:
+        call(groups[0], kv, k, slots)
+        with scope("model.layers.1"):
+            late = call(groups[1], kv, k, slots)
+    with pytest.raises(CompileError, match=r"@write0 .* updates kv in place, but func.call \(model.layers.1\) reads"):
+        planned(builder.finish({"kv": late}), module)
+
+
+def test_returning_the_old_cache_is_refused(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    group = make_write(module, 0)
+    builder, (kv, k, slots) = cache_builder(module)
+    with builder.point:
+        new = call(group, kv, k, slots)
+    with pytest.raises(CompileError, match=r"func.return .* reads the old value later"):
+        planned(builder.finish({"kv": new, "before": kv}), module)
+
+
+def test_a_cache_that_is_not_donated_is_refused(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    group = make_write(module, 0)
+    builder, (kv, k, slots) = cache_builder(module, donated=False)
+    with builder.point:
+        new = call(group, kv, k, slots)
+    with pytest.raises(CompileError, match="which is not donated"):
+        planned(builder.finish({"kv": new}), module)
+
+
+def test_a_result_that_would_copy_its_donated_input_is_refused(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    total = make_sum(module)
+    builder = FunctionBuilder(module, "step", DIMS)
+    x = builder.input("x", ROWS, donated=True)
+    with builder.point:
+        new = call(total, x, x)
+    with pytest.raises(CompileError, match=r"not unique(.|\n)*found: x"):
+        planned(builder.finish({"x": new}), module)
+
+
+def test_reads_before_the_update_are_fine(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    groups = [make_write(module, layer) for layer in range(LAYERS)]
+    total = make_sum(module)
+    builder, (kv, k, slots) = cache_builder(module)
+    x = builder.input("x", ROWS)
+    with builder.point:
+        y = call(total, x, x)
+        kv = call(groups[0], kv, k, slots)
+        kv = call(groups[1], kv, k, slots)
+    entry = planned(builder.finish({"y": y, "kv": kv}), module)
+    assert [launch.kernel for launch in entry.launches] == ["sum", "write", "write"]
+
+
+def test_temps_are_reused_and_results_last(wl: mlir.Context) -> None:
+    """A chain of six sums: the first keeps its slot, the others take turns in two."""
+    module = mlir.Module.create()
+    total = make_sum(module)
+    builder = FunctionBuilder(module, "step", DIMS)
+    x = builder.input("x", ROWS)
+    with builder.point, scope("model.layers.0.mlp"):
+        first = y = call(total, x, x)
+        for _ in range(5):
+            y = call(total, y, y)
+    entry = planned(builder.finish({"y": y, "first": first}), module)
+    assert entry.arena_bytes == f"{3 * 64}*T"
+    assert {launch.location for launch in entry.launches} == {"model.layers.0.mlp"}
+    assert (entry.dims["T"].min, entry.dims["T"].max) == (0, 8)
+    buffers = by_name(entry)
+    assert [buffer.name for buffer in entry.buffers if buffer.kind == "result"] == ["first", "y"]
+    assert buffers["first"].offset != buffers["y"].offset
+    assert entry.launches[0].operands == ["x", "x", "first"]
+
+
+def test_a_kernel_that_reads_a_foreign_dim_is_refused(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    total = make_sum(module)
+    builder = FunctionBuilder(module, "step", DIMS)
+    x = builder.input("x", ROWS)
+    with builder.point:
+        function = builder.finish({"y": call(total, x, x)})
+    with pytest.raises(CompileError, match=r"dims that @step lacks(.|\n)*expected: C, T(.|\n)*found: Q"):
+        build_entry(function, functions(module), {"sum": Binding("sum", SUM.operands, ("Q",), "T")})

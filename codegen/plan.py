@@ -1,8 +1,9 @@
 """From an entry of fused calls to its plan: buffers, launches, and memory. Target independent.
 
 An entry holds `wl.param` ops, calls of fusion groups, and reshapes between them, which are views. Every value gets a
-name of memory: an input, a param, a place in the arena, or, where a group updates one of its inputs in place (`kv_write`), the memory of that
-input. That such an update is no copy has to be proven here: nobody may read the old value afterwards.
+name of memory: an input, a param, a place in the arena, or, where a group updates one of its inputs in place
+(`kv_write`), the memory of that input. That such an update is no copy has to be proven here: nobody may read the old
+value afterwards.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from warploom.ir.op import op_of
 from warploom.ir.ops.attention import kv_write
 from warploom.ir.ops.parameters import param
 from warploom.ir.ops.shape import reshape
+from warploom.ir.rewrite import producer
 from warploom.ir.types import TensorType, type_of
 from warploom.runtime.expr import Expr, names
 from warploom.runtime.plan import Buffer, BufferKind, DimRange, Entry, Launch
@@ -164,6 +166,8 @@ def _place_results(draft: _Draft, position: int, call: mlir.Operation) -> None:
 def _check_update(draft: _Draft, call: mlir.Operation, old: mlir.Value) -> None:
     """Prove that `call` may write into the memory of `old`."""
     memory = draft.memory_of[old]
+    while (view := producer(old, reshape)) is not None:
+        old = view.operands[0]
     place = f"@{draft.function.name}: @{callee(call)} ({path_of(call)}) updates {memory.name} in place"
     if not memory.donated:
         raise CompileError(f"{place}, which is not donated", fix="mark the input as donated")

@@ -107,14 +107,15 @@ def _bind_dims(entry: Entry, memory: Arrays) -> dict[str, int]:
 
 
 def _result(buffer: Buffer, entry: Entry, memory: Arrays, arena: np.ndarray, dims: Mapping[str, int]) -> np.ndarray:
-    while buffer.aliases is not None:
-        if buffer.aliases in memory:
-            return memory[buffer.aliases]
-        buffer = next(other for other in entry.buffers if other.name == buffer.aliases)
-    assert buffer.offset is not None
+    home = buffer
     extents = [evaluate(dim, dims) for dim in buffer.shape]
+    while home.aliases is not None:
+        if home.aliases in memory:
+            return memory[home.aliases].reshape(extents)
+        home = next(other for other in entry.buffers if other.name == home.aliases)
+    assert home.offset is not None
     dtype = DType(buffer.dtype).numpy
-    begin = evaluate(buffer.offset, dims)
+    begin = evaluate(home.offset, dims)
     return arena[begin : begin + math.prod(extents) * dtype.itemsize].view(dtype).reshape(extents)
 
 

@@ -10,6 +10,7 @@ from warploom.codegen.binding import Binding, Slot
 from warploom.codegen.plan import build_entry
 from warploom.errors import CompileError
 from warploom.ir.function import Function, FunctionBuilder, functions, scope
+from warploom.ir.ops.shape import reshape
 from warploom.runtime.expr import evaluate
 from warploom.runtime.plan import Buffer, Entry
 
@@ -96,6 +97,33 @@ def test_a_result_that_would_copy_its_donated_input_is_refused(wl: mlir.Context)
         new = call(total, x, x)
     with pytest.raises(CompileError, match=r"not unique(.|\n)*found: x"):
         planned(builder.finish({"x": new}), module)
+
+
+def test_a_later_read_through_a_view_is_refused(wl: mlir.Context) -> None:
+    """The cache and its two reshapes are one memory: the update of one is seen in the others."""
+    module = mlir.Module.create()
+    groups = [make_write(module, layer) for layer in range(LAYERS)]
+    builder, (kv, k, slots) = cache_builder(module)
+    with builder.point:
+        flat = reshape(kv, shape=(2, "C", 2, 32))
+        again = reshape(flat, shape=(2, "C", 2, 1, 32))
+        new = call(groups[0], again, k, slots)
+        late = call(groups[1], kv, k, slots)
+    with pytest.raises(CompileError, match=r"@write0 .* updates kv in place, but func.call"):
+        planned(builder.finish({"new": new, "late": late}), module)
+
+
+def test_a_view_is_no_memory_of_its_own(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    total = make_sum(module)
+    builder = FunctionBuilder(module, "step", DIMS)
+    x = builder.input("x", ROWS)
+    with builder.point:
+        wide = reshape(call(total, x, x), shape=("T", 2, 8))
+        y = call(total, reshape(wide, shape=("T", 16)), x)
+    entry = planned(builder.finish({"y": y, "wide": wide}), module)
+    assert [launch.operands for launch in entry.launches] == [["x", "x", "wide"], ["wide", "x", "y"]]
+    assert by_name(entry)["wide"].shape == ["T", 2, 8]
 
 
 def test_reads_before_the_update_are_fine(wl: mlir.Context) -> None:

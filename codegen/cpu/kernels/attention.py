@@ -19,6 +19,8 @@ from itertools import product
 from warploom.codegen.cpu.control import carry, carry_while, loop, when
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.isa import Isa
+from warploom.codegen.cpu.kernel import Match
+from warploom.codegen.cpu.kernels.groups import input_slot, kv_slot, only_op, refuse_cache, result_slot
 from warploom.codegen.cpu.math import exp
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import (
@@ -34,7 +36,11 @@ from warploom.codegen.cpu.values import (
     reduce_max,
     select,
 )
+from warploom.ir.function import Function
+from warploom.ir.ops.attention import attention
+from warploom.ir.types import type_of
 
+KIND = "attention"
 PAGE = 16
 BLOCK_PAGES = 4
 BLOCK = BLOCK_PAGES * PAGE  # keys per step of the online softmax
@@ -277,6 +283,33 @@ class _Rows:
             inverse = 1.0 / reduce_add(self.sums.load(row * LANES))
             for i in range(0, spec.head_dim, LANES):
                 target.store(self.row_offset(row) + i, self.out.load(row * spec.head_dim + i) * inverse)
+
+
+def match(group: Function) -> Match | str:
+    """The kernel of a group that is one `attention`, or why there is none."""
+    operation = only_op(group, attention)
+    if isinstance(operation, str):
+        return operation
+    q, kv, page_table, query_start, context_lens = operation.operands
+    attrs = attention.attrs_of(operation)
+    tokens, num_heads, head_dim = type_of(q).shape
+    refusal = refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
+    if refusal is not None:
+        return refusal
+    num_kv_heads = type_of(kv).shape[3]
+    assert isinstance(num_heads, int)
+    assert isinstance(num_kv_heads, int)
+    assert isinstance(head_dim, int)
+    dtype = type_of(kv).dtype.value
+    spec = AttentionSpec(num_heads, num_kv_heads, head_dim, dtype, attrs["scale"], attrs["window"])
+    operands = (
+        input_slot(group, q),
+        kv_slot(group, kv, attrs["layer"]),
+        *(input_slot(group, value) for value in (page_table, query_start, context_lens)),
+        result_slot(group, operation.results[0]),
+    )
+    sequences, width = type_of(page_table).shape
+    return Match(spec, operands, {"T": str(tokens), "S": str(sequences), "P": str(width)})
 
 
 Access = Callable[[Value], Value]

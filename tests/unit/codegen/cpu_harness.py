@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class CompiledKernel:
         self.object.wl_pool_destroy(pool)
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(spec: Any, isa: Isa) -> CompiledKernel:
     """The kernel of a spec, built once a session."""
     return CompiledKernel(spec, isa)

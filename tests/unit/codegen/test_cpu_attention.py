@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from cpu_harness import RUNNABLE, compiled, on_every_isa
 
+from tests.unit.codegen.cpu_harness import compiled, on_every_isa
 from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernels.attention import PAGE, AttentionSpec
 from warploom.ir.ops.attention import attention
@@ -35,7 +36,13 @@ class Batch:
 
     def meaning(self, spec: AttentionSpec) -> np.ndarray:
         kv = self.kv.reshape(1, *self.kv.shape).astype(np.float64)
-        attrs = {"layer": 0, "page_size": PAGE, "k_layout": "dim_major", "scale": spec.scale, "window": spec.window}
+        attrs: dict[str, Any] = {
+            "layer": 0,
+            "page_size": PAGE,
+            "k_layout": "dim_major",
+            "scale": spec.scale,
+            "window": spec.window,
+        }
         rest = (self.page_table, self.query_start, self.context_lens)
         return attention.evaluate(self.q.astype(np.float64), kv, *rest, **attrs)
 

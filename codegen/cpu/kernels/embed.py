@@ -1,0 +1,94 @@
+"""Embedding lookup from a table as checkpoints store it, or from the panels that it shares with the output layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warploom.codegen.cpu.control import loop
+from warploom.codegen.cpu.emitter import Library
+from warploom.codegen.cpu.kernel import Match
+from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot
+from warploom.codegen.cpu.kernels.panels import PANEL
+from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
+from warploom.codegen.cpu.values import LANES, Value, broadcast, convert_int, maximum, minimum, to_f32
+from warploom.ir.dims import product
+from warploom.ir.function import Function
+from warploom.ir.ops.linear import embed, quantized_embed
+from warploom.ir.types import type_of
+
+KIND = "embed"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSpec:
+    """Row ids[t] of a table of `rows` rows as f32 [T, columns]; ids outside are clamped.
+
+    Attributes:
+        table: dtype in memory; "i8" has one f32 scale per row.
+        layout: "row" [rows, columns] or "panel" [ceil(rows/32), columns, 32].
+    """
+
+    rows: int
+    columns: int
+    table: str
+    layout: str
+
+    dims = ("T",)
+    tiles = "T"
+    scratch_bytes = 0
+
+    @property
+    def name(self) -> str:
+        """Symbol, unique per spec."""
+        return f"embed_{self.layout}_{self.table}_{self.rows}x{self.columns}"
+
+    @property
+    def flops(self) -> str:
+        """One product per element of a quantized table."""
+        return f"T * {self.columns}" if self.table == "i8" else "0"
+
+    @property
+    def bytes(self) -> str:
+        """What is read of the table, and the result; a panel brings in a cache line for each element."""
+        read = ELEMENT_BYTES[self.table] * (PANEL if self.layout == "panel" else 1)
+        return f"T * {self.columns * (min(read, 64) + 4)}"
+
+    def emit(self, library: Library) -> None:
+        """Operands: ids, table, scale (i8 only), out."""
+        scale = {"scale": "f32"} if self.table == "i8" else {}
+        operands = {"ids": "i32", "table": self.table, **scale, "out": "f32"}
+        with library.kernel(self.name, operands, self.dims) as k, k.tiles() as token:
+            clamped = minimum(maximum(k.operands["ids"][token], 0), self.rows - 1)
+            row, out = convert_int(clamped, "i64"), k.operands["out"].at(token * self.columns)
+            factor = k.operands["scale"][row] if scale else None
+            copy = self._copy_row if self.layout == "row" else self._copy_column
+            copy(k.operands["table"], row, factor, out)
+
+    def _copy_row(self, table: Ptr, row: Value, factor: Value | None, out: Ptr) -> None:
+        source = table.at(row * self.columns)
+        with loop(0, self.columns, LANES) as i:
+            mask = None if self.columns % LANES == 0 else first_lanes(self.columns - i)
+            value = to_f32(source.load(i, mask=mask))
+            out.store(i, value if factor is None else value * broadcast(factor), mask=mask)
+
+    def _copy_column(self, table: Ptr, row: Value, factor: Value | None, out: Ptr) -> None:
+        source = table.at((row // PANEL) * (PANEL * self.columns) + row % PANEL)
+        with loop(0, self.columns) as i:
+            value = to_f32(source[i * PANEL])
+            out[i] = value if factor is None else value * factor
+
+
+def match(group: Function) -> Match | str:
+    """The kernel of a group that is one `embed` or `quantized_embed`, or why there is none."""
+    operation = only_op(group, embed, quantized_embed)
+    if isinstance(operation, str):
+        return operation
+    ids, table, *scale = operation.operands
+    attrs = embed.attrs_of(operation)
+    if attrs["layout"] not in ("row", "panel"):
+        return f"no lookup in layout {attrs['layout']}, only in row and panel"
+    columns = type_of(table).shape[1]
+    assert isinstance(columns, int)
+    spec = EmbedSpec(attrs["n"], columns, type_of(table).dtype.value, attrs["layout"])
+    inputs = tuple(input_slot(group, value) for value in (ids, table, *scale))
+    return Match(spec, (*inputs, result_slot(group, operation.results[0])), {"T": str(product(type_of(ids).shape))})

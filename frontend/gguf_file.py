@@ -220,6 +220,6 @@ def _place(info: _TensorInfo, data_start: int, path: Path, contents: NDArray[np.
 
 def _kind_name(kind: int) -> str:
     try:
-        return GGMLQuantizationType(kind).name
+        return str(GGMLQuantizationType(kind).name)
     except ValueError:
         return f"unknown kind {kind}"

@@ -118,4 +118,5 @@ def read_values(tensor: GGUFTensor) -> Array:
     if tensor.kind in PLAIN_KINDS:
         return np.frombuffer(tensor.data, NUMPY_DTYPES[PLAIN_KINDS[tensor.kind]]).reshape(tensor.shape)
     block_rows: NDArray[np.uint8] = tensor.data.reshape(*tensor.shape[:-1], -1)
-    return dequantize(block_rows, tensor.kind).reshape(tensor.shape)
+    values: Array = dequantize(block_rows, tensor.kind)
+    return values.reshape(tensor.shape)

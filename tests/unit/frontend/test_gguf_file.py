@@ -9,10 +9,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from tiny_checkpoints import GGUFContents
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.frontend.tiny_checkpoints import GGUFContents
 from warploom.errors import CheckpointError, UnsupportedModelError, WarploomError
 from warploom.frontend.checkpoint import open_checkpoint
 from warploom.frontend.gguf_file import read_gguf_file
@@ -128,7 +128,7 @@ def test_unsupported_quantization_lists_the_supported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("heads", [0, 3, 1_000_003])
 def test_head_counts_that_do_not_divide_the_rows(write_gguf: Writer, gguf_contents: GGUFContents, heads: int) -> None:
     gguf_contents.metadata |= {"llama.attention.head_count_kv": heads}
-    with pytest.raises(CheckpointError, match="head_count_kv|attn_k"):
+    with pytest.raises(CheckpointError, match=r"head_count_kv|attn_k"):
         open_checkpoint(write_gguf(gguf_contents))
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_checkpoints import CHAT_TEMPLATE, GGUFContents, tiny_tokenizer
 from tokenizers import Tokenizer
 
+from tests.unit.frontend.tiny_checkpoints import CHAT_TEMPLATE, GGUFContents, tiny_tokenizer
 from warploom.errors import CheckpointError, UnsupportedModelError
 from warploom.frontend.gguf_file import read_gguf_file
 from warploom.frontend.gguf_pre_tokenizers import PRE_TOKENIZERS

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import save_file
-from tiny_checkpoints import tiny_config, tiny_tensors, tiny_tokenizer
 
+from tests.unit.frontend.tiny_checkpoints import tiny_config, tiny_tensors, tiny_tokenizer
 from warploom.errors import ModelNotFoundError
 from warploom.frontend.hub import fetch_model, is_hub_id
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from tiny_checkpoints import GGUFContents, tiny_config
 
+from tests.unit.frontend.tiny_checkpoints import GGUFContents, tiny_config
 from warploom.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
 from warploom.frontend.checkpoint import open_checkpoint
 

@@ -150,12 +150,12 @@ class TestShards:
 
     def test_missing_shard_is_named(self, index: Path) -> None:
         (index.parent / "model-00002-of-00002.safetensors").unlink()
-        with pytest.raises(CheckpointError, match="model-00002-of-00002.safetensors is missing"):
+        with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors is missing"):
             read_shards(index, read_safetensors)
 
     def test_tensor_missing_from_its_shard_is_named(self, index: Path) -> None:
         save_file({"other": np.zeros(1, np.float32)}, index.parent / "model-00002-of-00002.safetensors")
-        with pytest.raises(CheckpointError, match="model-00002-of-00002.safetensors lacks a tensor"):
+        with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors lacks a tensor"):
             read_shards(index, read_safetensors)
 
     @pytest.mark.parametrize("text", ["", "[]", '{"weight_map": 3}', '{"weights": {}}'])

@@ -8,7 +8,7 @@ from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.templates import find_kernel, templates
 from warploom.ir.function import Function
 from warploom.ir.ops.linear import PANEL, linear
-from warploom.passes.target import Target
+from warploom.ir.target import Target
 
 PAGE_SIZE = 16  # tokens: one vector of scores
 K_LAYOUT = "dim_major"  # lanes of a vector are keys

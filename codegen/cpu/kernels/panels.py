@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from warploom.codegen.cpu.control import carry, loop
-from warploom.codegen.cpu.memory import Ptr
+from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import LANES, Value, bitcast, broadcast, constant, fma, interleave, to_f32
 
 PANEL = 32  # output columns of a panel
+_CACHE_LINE = 64  # bytes
+_PREFETCH_DISTANCE = 2048  # bytes; the hardware stops at each page, and restarts late on a single stream
 _HIGH_HALF = -0x10000
 
 
@@ -35,21 +37,25 @@ def widen_panel(panel: Ptr, out: Ptr, k: int) -> None:
     unroll = unroll_of(k, 4)
     with loop(0, k, unroll) as j:
         source, target = panel.at(j * PANEL), out.at(j * PANEL)
+        _prefetch_rows(source, unroll)
         for half in range(2 * unroll):
             target.store(half * LANES, to_f32(source.load(half * LANES)))
 
 
-def dot(rows: Sequence[Ptr], panels: Sequence[Ptr], k: int) -> list[list[tuple[Value, Value]]]:
+def dot(rows: Sequence[Ptr], panels: Sequence[Ptr], k: int, *, stream: bool = False) -> list[list[tuple[Value, Value]]]:
     """rows[i] . panels[p] for every pair, in natural column order: result[i][p].
 
     Each output is one chain acc = fma(x[j], w[j], acc), j = 0 .. k-1, whatever the number of rows and panels: this is
-    what makes results independent of the batch. All 2 * rows * panels accumulators stay in registers.
+    what makes results independent of the batch. All 2 * rows * panels accumulators stay in registers. `stream` says
+    that the panels come from main memory.
     """
-    unroll = unroll_of(k, 8 // len(rows) or 1)
+    unroll = unroll_of(k, max(8 // len(rows), 2))
 
     def body(j: Value, *state: Value) -> list[Value]:
         sums = list(state)
         row_steps, panel_steps = [row.at(j) for row in rows], [panel.at(j * PANEL) for panel in panels]
+        for panel in panel_steps if stream else ():
+            _prefetch_rows(panel, unroll)
         for step in range(unroll):
             x = [broadcast(row[step]) for row in row_steps]
             weights = [half for panel in panel_steps for half in load_row(panel, step)]
@@ -60,6 +66,11 @@ def dot(rows: Sequence[Ptr], panels: Sequence[Ptr], k: int) -> list[list[tuple[V
     zero = constant(0.0, "f32", LANES)
     sums = iter(carry(0, k, [zero] * (2 * len(rows) * len(panels)), body, unroll))
     return [[natural_order(panel, next(sums), next(sums)) for panel in panels] for _ in rows]
+
+
+def _prefetch_rows(panel: Ptr, rows: int) -> None:
+    for line in range(0, rows * PANEL * ELEMENT_BYTES[panel.element], _CACHE_LINE):
+        panel.cast("i8").prefetch(line + _PREFETCH_DISTANCE)
 
 
 def unroll_of(k: int, limit: int) -> int:

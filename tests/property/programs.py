@@ -89,7 +89,9 @@ def programs(
     kinds: list[Sequence[Step]] = [kind for kind in (specs, specs, motifs) if kind]
     with new_context(), mlir.Location.unknown():
         builder = ProgramBuilder(draw)
-        for i in range(builder.integer(1, max_steps)):
+        for i in range(max_steps):
+            if i and builder.integer(0, 5) == 0:
+                break
             with scope(f"model.layers.{i}"):
                 builder.append(builder.choice(builder.choice(kinds)))
         return builder.finish()
@@ -236,7 +238,7 @@ class ProgramBuilder:
                 continue
             if type_.dtype.is_float and np.abs(array.astype(np.float64)).max(initial=0) > BOUND:
                 low, high = (full(shape=type_.shape, value=b, dtype=type_.dtype.value) for b in (-BOUND, BOUND))
-                value = minimum(maximum(value, low), high)  # noqa: PLW2901
+                value = minimum(maximum(value, low), high)
             self.readable.append(value)
         self._evaluate()
 

@@ -1,0 +1,102 @@
+"""Every pass of the pipeline on generated programs: at least 200 each in CI, see `pass_properties`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import mlir.ir as mlir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.property.pass_properties import Pass, PassCase, check_orders, check_pass
+from tests.property.programs import Program, programs
+from warploom.ir.function import Function
+from warploom.ir.op import op_of
+from warploom.ir.ops.linear import linear
+from warploom.ir.ops.parameters import param
+from warploom.ir.rewrite import entries, is_weight
+from warploom.ir.types import DType
+from warploom.passes.assign_layouts import assign_layouts
+from warploom.passes.cse import cse
+from warploom.passes.dce import dce
+from warploom.passes.decompose import decompose
+from warploom.passes.donate import donate
+from warploom.passes.fuse_heroes import fuse_heroes
+from warploom.passes.fuse_loops import fuse_loops
+from warploom.passes.hoist_weights import hoist_weights
+from warploom.passes.merge_linears import merge_linears
+from warploom.passes.narrow_weights import narrow_weights
+from warploom.passes.pipeline import pipeline
+from warploom.passes.simplify import simplify
+from warploom.ir.target import Target
+
+EXAMPLES = 20
+
+
+def panels(operation: mlir.Operation, feeds_swiglu: bool) -> str:
+    """What the CPU asks for: panels, paired where gate and up are halves of whole panels."""
+    return "panel_pair" if feeds_swiglu and linear.attrs_of(operation)["n"] % 64 == 0 else "panel"
+
+
+def refuses_large(group: Function) -> str | None:
+    """A target whose kernels take at most two ops."""
+    return f"{len(group.ops)} ops are too many" if len(group.ops) > 2 else None
+
+
+EAGER = Target("eager", refuses=lambda _: None, layout=panels)
+MODEST = Target("modest", refuses=refuses_large, layout=lambda _operation, _pair: "panel")
+UNABLE = Target("unable", refuses=lambda _: "no kernels at all", layout=lambda _operation, _pair: "row")
+
+
+def num_ops(module: mlir.Module) -> int:
+    """Ops of the entries, calls counted as one."""
+    return sum(len(f.ops) for f in entries(module))
+
+
+def run_time_weight_ops(module: mlir.Module) -> int:
+    """Ops of the entries that compute on parameters alone."""
+    return sum(
+        op_of(op) is not param and any(is_weight(r) for r in op.results) for f in entries(module) for op in f.ops
+    )
+
+
+CASES = {
+    "simplify": PassCase(simplify, measure=num_ops),
+    "cse": PassCase(cse, measure=num_ops),
+    "dce": PassCase(dce, measure=num_ops),
+    "merge_linears": PassCase(merge_linears, exact=False),
+    "narrow_weights_f32": PassCase(partial(narrow_weights, dtype=DType.F32)),
+    "assign_layouts": PassCase(partial(assign_layouts, target=EAGER), exact=False),
+    "hoist_weights": PassCase(hoist_weights, measure=run_time_weight_ops),
+    "donate": PassCase(donate, measure=num_ops),
+    "fuse_heroes_eager": PassCase(partial(fuse_heroes, target=EAGER), measure=num_ops),
+    "fuse_heroes_modest": PassCase(partial(fuse_heroes, target=MODEST), measure=num_ops),
+    "fuse_heroes_unable": PassCase(partial(fuse_heroes, target=UNABLE), measure=num_ops),
+    "decompose": PassCase(decompose, exact=False),
+    "fuse_loops": PassCase(fuse_loops, measure=num_ops),
+}
+ANY_ORDER: Sequence[Pass] = [
+    simplify, cse, dce, merge_linears, partial(assign_layouts, target=EAGER), hoist_weights, donate, decompose
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=EXAMPLES)
+@given(program=programs())
+def test_pass_keeps_its_promises(name: str, program: Program) -> None:
+    check_pass(CASES[name], program)
+
+
+@settings(max_examples=EXAMPLES)
+@given(program=programs(), order=st.permutations(ANY_ORDER))
+def test_any_order_of_passes_means_the_same(program: Program, order: list[Pass]) -> None:
+    check_orders(order, program)
+
+
+@pytest.mark.parametrize("target", [EAGER, MODEST, UNABLE], ids=lambda t: t.name)
+@settings(max_examples=EXAMPLES)
+@given(program=programs())
+def test_the_whole_pipeline_means_the_same(target: Target, program: Program) -> None:
+    check_orders(pipeline(target, "f32"), program)

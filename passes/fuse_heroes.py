@@ -19,11 +19,11 @@ from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.sample import sample, top_logprobs
 from warploom.ir.ops.shape import reshape, slice_axis
+from warploom.ir.patterns import feeds_swiglu
 from warploom.ir.rewrite import entries, is_op, producer, users
-from warploom.passes.assign_layouts import feeds_swiglu
+from warploom.ir.target import Target
 from warploom.passes.donate import IN_PLACE
 from warploom.passes.outline import Outliner, completes_late, in_block_order
-from warploom.passes.target import Target
 
 LOG = "wl.fusion"
 

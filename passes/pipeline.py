@@ -8,6 +8,7 @@ from functools import partial
 import mlir.ir as mlir
 
 from warploom.errors import CompileError
+from warploom.ir.target import Target
 from warploom.ir.types import DType
 from warploom.ir.verify import verify
 from warploom.passes.assign_layouts import assign_layouts
@@ -22,7 +23,6 @@ from warploom.passes.merge_linears import merge_linears
 from warploom.passes.narrow_weights import narrow_weights
 from warploom.passes.quantize_weights import quantize_weights
 from warploom.passes.simplify import simplify
-from warploom.passes.target import Target
 
 Pass = Callable[[mlir.Module], None]
 

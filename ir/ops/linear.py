@@ -5,6 +5,8 @@ Layouts of a weight of N output rows and K columns:
 - `row`: [N, K], as checkpoints store it;
 - `panel`: [ceil(N/32), K, 32], 32 output rows side by side so that a vector load feeds 32 outputs; zero padded;
 - `panel_pair`: the same, with the panels of the first and second half of N alternating (gate beside up).
+
+The scales of a quantized weight are a matrix of N rows and one column in the layout of the weight.
 """
 
 from __future__ import annotations
@@ -17,9 +19,8 @@ from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import Shape, equal
 from warploom.ir.op import Attribute, Chooser, Op, Operand
 from warploom.ir.ops.elementwise import cast, mul
-from warploom.ir.ops.norm import along_rows
 from warploom.ir.ops.reduce import dot_general
-from warploom.ir.ops.shape import gather, reshape, slice_axis, transpose
+from warploom.ir.ops.shape import broadcast, gather, reshape, slice_axis, transpose
 from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
 
 PANEL = 32
@@ -137,15 +138,15 @@ class Quantize(Op):
     results = ("q", "scale")
 
     def infer(self, weight: TensorType) -> tuple[TensorType, TensorType]:
-        """int8 of the same shape and one f32 scale per row."""
+        """int8 of the same shape and f32 scales [N, 1]."""
         _static_matrix(weight)
-        return weight.with_dtype(DType.I8), tensor((weight.shape[0],), DType.F32)
+        return weight.with_dtype(DType.I8), tensor((weight.shape[0], 1), DType.F32)
 
     def evaluate(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Round to nearest, ties to even."""
-        peak = np.abs(weight).max(-1)
+        peak = np.abs(weight).max(-1, keepdims=True)
         scale = np.where(peak > 0, peak / weight.dtype.type(127), 1).astype(weight.dtype)
-        return np.rint(weight / scale[:, None]).astype(np.int8), scale
+        return np.rint(weight / scale).astype(np.int8), scale
 
     def generate(self, choose: Chooser) -> Generated:
         """A fresh weight."""
@@ -160,24 +161,25 @@ class Dequantize(Op):
 
     def infer(self, q: TensorType, scale: TensorType) -> TensorType:
         """f32 of the shape of q."""
-        if q.rank != 2 or not scale.matches(tensor((q.shape[0],), DType.F32)):
-            raise IRError("one scale per row is needed", expected=str(q), found=str(scale))
+        if q.rank != 2:
+            raise IRError("q must be a matrix", found=str(q))
+        _check_scale(scale, (q.shape[0], 1))
         return q.with_dtype(DType.F32)
 
     def evaluate(self, q: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """In the dtype of the scale."""
-        return q.astype(scale.dtype) * scale[:, None]
+        return q.astype(scale.dtype) * scale
 
     def decompose(self, q: mlir.Value, scale: mlir.Value) -> mlir.Value:  # type: ignore[override]
         """Cast, then a product."""
         wide = cast(q, dtype="f32")
-        result: mlir.Value = mul(wide, along_rows(scale, wide))
+        result: mlir.Value = mul(wide, broadcast(scale, shape=type_of(q).shape, dims=(0, 1)))
         return result
 
     def generate(self, choose: Chooser) -> Generated:
         """Fresh numbers."""
         n, k = choose.integer(1, 40), choose.integer(1, 5)
-        return [choose.input(tensor((n, k), DType.I8), -127, 127), choose.input(tensor((n,)), 0.01, 0.1)], {}
+        return [choose.input(tensor((n, k), DType.I8), -127, 127), choose.input(tensor((n, 1)), 0.01, 0.1)], {}
 
 
 class QuantizedLinear(Op):
@@ -188,27 +190,27 @@ class QuantizedLinear(Op):
     attributes = LAYOUT
 
     def infer(self, x: TensorType, q: TensorType, scale: TensorType, *, n: int, layout: str) -> TensorType:
-        """[.., n]; scale [n], in row order whatever the layout."""
+        """[.., n]; scale [n, 1] in the layout of q."""
         _check_weight(x, q, n, layout)
-        if not scale.matches(tensor((n,), DType.F32)):
-            raise IRError("one scale per output is needed", expected=f"[{n}]", found=str(scale))
+        _check_scale(scale, packed_shape(n, 1, layout))
         return x.with_shape((*x.shape[:-1], n))
 
     def evaluate(self, x: np.ndarray, q: np.ndarray, scale: np.ndarray, *, n: int, layout: str) -> np.ndarray:
         """Scale after the product."""
-        return (x @ unpack_array(q, n, layout).astype(x.dtype).T) * scale
+        return (x @ unpack_array(q, n, layout).astype(x.dtype).T) * unpack_array(scale, n, layout)[:, 0]
 
     def decompose(  # type: ignore[override]
         self, x: mlir.Value, q: mlir.Value, scale: mlir.Value, *, n: int, layout: str
     ) -> mlir.Value:
         """Unpack, dequantize, contract."""
-        return _contract(x, dequantize(unpack(q, n, layout), scale))
+        return _contract(x, dequantize(unpack(q, n, layout), unpack(scale, n, layout)))
 
     def generate(self, choose: Chooser) -> Generated:
         """Rows of a value times a fresh weight in any layout."""
         x, n, k, layout = _generate_product(choose)
         q = choose.input(tensor(packed_shape(n, k, layout), DType.I8), -127, 127)
-        return [x, q, choose.input(tensor((n,)), 0.001, 0.01)], {"n": n, "layout": layout}
+        scale = choose.input(tensor(packed_shape(n, 1, layout)), 0.001, 0.01)
+        return [x, q, scale], {"n": n, "layout": layout}
 
 
 class Embed(Op):
@@ -250,22 +252,23 @@ class QuantizedEmbed(Op):
     attributes = LAYOUT
 
     def infer(self, ids: TensorType, q: TensorType, scale: TensorType, *, n: int, layout: str) -> TensorType:
-        """f32 [.., K]."""
-        if not scale.matches(tensor((n,), DType.F32)):
-            raise IRError("one scale per row is needed", expected=f"[{n}]", found=str(scale))
+        """f32 [.., K]; scale [n, 1] in the layout of q."""
+        _check_scale(scale, packed_shape(n, 1, layout))
         return _embedding_type(ids, q, n, layout)
 
     def evaluate(self, ids: np.ndarray, q: np.ndarray, scale: np.ndarray, *, n: int, layout: str) -> np.ndarray:
         """Gather, then scale."""
         rows = np.clip(ids, 0, n - 1)
-        return unpack_array(q, n, layout)[rows].astype(scale.dtype) * scale[rows][..., None]
+        return unpack_array(q, n, layout)[rows].astype(scale.dtype) * unpack_array(scale, n, layout)[rows]
 
     def decompose(  # type: ignore[override]
         self, ids: mlir.Value, q: mlir.Value, scale: mlir.Value, *, n: int, layout: str
     ) -> mlir.Value:
         """Gather rows and scales, cast, multiply."""
         rows = cast(gather(unpack(q, n, layout), ids), dtype="f32")
-        result: mlir.Value = mul(rows, along_rows(gather(scale, ids), rows))
+        scales = gather(unpack(scale, n, layout), ids)  # [.., 1]
+        dims = type_of(rows).shape
+        result: mlir.Value = mul(rows, broadcast(scales, shape=dims, dims=tuple(range(len(dims)))))
         return result
 
     def generate(self, choose: Chooser) -> Generated:
@@ -273,10 +276,8 @@ class QuantizedEmbed(Op):
         n, layout = choose.choice([(7, "row"), (40, "panel")])
         q = tensor(packed_shape(n, choose.integer(1, 5), layout), DType.I8)
         ids = choose.input(tensor((choose.symbol(),), DType.I32), 0, n - 1)
-        return [ids, choose.input(q, -127, 127), choose.input(tensor((n,)), 0.001, 0.01)], {
-            "n": n,
-            "layout": layout,
-        }
+        scale = choose.input(tensor(packed_shape(n, 1, layout)), 0.001, 0.01)
+        return [ids, choose.input(q, -127, 127), scale], {"n": n, "layout": layout}
 
 
 def _contract(x: mlir.Value, weight: mlir.Value) -> mlir.Value:
@@ -298,6 +299,11 @@ def _check_weight(x: TensorType, weight: TensorType, n: int, layout: str) -> Non
     k = x.shape[-1] if x.rank else 0
     if not isinstance(k, int) or not weight.matches(tensor(packed_shape(n, k, layout), weight.dtype)):
         raise IRError(f"weight does not fit x in layout {layout}, n={n}", expected=str(x), found=str(weight))
+
+
+def _check_scale(scale: TensorType, wanted: Shape) -> None:
+    if not scale.matches(tensor(wanted, DType.F32)):
+        raise IRError("one scale per row is needed", expected=str(tensor(wanted)), found=str(scale))
 
 
 def _embedding_type(ids: TensorType, table: TensorType, n: int, layout: str) -> TensorType:

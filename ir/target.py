@@ -1,4 +1,4 @@
-"""What passes know of a target. Codegen supplies the instance; passes never import codegen."""
+"""What passes know of a target: codegen supplies the instance, passes never import codegen."""
 
 from __future__ import annotations
 

@@ -1,0 +1,29 @@
+"""Patterns that more than one room recognizes."""
+
+from __future__ import annotations
+
+import mlir.ir as mlir
+
+from warploom.ir.ops.activation import swiglu
+from warploom.ir.ops.linear import linear
+from warploom.ir.ops.shape import slice_axis
+from warploom.ir.rewrite import is_op, users
+from warploom.ir.types import type_of
+
+
+def feeds_swiglu(operation: mlir.Operation) -> bool:
+    """Whether a linear's result is used as gate (first half) and up (second half) of one SwiGLU and nowhere else."""
+    halves = users(operation.results[0])
+    if len(halves) != 2 or not all(is_op(h, slice_axis) for h in halves):
+        return False
+    gate, up = sorted(halves, key=lambda h: int(slice_axis.attrs_of(h)["start"]))
+    n = linear.attrs_of(operation)["n"]
+    axis = type_of(operation.results[0]).rank - 1
+    wanted = [{"axis": axis, "start": 0, "stop": n // 2}, {"axis": axis, "start": n // 2, "stop": n}]
+    consumers = [users(h.results[0]) for h in (gate, up)]
+    return (
+        n % 2 == 0
+        and [slice_axis.attrs_of(h) for h in (gate, up)] == wanted
+        and all(len(c) == 1 and is_op(c[0], swiglu) for c in consumers)
+        and list(consumers[0][0].operands) == [gate.results[0], up.results[0]]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -38,9 +39,8 @@ def build_step_batch(chunks: Sequence[Chunk], kv_cache: KVCache, sampler: Sample
     rows = np.array([chunk.request.row for chunk in chunks], np.int32)
     counts = [chunk.num_tokens for chunk in chunks]
     computed = np.array([chunk.request.num_computed for chunk in chunks], np.int32)
-    query_start = np.zeros(len(chunks) + 1, np.int32)
-    np.cumsum(counts, out=query_start[1:])
-    context_lens = computed + query_start[1:] - query_start[:-1]
+    query_start = np.array([0, *accumulate(counts)], np.int32)
+    context_lens = computed + np.array(counts, np.int32)
 
     token_rows, positions = rows, computed  # when every sequence decodes, T = S
     if query_start[-1] != len(chunks):
@@ -54,7 +54,7 @@ def build_step_batch(chunks: Sequence[Chunk], kv_cache: KVCache, sampler: Sample
         token_ids=_token_ids(chunks),
         positions=positions,
         slots=_slots(kv_cache, token_rows, positions),
-        page_table=kv_cache.page_table[rows, : kv_cache.num_pages_for(int(context_lens.max()))],
+        page_table=kv_cache.page_table[rows, : kv_cache.num_pages_for(max(context_lens.tolist()))],
         query_start=query_start,
         context_lens=context_lens,
         logit_rows=query_start[1:] - 1 if everything else query_start[1:][sampled] - 1,
@@ -73,5 +73,5 @@ def _token_ids(chunks: Sequence[Chunk]) -> I32:
 
 def _slots(kv_cache: KVCache, rows: I32, positions: I32) -> I32:
     """Return where the tokens at `positions` [T] of the sequences in `rows` [T] are kept, [T]."""
-    pages, offsets = np.divmod(positions, np.int32(kv_cache.page_size))
-    return kv_cache.page_table[rows, pages] * np.int32(kv_cache.page_size) + offsets
+    size = kv_cache.page_size
+    return kv_cache.page_table[rows, positions // size] * size + positions % size

@@ -1,0 +1,112 @@
+"""The `warploom` command. A subcommand is a module of this folder, imported only when it is asked for.
+
+Exit codes: 0 success, 1 unexpected failure, 2 an error that names its fix (or wrong usage), 130 interrupted,
+141 the reader of our output went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from warploom.errors import WarploomError
+from warploom.version import __version__
+
+FAILED, REFUSED, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand. Its module offers `configure(parser)`, which adds arguments and `set_defaults(run=...)`."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "compile": Command("warploom.tools.compile", "compile a model ahead of time into an artifact"),
+    "generate": Command("warploom.tools.generate", "answer prompts with an artifact"),
+    "chat": Command("warploom.tools.chat", "talk with an artifact in the terminal"),
+    "inspect": Command("warploom.tools.inspection", "show what is inside an artifact"),
+}
+
+_EXAMPLES = """\
+examples:
+  warploom compile HuggingFaceTB/SmolLM2-135M-Instruct -o smollm2
+  warploom generate smollm2 --chat "Why is the sky blue?"
+  warploom chat smollm2
+  warploom inspect smollm2 kernels
+
+`warploom COMMAND --help` tells more.
+"""
+
+
+def build_parser(named: str | None) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; only the command `named` gets its arguments."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="on failure, show the Python traceback"
+    )
+    parser = argparse.ArgumentParser(
+        prog="warploom",
+        description="Compile a language model ahead of time; serve the artifact without PyTorch.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"warploom {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(
+            name,
+            help=command.summary,
+            parents=[common],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == named:
+            import_module(command.module).configure(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; `argparse` itself exits for `--help` and wrong usage."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    debug = "--debug" in arguments
+    try:
+        args = build_parser(named).parse_args(arguments)
+        run: Callable[[argparse.Namespace], None] = args.run
+        run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # What is left in the buffer has no reader: keep the interpreter from writing it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        return _report(error, debug)
+    return 0
+
+
+def _report(error: Exception, debug: bool) -> int:
+    """Print an error on stderr; our own ones say what to do next, others ask for a report."""
+    if debug:
+        traceback.print_exception(error)
+    label = "\033[1;31merror:\033[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else "error:"
+    if isinstance(error, WarploomError):
+        print(label, error, file=sys.stderr)
+        return REFUSED
+    print(label, f"{type(error).__name__}: {error}", file=sys.stderr)
+    if not debug:
+        print("  fix: this is a bug; run again with --debug and report the traceback", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""`warploom generate`: answer prompts, printed while the answer is made, or as one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from warploom.runtime.llm import LLM
+from warploom.runtime.output import Completion
+from warploom.runtime.sampling_params import SamplingParams
+from warploom.tools.sampling_flags import add_sampling_flags, sampling_params
+from warploom.tools.streaming import print_stream
+
+_EXAMPLES = """\
+examples:
+  warploom generate smollm2 "Once upon a time" --max-tokens 64
+  warploom generate smollm2 --chat "Why is the sky blue?" --temperature 0.7 --seed 1
+  git diff | warploom generate smollm2 --chat - --json | jq -r '.completions[0].text'
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.description = "Answer prompts. One prompt is streamed; several are computed together, printed in order."
+    parser.epilog = _EXAMPLES
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="a text to continue; - reads standard input")
+    parser.add_argument("--chat", action="store_true", help="ask the prompt as a user, through the chat template")
+    parser.add_argument("--json", action="store_true", help="print one JSON object with texts, tokens and times")
+    parser.add_argument("--stats", action="store_true", help="print times and tokens/s on stderr")
+    parser.add_argument("--threads", type=int, metavar="N", help="worker threads (default: one per core)")
+    add_sampling_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Answer the prompts of a parsed command line."""
+    started = time.perf_counter()
+    with LLM(args.artifact, threads=args.threads) as llm:
+        load_seconds = time.perf_counter() - started
+        params = sampling_params(args, llm.default_params)
+        prompts = [_encode(llm, _text(prompt), args.chat) for prompt in args.prompts]
+        if len(prompts) == 1 and not args.json:
+            _stream(llm, prompts[0], params, started, load_seconds if args.stats else None)
+            return
+        completions = llm.generate(prompts, params)
+        total_seconds = time.perf_counter() - started
+    if args.json:
+        _print_json(llm, completions, load_seconds, total_seconds)
+    else:
+        _print_all(args.prompts, completions)
+        num_tokens = sum(len(completion.token_ids) for completion in completions)
+        _print_stats(args.stats, f"loaded in {load_seconds:.2f} s, {num_tokens} tokens after {total_seconds:.2f} s")
+
+
+def _text(prompt: str) -> str:
+    """The prompt, or standard input for `-`; what is not UTF-8 is refused by the tokenizer, by name."""
+    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt
+
+
+def _encode(llm: LLM, text: str, chat: bool) -> list[int]:
+    if chat:
+        return llm.tokenizer.encode_chat([{"role": "user", "content": text}])
+    return llm.tokenizer.encode(text)
+
+
+def _stream(llm: LLM, prompt: list[int], params: SamplingParams, started: float, load_seconds: float | None) -> None:
+    answer = print_stream(llm.stream(prompt, params))
+    _print_stats(
+        load_seconds is not None,
+        f"loaded in {load_seconds:.2f} s, first token after {answer.first - started:.2f} s (load included), "
+        f"{answer.num_tokens} tokens, {answer.tokens_per_second:.1f} tokens/s",
+    )
+
+
+def _print_stats(wanted: bool, line: str) -> None:
+    if wanted:
+        print(line, file=sys.stderr)
+
+
+def _print_all(prompts: list[str], completions: list[Completion]) -> None:
+    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True), 1):
+        print(f"[{number}] {prompt}\n{completion.text}\n")
+
+
+def _print_json(llm: LLM, completions: list[Completion], load_seconds: float, total_seconds: float) -> None:
+    result = {
+        "artifact": str(llm.artifact.path),
+        "model": llm.artifact.manifest.model.id,
+        "load_seconds": load_seconds,
+        "total_seconds": total_seconds,
+        "completions": completions,
+    }
+    print(msgspec.json.encode(result).decode())

@@ -190,6 +190,8 @@ def _read_tensor_info(cursor: _Cursor) -> _TensorInfo:
     if not 1 <= num_dims <= MAX_DIMS:
         raise cursor.corrupt(f"tensor {name}", expected=f"1 to {MAX_DIMS} dims", found=f"{num_dims} dims")
     innermost_first = [cursor.scalar("<Q") for _ in range(num_dims)]
+    if 0 in innermost_first:
+        raise cursor.corrupt(f"tensor {name}", expected="dims above 0", found=str(innermost_first))
     kind, offset = cursor.scalar("<I"), cursor.scalar("<Q")
     return _TensorInfo(name, tuple(reversed(innermost_first)), kind, offset)
 

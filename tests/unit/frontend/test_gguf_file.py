@@ -125,6 +125,13 @@ def test_unsupported_quantization_lists_the_supported(tmp_path: Path) -> None:
     assert caught.value.found == "IQ2_XXS"
 
 
+def test_tensor_without_elements_is_corrupt(write_gguf: Writer, gguf_contents: GGUFContents) -> None:
+    gguf_contents.tensors = {**gguf_contents.tensors, "output.weight": np.zeros((0, 32), np.float32)}
+    with pytest.raises(CheckpointError, match=r"tensor output\.weight") as caught:
+        read_gguf_file(write_gguf(gguf_contents))
+    assert caught.value.found == "[32, 0]"
+
+
 @pytest.mark.parametrize("heads", [0, 3, 1_000_003])
 def test_head_counts_that_do_not_divide_the_rows(write_gguf: Writer, gguf_contents: GGUFContents, heads: int) -> None:
     gguf_contents.metadata |= {"llama.attention.head_count_kv": heads}

@@ -194,6 +194,12 @@ def _place_returned(draft: _Draft) -> None:
     """Results live until the end; one that is no memory of its own becomes another name for what it is."""
     for name, value in draft.function.results.items():
         memory = draft.memory_of[value]
+        if name in draft.function.donated and memory.name != name:
+            raise CompileError(
+                f"the result {name} of @{draft.function.name} is not its donated input, updated in place, but a copy",
+                expected="kernels that write into it (kv_write in the target's key layout)",
+                found=f"{memory.name}, computed anew",
+            )
         if memory.kind == "temp":
             memory.name, memory.kind, memory.last = name, "result", len(draft.calls)
             memory.type = type_of(value)
@@ -210,9 +216,8 @@ def _check_names(draft: _Draft) -> None:
     if repeated:
         raise CompileError(
             f"names of inputs, params and results of @{draft.function.name} are not unique",
-            found=", ".join(repeated),
             expected="only a donated input and its updated result to share a name",
-            fix="rename one, or update the donated input in place",
+            found=", ".join(repeated),
         )
 
 

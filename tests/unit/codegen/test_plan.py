@@ -95,6 +95,17 @@ def test_a_result_that_would_copy_its_donated_input_is_refused(wl: mlir.Context)
     x = builder.input("x", ROWS, donated=True)
     with builder.point:
         new = call(total, x, x)
+    with pytest.raises(CompileError, match="result x of @step is not its donated input"):
+        planned(builder.finish({"x": new}), module)
+
+
+def test_names_are_unique(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    total = make_sum(module)
+    builder = FunctionBuilder(module, "step", DIMS)
+    x = builder.input("x", ROWS)
+    with builder.point:
+        new = call(total, x, x)
     with pytest.raises(CompileError, match=r"not unique(.|\n)*found: x"):
         planned(builder.finish({"x": new}), module)
 

@@ -86,8 +86,10 @@ class CpuDevice:
         library = _open_library(artifact, variant)
         pool = _create_pool(library, self.threads, target.scratch_bytes)
         self._destroy_pool = weakref.finalize(self, library.wl_pool_destroy, pool)
+        limits = {"T": self.max_tokens, "S": self.max_seqs, "R": self.max_seqs, "C": self.num_pages}
         self._step, self._sample, self._logprobs = (
-            NativeEntry(name, entries[name], library, pool, artifact.params) for name in ("step", "sample", "logprobs")
+            NativeEntry(name, entries[name], library, pool, artifact.params, limits)
+            for name in ("step", "sample", "logprobs")
         )
         self._kv = _kv_cache(manifest.kv, self.num_pages)
         self._min_rows = dims["R"].min

@@ -25,9 +25,21 @@ _MAP_NORESERVE = 0x4000  # linux/mman.h; Python 3.11's mmap does not name it
 
 
 def anonymous_array(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
-    """Return page-aligned zeros that take no RAM until they are written, in huge pages where possible."""
+    """Return page-aligned zeros that take no RAM until they are written, in huge pages where possible.
+
+    Raises:
+        EngineError: the system refuses that much address space.
+    """
     num_bytes = max(1, prod(shape) * dtype.itemsize)
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    try:
+        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    except OSError as error:
+        raise EngineError(
+            "The device's memory cannot be mapped",
+            expected=f"{num_bytes} bytes of address space",
+            found=str(error),
+            fix="lower the limits on tokens, sequences or the KV cache",
+        ) from error
     memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, prod(shape)).reshape(shape)
 
@@ -52,12 +64,21 @@ class NativeEntry:
         library: has `wl_<name>`.
         pool: the `wl_pool *`.
         params: the artifact's parameters; those that the entry names are bound now.
+        limits: the largest dims of ordinary calls, for which the arena is made at once; a larger call enlarges it.
 
     Raises:
         ArtifactError: library, plan and parameters do not fit together.
     """
 
-    def __init__(self, name: str, entry: Entry, library: ctypes.CDLL, pool: int, params: Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        name: str,
+        entry: Entry,
+        library: ctypes.CDLL,
+        pool: int,
+        params: Mapping[str, Array],
+        limits: Mapping[str, int],
+    ) -> None:
         self.dims = entry.dims
         self._name, self._pool = name, pool
         self._function = _entry_function(library, name)
@@ -75,7 +96,8 @@ class NativeEntry:
         names = tuple(entry.dims)
         self._results = _results(entry, given.keys(), names)
         self._arena_bytes = compile_expr(entry.arena_bytes, names)
-        self._arena: NDArray[np.uint8] = np.empty(0, np.uint8)
+        largest = [min(limits.get(dim, allowed.max), allowed.max) for dim, allowed in entry.dims.items()]
+        self._arena = anonymous_array([max(1, self._arena_bytes(*largest))], np.dtype(np.uint8))
 
     def __call__(self, inputs: Mapping[str, Array], dims: Mapping[str, int]) -> dict[str, Array]:
         """Run the entry once and return its results by name, as views of the arena.
@@ -97,7 +119,9 @@ class NativeEntry:
                     found=f"{array.dtype}, strides {array.strides}",
                 )
             self._pointers[place] = _address(array)
-        self._reserve(self._arena_bytes(*values))
+        num_bytes = self._arena_bytes(*values)
+        if num_bytes > len(self._arena):
+            self._arena = anonymous_array([num_bytes], np.dtype(np.uint8))
         sizes = self._dims_type(*values)
         status = self._function(self._pool, _address(self._arena), self._pointers, sizes)
         if status != 0:
@@ -120,11 +144,6 @@ class NativeEntry:
         start = result.offset(*values)
         flat = self._arena[start : start + prod(shape) * result.dtype.itemsize]
         return flat.view(result.dtype).reshape(shape)
-
-    def _reserve(self, num_bytes: int) -> None:
-        """Replace the arena by a larger one if needed."""
-        if num_bytes > len(self._arena):
-            self._arena = anonymous_array([num_bytes], np.dtype(np.uint8))
 
 
 def _address(array: Array) -> int:

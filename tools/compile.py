@@ -1,0 +1,120 @@
+"""`warploom compile`: a model in, an artifact out, with its progress on the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from warploom.errors import CompileError
+from warploom.runtime.manifest import Quantization
+from warploom.tools.reports import Summary, summarize
+from warploom.tools.table import count, size
+
+if TYPE_CHECKING:
+    from warploom.runtime.artifact import Artifact
+
+_EXAMPLES = """\
+examples:
+  warploom compile HuggingFaceTB/SmolLM2-135M-Instruct -o smollm2
+  warploom compile ./my-llama --quantization int8 --max-context 4096
+  warploom compile model.Q4_K_M.gguf --quantization int8 --json
+
+No GPU is needed, and no PyTorch. The artifact is complete: copy the folder to where it is served.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.description = "Compile a model ahead of time into an artifact: a folder with code, weights and tokenizer."
+    parser.epilog = _EXAMPLES
+    parser.add_argument(
+        "model", metavar="MODEL", help="a Hugging Face hub id, a folder in Hugging Face's layout, or a .gguf file"
+    )
+    parser.add_argument("--target", default="cpu", metavar="NAME", help="what to compile for: cpu (default)")
+    parser.add_argument(
+        "--quantization",
+        default="bf16",
+        choices=get_args(Quantization),
+        help="how weights are stored (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-context", type=int, metavar="N", help="most tokens of one sequence (default: what the model can)"
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="OUT",
+        help="the artifact's folder; an artifact that is there is replaced "
+        "(default: <model name>-<quantization>.warploom in the working directory)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compile the model of a parsed command line and print what came out."""
+    started = time.perf_counter()
+    compile_model = _compiler()
+    with _progress() as progress:
+        artifact = compile_model(
+            args.model,
+            target=args.target,
+            quantization=args.quantization,
+            out=args.out,
+            max_context=args.max_context,
+            progress=progress,
+        )
+    summary, seconds = summarize(artifact), time.perf_counter() - started
+    if args.json:
+        print(msgspec.json.encode({"seconds": seconds, **msgspec.to_builtins(summary)}).decode())
+    else:
+        print(_closing(summary, seconds))
+
+
+def _compiler() -> Callable[..., Artifact]:
+    """`warploom.compile`; a serving install does not have it."""
+    try:
+        from warploom.compiler import compile
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("warploom"):
+            raise
+        raise CompileError(
+            "This installation of warploom can serve artifacts but not compile models",
+            expected="the packages of the extra [compile]",
+            found=f"no package {error.name}",
+            fix="pip install 'warploom[compile]'",
+        ) from error
+    return compile
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """A callback whose last report is drawn on stderr; nothing is drawn unless that is a terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as display:
+        task = display.add_task("starting", total=1.0)
+        yield lambda stage, fraction: display.update(task, description=f"{stage:<24}", completed=fraction)
+
+
+def _closing(summary: Summary, seconds: float) -> str:
+    sizes = summary.bytes
+    return "\n".join(
+        [
+            f"compiled {summary.model} in {seconds:.1f} s",
+            f"  weights   {size(sizes.weights)} ({summary.quantization}, {count(summary.num_parameters)} parameters)",
+            f"  code      {size(sizes.code)} ({summary.num_kernels} kernels, {', '.join(summary.variants)})",
+            f"  artifact  {summary.path} ({size(sizes.total)})",
+            f"try: warploom generate {summary.path} {'--chat ' if summary.chat else ''}'Why is the sky blue?'",
+        ]
+    )

@@ -1,0 +1,164 @@
+"""`warploom inspect`: what is inside an artifact, as tables or JSON."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from warploom.errors import InvalidRequestError
+from warploom.runtime.artifact import Artifact, load
+from warploom.runtime.plan import Plan
+from warploom.tools.fusion_log import fusion_decisions
+from warploom.tools.reports import Summary, kernel_rows, launch_rows, memory_rows, summarize, weight_rows
+from warploom.tools.table import count, shown, size, table
+
+VIEWS = {
+    "summary": "model, sizes, targets (default)",
+    "kernels": "kernels: launches, flops and bytes of one call, where in the model",
+    "weights": "packed parameters",
+    "plan": "kernel calls in their order",
+    "fusion": "which ops became one kernel, and why others did not",
+    "memory": "what serving takes: weights, KV cache, arenas",
+    "ir": "the program after each pass: `ir` lists the stages, `ir STAGE` prints one (name or number)",
+    "source": "`source KERNEL` prints a kernel's readable source; `source` lists the kernels",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.description = "Show what is inside an artifact."
+    views = "\n".join(f"  {name:<9} {what}" for name, what in VIEWS.items())
+    parser.epilog = (
+        f"views:\n{views}\n\n"
+        "flops, bytes, tiles and arenas are those of decoding one token of one sequence; others with\n"
+        "--dims: T tokens, S sequences, R rows of logits, P pages of a sequence, C pages of the cache,\n"
+        "H tokens of history, B logit biases.\n\n"
+        "examples:\n  warploom inspect smollm2 kernels --dims T=512,R=1\n  warploom inspect smollm2 --verify --json\n"
+    )
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
+    parser.add_argument("view", nargs="?", default="summary", choices=VIEWS, metavar="VIEW", help="see below")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a stage or a kernel")
+    parser.add_argument("--dims", type=_dims, default={}, metavar="D=N,...", help="sizes to evaluate expressions at")
+    parser.add_argument("--verify", action="store_true", help="also check the hash of every byte of the weights")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The program after one pass: a file of the artifact."""
+
+    stage: str
+    file: str
+    bytes: int = shown(size)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the view of a parsed command line."""
+    artifact = load(args.artifact, verify=args.verify)
+    content = _content(artifact, args.view, args.name, args.dims)
+    if args.json:
+        print(msgspec.json.encode(content).decode())
+    elif isinstance(content, str):
+        print(content)
+    elif isinstance(content, Summary):
+        print(_brief(content, args.verify))
+    else:
+        print(table(content))
+
+
+def _content(artifact: Artifact, view: str, name: str | None, dims: Mapping[str, int]) -> Any:
+    """What a view shows: text, a summary, or rows."""
+    if name is not None and view not in ("ir", "source"):
+        raise InvalidRequestError(f"The view {view} takes no name", found=name, fix="see `warploom inspect --help`")
+    if view == "summary":
+        return summarize(artifact)
+    if view == "ir":
+        return _stages(artifact) if name is None else artifact.read_text(_find_stage(artifact, name).file)
+    if view == "fusion":
+        stages = _stages(artifact)
+        return fusion_decisions(artifact.read_text(stages[-1].file)) if stages else []
+    (target,) = artifact.manifest.targets  # format version 1 knows one
+    plan, page_size = artifact.plan(target), artifact.manifest.kv.page_size
+    _check_dims(plan, dims)
+    if view == "source" and name is not None:
+        return artifact.read_text(plan.kernels[_known(name, plan.kernels)].source)
+    if view in ("kernels", "source"):
+        return kernel_rows(plan, page_size, dims)
+    if view == "weights":
+        return weight_rows(artifact, plan)
+    if view == "plan":
+        return launch_rows(plan, page_size, dims)
+    return memory_rows(artifact, target, plan, dims)
+
+
+def _stages(artifact: Artifact) -> list[Stage]:
+    return [
+        Stage(Path(name).stem, name, info.bytes)
+        for name, info in sorted(artifact.manifest.files.items())
+        if name.startswith("ir/")
+    ]
+
+
+def _find_stage(artifact: Artifact, name: str) -> Stage:
+    """The last stage of that name (`dce`), number (`9`, `09`), or both (`09-dce`)."""
+    stages = _stages(artifact)
+    wanted = name.zfill(2)
+    for stage in reversed(stages):
+        if name == stage.stage or wanted == stage.stage[:2] or stage.stage[3:] == name:
+            return stage
+    raise InvalidRequestError(
+        f"The artifact has no IR stage {name!r}", expected=", ".join(stage.stage for stage in stages), found=name
+    )
+
+
+def _known(name: str, kernels: Mapping[str, object]) -> str:
+    if name not in kernels:
+        raise InvalidRequestError(
+            f"The artifact has no kernel {name!r}", fix="`warploom inspect ARTIFACT kernels` lists them"
+        )
+    return name
+
+
+def _check_dims(plan: Plan, given: Mapping[str, int]) -> None:
+    ranges = {name: bounds for entry in plan.entries.values() for name, bounds in entry.dims.items()}
+    for name, value in given.items():
+        if name not in ranges:
+            raise InvalidRequestError(f"There is no dim {name}", expected=", ".join(ranges), found=name)
+        bounds = ranges[name]
+        if not bounds.min <= value <= bounds.max:
+            raise InvalidRequestError(
+                f"The dim {name} is out of range", expected=f"{bounds.min}..{bounds.max}", found=str(value)
+            )
+
+
+def _brief(summary: Summary, verified: bool) -> str:
+    sizes = summary.bytes
+    launches = ", ".join(f"@{name} {number}" for name, number in summary.num_launches.items())
+    rows = {
+        "model": f"{summary.model} ({summary.architecture}, {count(summary.num_parameters)} parameters)",
+        "weights": f"{summary.quantization}, {size(sizes.weights)}",
+        "context": f"{summary.max_context} tokens; KV cache {summary.kv_dtype}, "
+        f"{size(summary.kv_bytes_per_token)} a token",
+        "targets": f"{', '.join(summary.targets)}: {', '.join(summary.variants)}",
+        "code": f"{size(sizes.code)}, {summary.num_kernels} kernels; launches: {launches}",
+        "sources": f"{size(sizes.sources)} (views ir and source)",
+        "total": size(sizes.total),
+        "made by": f"warploom {summary.warploom_version}, format version {summary.format_version}",
+        "chat": "yes" if summary.chat else "no chat template",
+        "files": "intact, every byte hashed" if verified else "intact (weights: sizes only; --verify hashes them)",
+    }
+    return "\n".join(f"{label:<9} {text}" for label, text in rows.items())
+
+
+def _dims(text: str) -> dict[str, int]:
+    """`T=512,R=1` as a dict."""
+    try:
+        return {name.strip(): int(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form T=512,R=1") from None

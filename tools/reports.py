@@ -1,0 +1,223 @@
+"""What is inside an artifact, as plain rows: made for `warploom inspect`, whose tables and JSON show the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from warploom.runtime.artifact import Artifact
+from warploom.runtime.expr import evaluate
+from warploom.runtime.plan import Buffer, Entry, Launch, Plan
+from warploom.tools.table import count, shown, size
+
+# One sequence that decodes one token. P and C are pages, enough for 128 tokens of context.
+DECODE_CONTEXT = 128
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes on disk by what they are for."""
+
+    weights: int
+    code: int
+    sources: int
+    other: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An artifact in brief. `kv_bytes_per_token` is for all layers; `chat`: whether there is a chat template."""
+
+    path: str
+    model: str
+    architecture: str
+    num_parameters: int
+    quantization: str
+    max_context: int
+    vocab_size: int
+    kv_dtype: str
+    kv_bytes_per_token: int
+    chat: bool
+    targets: list[str]
+    variants: list[str]
+    num_kernels: int
+    num_launches: dict[str, int]
+    bytes: Sizes
+    warploom_version: str
+    format_version: int
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """One kernel in one entry. `flops` and `bytes` are those of all its launches in one call of the entry."""
+
+    entry: str
+    kernel: str
+    kind: str
+    launches: int
+    flops: int = shown(count)
+    bytes: int = shown(size)
+    location: str = ""
+
+
+@dataclass(frozen=True)
+class WeightRow:
+    """One packed parameter."""
+
+    weight: str
+    dtype: str
+    shape: str
+    bytes: int = shown(size)
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    """Memory that serving takes. `expression`: over the entry's dims, where the size depends on them."""
+
+    memory: str
+    bytes: int = shown(size)
+    expression: str = ""
+
+
+@dataclass(frozen=True)
+class LaunchRow:
+    """One kernel call; `tiles` is how many independent pieces of work it has."""
+
+    entry: str
+    number: int
+    kernel: str
+    tiles: int
+    location: str
+    operands: str
+
+
+def summarize(artifact: Artifact) -> Summary:
+    """Return the artifact in brief."""
+    manifest = artifact.manifest
+    plans = [artifact.plan(target) for target in manifest.targets]
+    kv = manifest.kv
+    return Summary(
+        path=str(artifact.path),
+        model=manifest.model.id,
+        architecture=manifest.model.architecture,
+        num_parameters=manifest.model.num_parameters,
+        quantization=manifest.quantization,
+        max_context=manifest.max_context,
+        vocab_size=manifest.vocab_size,
+        kv_dtype=kv.dtype,
+        kv_bytes_per_token=kv.bytes_per_page // kv.page_size,
+        chat=manifest.tokenizer.chat_template is not None,
+        targets=list(manifest.targets),
+        variants=[variant.isa for target in manifest.targets.values() for variant in target.variants],
+        num_kernels=sum(len(plan.kernels) for plan in plans),
+        num_launches={name: len(entry.launches) for plan in plans for name, entry in plan.entries.items()},
+        bytes=_sizes(artifact),
+        warploom_version=manifest.warploom_version,
+        format_version=manifest.format_version,
+    )
+
+
+def _sizes(artifact: Artifact) -> Sizes:
+    totals = dict.fromkeys(("weights", "code", "sources", "other"), 0)
+    for name, info in artifact.manifest.files.items():
+        totals[_purpose(PurePosixPath(name))] += info.bytes
+    return Sizes(**totals, total=sum(totals.values()))
+
+
+def _purpose(path: PurePosixPath) -> str:
+    if path.parts[0] == "weights":
+        return "weights"
+    if path.suffix == ".mlir":
+        return "sources"
+    return "code" if path.parts[0] == "kernels" else "other"
+
+
+def decode_dims(entry: Entry, page_size: int, given: Mapping[str, int]) -> dict[str, int]:
+    """Return values for an entry's dims: those given, else one sequence that decodes one token."""
+    pages = -(-DECODE_CONTEXT // page_size)
+    usual = {"P": pages, "C": pages}
+    return {
+        name: given.get(name, min(max(usual.get(name, 1), bounds.min), bounds.max))
+        for name, bounds in entry.dims.items()
+    }
+
+
+def kernel_rows(plan: Plan, page_size: int, given: Mapping[str, int]) -> list[KernelRow]:
+    """Return one row per entry and kernel, in the order of their first launch."""
+    rows = []
+    for entry_name, entry in plan.entries.items():
+        dims = decode_dims(entry, page_size, given)
+        by_kernel: dict[str, list[Launch]] = {}
+        for launch in entry.launches:
+            by_kernel.setdefault(launch.kernel, []).append(launch)
+        rows += [_kernel_row(plan, entry_name, launches, dims) for launches in by_kernel.values()]
+    return rows
+
+
+def _kernel_row(plan: Plan, entry: str, launches: list[Launch], dims: Mapping[str, int]) -> KernelRow:
+    name = launches[0].kernel
+    info = plan.kernels[name]
+    own = [{own: evaluate(expr, dims) for own, expr in zip(info.dims, launch.dims, strict=True)} for launch in launches]
+    return KernelRow(
+        entry=entry,
+        kernel=name,
+        kind=info.kind,
+        launches=len(launches),
+        flops=sum(evaluate(info.flops, values) for values in own),
+        bytes=sum(evaluate(info.bytes, values) for values in own),
+        location=launches[0].location,
+    )
+
+
+def weight_rows(artifact: Artifact, plan: Plan) -> list[WeightRow]:
+    """Return the packed parameters in the order of the files."""
+    dtypes = {
+        buffer.name: buffer.dtype for entry in plan.entries.values() for buffer in entry.buffers if _is_param(buffer)
+    }
+    return [
+        WeightRow(name, dtypes.get(name, str(array.dtype)), " x ".join(map(str, array.shape)), array.nbytes)
+        for name, array in artifact.params.items()
+    ]
+
+
+def _is_param(buffer: Buffer) -> bool:
+    return buffer.kind == "param"
+
+
+def memory_rows(artifact: Artifact, target: str, plan: Plan, given: Mapping[str, int]) -> list[MemoryRow]:
+    """Return what serving with one target keeps in memory: weights, KV cache, arenas."""
+    kv = artifact.manifest.kv
+    pages = math.ceil(artifact.manifest.max_context / kv.page_size)
+    rows = [
+        MemoryRow("weights (mapped from the files)", sum(array.nbytes for array in artifact.params.values())),
+        MemoryRow("KV cache, one token", kv.bytes_per_page // kv.page_size),
+        MemoryRow(f"KV cache, one page of {kv.page_size} tokens", kv.bytes_per_page),
+        MemoryRow(f"KV cache, a full context of {artifact.manifest.max_context} tokens", pages * kv.bytes_per_page),
+        MemoryRow("scratch, each thread", artifact.target(target).scratch_bytes),
+    ]
+    for name, entry in plan.entries.items():
+        dims = decode_dims(entry, kv.page_size, given)
+        shown_dims = " ".join(f"{dim}={value}" for dim, value in dims.items())
+        rows.append(
+            MemoryRow(f"arena of @{name} at {shown_dims}", evaluate(entry.arena_bytes, dims), str(entry.arena_bytes))
+        )
+    return rows
+
+
+def launch_rows(plan: Plan, page_size: int, given: Mapping[str, int]) -> list[LaunchRow]:
+    """Return every kernel call in the order of execution."""
+    return [
+        LaunchRow(
+            name,
+            number,
+            launch.kernel,
+            evaluate(launch.tiles, decode_dims(entry, page_size, given)),
+            launch.location,
+            ", ".join(launch.operands),
+        )
+        for name, entry in plan.entries.items()
+        for number, launch in enumerate(entry.launches)
+    ]

@@ -45,11 +45,11 @@ def decode(kind: Kind, attribute: mlir.Attribute) -> AttrValue:
     """The Python value of an MLIR attribute."""
     match kind:
         case Kind.INT | Kind.FLOAT | Kind.STR:
-            return attribute.value  # type: ignore[attr-defined,no-any-return]
+            return attribute.value
         case Kind.INTS:
-            return tuple(attribute)  # type: ignore[arg-type]
+            return tuple(attribute)
         case Kind.SHAPE:
-            return tuple(dim(a.value) for a in attribute)  # type: ignore[attr-defined]
+            return tuple(dim(a.value) for a in attribute)
         case Kind.ARRAY:
             return np.array(attribute)
 

@@ -143,10 +143,10 @@ def bind(declared: Sequence[Shape], actual: Sequence[tuple[int, ...]], env: dict
         IRError: a rank or dimension disagrees, or a symbol is not determined.
     """
     pairs: list[tuple[DimLike, int]] = []
-    for want, got in zip(declared, actual, strict=True):
-        if len(want) != len(got):
-            raise IRError("a tensor has the wrong rank", expected=_text(want), found=str(list(got)))
-        pairs += zip(want, got, strict=True)
+    for shape_, sizes in zip(declared, actual, strict=True):
+        if len(shape_) != len(sizes):
+            raise IRError("a tensor has the wrong rank", expected=_text(shape_), found=str(list(sizes)))
+        pairs += zip(shape_, sizes, strict=True)
     unsolved = pairs
     while unsolved:
         waiting = [(want, got) for want, got in unsolved if not _solve(want, got, env)]

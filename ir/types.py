@@ -73,10 +73,19 @@ class TensorType:
     shape: Shape
     dtype: DType
 
+    def __post_init__(self) -> None:
+        if any(isinstance(d, int) and d < 0 for d in self.shape):
+            raise IRError("a dimension is negative", found=str(self.shape))
+
     @property
     def rank(self) -> int:
         """Number of dimensions."""
         return len(self.shape)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether no dimension is symbolic."""
+        return all(isinstance(d, int) for d in self.shape)
 
     def with_shape(self, dims: tuple[DimLike | str, ...]) -> TensorType:
         """The same dtype with another shape."""
@@ -106,7 +115,13 @@ class TensorType:
 
 
 def tensor(dims: tuple[DimLike | str, ...] | list[DimLike | str], dtype: DType | str = DType.F32) -> TensorType:
-    """A tensor type from integers, symbols and expressions."""
+    """A tensor type from integers, symbols and expressions.
+
+    Raises:
+        IRError: there is no such dtype, or a dimension is negative or malformed.
+    """
+    if dtype not in list(DType):
+        raise IRError(f"unknown dtype {dtype!r}", expected=", ".join(DType))
     return TensorType(shape(dims), DType(dtype))
 
 

@@ -22,10 +22,9 @@ class Silu(Unary):
         """In the dtype of x."""
         return x / (1 + np.exp(-x))
 
-    def decompose(self, x: mlir.Value) -> mlir.Value:  # type: ignore[override]
+    def decompose(self, x: mlir.Value) -> mlir.Value:
         """One logistic, one product."""
-        result: mlir.Value = mul(x, logistic(x))
-        return result
+        return mul(x, logistic(x))
 
 
 class Swiglu(Binary):
@@ -38,10 +37,9 @@ class Swiglu(Binary):
         """In the dtype of the gate."""
         return gate / (1 + np.exp(-gate)) * up
 
-    def decompose(self, gate: mlir.Value, up: mlir.Value) -> mlir.Value:  # type: ignore[override]
+    def decompose(self, gate: mlir.Value, up: mlir.Value) -> mlir.Value:
         """silu, then a product."""
-        result: mlir.Value = mul(silu(gate), up)
-        return result
+        return mul(silu(gate), up)
 
 
 silu, swiglu = Silu(), Swiglu()

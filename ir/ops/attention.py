@@ -80,14 +80,14 @@ class KvWrite(Op):
     ) -> np.ndarray:
         """A copy with assigned rows."""
         result = kv.copy()
-        pages = view_pages(result, layer, k.shape[2], k_layout)
+        keys, values = view_pages(result, layer, k.shape[2], k_layout)
         kept = slots >= 0
         page, offset = slots[kept] // page_size, slots[kept] % page_size
-        pages[page, 0, :, offset] = k[kept]
-        pages[page, 1, :, offset] = v[kept]
+        keys[page, :, offset] = k[kept]
+        values[page, :, offset] = v[kept]
         return result
 
-    def decompose(  # type: ignore[override]
+    def decompose(
         self,
         kv: mlir.Value,
         k: mlir.Value,
@@ -113,8 +113,7 @@ class KvWrite(Op):
         assert isinstance(layers, int)
         before = [slice_axis(kv, axis=0, start=0, stop=layer)] if layer else []
         after = [slice_axis(kv, axis=0, start=layer + 1, stop=layers)] if layer + 1 < layers else []
-        result: mlir.Value = concat(*before, middle, *after, axis=0)
-        return result
+        return concat(*before, middle, *after, axis=0)
 
     def generate(self, choose: Chooser) -> Generated:
         """One or two tokens at distinct slots of a two-layer cache."""
@@ -188,9 +187,8 @@ class Attention(Op):
             begin, end = query_start[s], query_start[s + 1]
             if begin == end:
                 continue
-            used = pages[page_table[s, : -(-int(context) // page_size)]]  # [pages, 2, kv_heads, page_size, head_dim]
-            keys, values = used.transpose(1, 2, 0, 3, 4).reshape(2, kv.shape[3], -1, q.shape[2]).astype(q.dtype)
-            keys, values = (np.repeat(x[:, :context], group, 0) for x in (keys, values))  # [heads, context, head_dim]
+            used = page_table[s, : -(-int(context) // page_size)]
+            keys, values = (_tokens(x[used], int(context), group).astype(q.dtype) for x in pages)
             scores = np.einsum("thd,hjd->htj", q[begin:end], keys) * q.dtype.type(scale)
             position = np.arange(context - (end - begin), context)[:, None]
             visible = _visible(np.arange(context), position, window)
@@ -199,7 +197,7 @@ class Attention(Op):
             out[begin:end] = np.einsum("htj,hjd->thd", weights / weights.sum(-1, keepdims=True), values)
         return out
 
-    def decompose(  # type: ignore[override]
+    def decompose(
         self,
         q: mlir.Value,
         kv: mlir.Value,
@@ -237,8 +235,7 @@ class Attention(Op):
         mixed = dot_general(softmax(masked), values, x_contract=(3,), y_contract=(1,), x_batch=(0, 1), y_batch=(0, 2))
         out = reshape(mixed, shape=(tokens, heads, size))
         keep = broadcast(live, shape=(tokens, heads, size), dims=(0,))
-        result: mlir.Value = select(keep, out, full(shape=(tokens, heads, size), value=0.0, dtype="f32"))
-        return result
+        return select(keep, out, full(shape=(tokens, heads, size), value=0.0, dtype="f32"))
 
     def generate(self, choose: Chooser) -> Generated:
         """Two sequences, one mid-prompt, one decoding, and possibly a padding token."""
@@ -255,31 +252,20 @@ class Attention(Op):
         return operands, paging | {"scale": size**-0.5, "window": choose.choice([0, 0, 3])}
 
 
-def view_pages(kv: np.ndarray, layer: int, head_dim: int, k_layout: str) -> Any:
-    """One layer of a cache as [C, 2, kv_heads, page_size, head_dim], whatever the key layout; supports indexing by
-    page and, for assignment, by [page, which, :, offset].
-    """
+def view_pages(kv: np.ndarray, layer: int, head_dim: int, k_layout: str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and values of one layer as writable views [C, kv_heads, page_size, head_dim], whatever the key layout."""
     count, _, heads, block = kv.shape[1:]
-    page_size = block // head_dim
+    keys, values = kv[layer, :, 0], kv[layer, :, 1]
+    token_major = (count, heads, block // head_dim, head_dim)
     if k_layout == "token_major":
-        return kv[layer].reshape(count, 2, heads, page_size, head_dim)
-    return _DimMajorPages(kv[layer], page_size, head_dim)
+        return keys.reshape(token_major), values.reshape(token_major)
+    return keys.reshape(count, heads, head_dim, block // head_dim).swapaxes(-1, -2), values.reshape(token_major)
 
 
-class _DimMajorPages:
-    """Presents blocks whose keys are transposed as if they were not."""
-
-    def __init__(self, pages: np.ndarray, page_size: int, head_dim: int) -> None:
-        count, _, heads, _ = pages.shape
-        self.keys = pages[:, 0].reshape(count, heads, head_dim, page_size).swapaxes(-1, -2)
-        self.values = pages[:, 1].reshape(count, heads, page_size, head_dim)
-
-    def __getitem__(self, pages: np.ndarray) -> np.ndarray:
-        return np.stack([self.keys[pages], self.values[pages]], 1)
-
-    def __setitem__(self, index: tuple[np.ndarray, int, slice, np.ndarray], new: np.ndarray) -> None:
-        page, which, heads, offset = index
-        (self.keys, self.values)[which][page, heads, offset] = new
+def _tokens(pages: np.ndarray, count: int, group: int) -> np.ndarray:
+    """The first tokens of pages [P, kv_heads, page_size, head_dim], as [kv_heads * group, count, head_dim]."""
+    heads, size = pages.shape[1], pages.shape[3]
+    return np.repeat(pages.swapaxes(0, 1).reshape(heads, -1, size)[:, :count], group, 0)
 
 
 def _visible(key: np.ndarray, position: np.ndarray, window: int) -> np.ndarray:
@@ -294,18 +280,11 @@ def _locate(tokens: DimLike, query_start: mlir.Value, context_lens: mlir.Value) 
     ends = gather(query_start, add(iota(shape=(sequences,), axis=0), full(shape=(sequences,), value=1.0, dtype="i32")))
     past = compare(iota(shape=matrix, axis=0), broadcast(ends, shape=matrix, dims=(1,)), direction="ge")
     sequence = reduce_sum(cast(past, dtype="i32"), axis=1)  # sequences that end before the token
-    count = full(shape=(tokens,), value=1.0, dtype="i32")
-    last = gather(query_start, sequence_end(sequence, count))
+    last = gather(query_start, add(sequence, full(shape=(tokens,), value=1.0, dtype="i32")))
     from_end = sub(last, iota(shape=(tokens,), axis=0))
     position = sub(gather(context_lens, sequence), from_end)
     live = compare(from_end, full(shape=(tokens,), value=0.0, dtype="i32"), direction="gt")
     return sequence, position, live
-
-
-def sequence_end(sequence: mlir.Value, one: mlir.Value) -> mlir.Value:
-    """Index into query_start of where a sequence ends."""
-    result: mlir.Value = add(sequence, one)
-    return result
 
 
 def _mask(position: mlir.Value, live: mlir.Value, span: DimLike, window: int) -> mlir.Value:
@@ -329,8 +308,7 @@ def _token_rows(kv: mlir.Value, layer: int, which: int, page_size: int, transpos
     inner = (size, page_size) if transposed else (page_size, size)
     blocks = reshape(one, shape=(count, heads, *inner))
     order = (0, 3, 1, 2) if transposed else (0, 2, 1, 3)
-    result: mlir.Value = reshape(transpose(blocks, permutation=order), shape=(count * page_size, heads, size))
-    return result
+    return reshape(transpose(blocks, permutation=order), shape=(count * page_size, heads, size))
 
 
 def _gather_tokens(
@@ -344,8 +322,7 @@ def _gather_tokens(
     first = mul(pages, full(shape=(tokens, width), value=float(page_size), dtype="i32"))
     index = add(broadcast(first, shape=grid, dims=(0, 1)), iota(shape=grid, axis=2))
     flat = reshape(index, shape=(product(grid),))
-    result: mlir.Value = cast(reshape(gather(rows, flat), shape=(tokens, width * page_size, heads, size)), dtype="f32")
-    return result
+    return cast(reshape(gather(rows, flat), shape=(tokens, width * page_size, heads, size)), dtype="f32")
 
 
 def _check_cache(kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_size: int, k_layout: str) -> None:

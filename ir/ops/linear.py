@@ -67,6 +67,16 @@ def unpack_array(packed: np.ndarray, n: int, layout: str) -> np.ndarray:
     return packed.transpose(0, 2, 1).reshape(panels * PANEL, k)[:n]
 
 
+def rows_of(packed: np.ndarray, rows: np.ndarray, layout: str) -> np.ndarray:
+    """Some rows of a packed [n, k]: [*rows.shape, k]."""
+    if layout == "row":
+        return packed[rows]
+    panel, half = rows // PANEL, packed.shape[0] // 2
+    if layout == "panel_pair":
+        panel = panel % half * 2 + panel // half
+    return packed[panel, :, rows % PANEL]
+
+
 def unpack(packed: mlir.Value, n: int, layout: str) -> mlir.Value:
     """`unpack_array` in core ops."""
     if layout == "row":
@@ -77,8 +87,7 @@ def unpack(packed: mlir.Value, n: int, layout: str) -> mlir.Value:
         halves = reshape(packed, shape=(panels // 2, 2, k, PANEL))
         packed = reshape(transpose(halves, permutation=(1, 0, 2, 3)), shape=(panels, k, PANEL))
     rows = reshape(transpose(packed, permutation=(0, 2, 1)), shape=(panels * PANEL, k))
-    result: mlir.Value = rows if n == panels * PANEL else slice_axis(rows, axis=0, start=0, stop=n)
-    return result
+    return rows if n == panels * PANEL else slice_axis(rows, axis=0, start=0, stop=n)
 
 
 class Pack(Op):
@@ -119,7 +128,7 @@ class Linear(Op):
         """One matrix product."""
         return x @ unpack_array(weight, n, layout).astype(x.dtype).T
 
-    def decompose(self, x: mlir.Value, weight: mlir.Value, *, n: int, layout: str) -> mlir.Value:  # type: ignore[override]
+    def decompose(self, x: mlir.Value, weight: mlir.Value, *, n: int, layout: str) -> mlir.Value:
         """Unpack, cast, contract."""
         return _contract(x, cast(unpack(weight, n, layout), dtype="f32"))
 
@@ -145,7 +154,8 @@ class Quantize(Op):
     def evaluate(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Round to nearest, ties to even."""
         peak = np.abs(weight).max(-1, keepdims=True)
-        scale = np.where(peak > 0, peak / weight.dtype.type(127), 1).astype(weight.dtype)
+        scale = peak / weight.dtype.type(127)
+        scale = np.where(scale > 0, scale, weight.dtype.type(1))
         return np.rint(weight / scale).astype(np.int8), scale
 
     def generate(self, choose: Chooser) -> Generated:
@@ -170,11 +180,10 @@ class Dequantize(Op):
         """In the dtype of the scale."""
         return q.astype(scale.dtype) * scale
 
-    def decompose(self, q: mlir.Value, scale: mlir.Value) -> mlir.Value:  # type: ignore[override]
+    def decompose(self, q: mlir.Value, scale: mlir.Value) -> mlir.Value:
         """Cast, then a product."""
         wide = cast(q, dtype="f32")
-        result: mlir.Value = mul(wide, broadcast(scale, shape=type_of(q).shape, dims=(0, 1)))
-        return result
+        return mul(wide, broadcast(scale, shape=type_of(q).shape, dims=(0, 1)))
 
     def generate(self, choose: Chooser) -> Generated:
         """Fresh numbers."""
@@ -199,9 +208,7 @@ class QuantizedLinear(Op):
         """Scale after the product."""
         return (x @ unpack_array(q, n, layout).astype(x.dtype).T) * unpack_array(scale, n, layout)[:, 0]
 
-    def decompose(  # type: ignore[override]
-        self, x: mlir.Value, q: mlir.Value, scale: mlir.Value, *, n: int, layout: str
-    ) -> mlir.Value:
+    def decompose(self, x: mlir.Value, q: mlir.Value, scale: mlir.Value, *, n: int, layout: str) -> mlir.Value:
         """Unpack, dequantize, contract."""
         return _contract(x, dequantize(unpack(q, n, layout), unpack(scale, n, layout)))
 
@@ -226,21 +233,17 @@ class Embed(Op):
 
     def evaluate(self, ids: np.ndarray, table: np.ndarray, *, n: int, layout: str) -> np.ndarray:
         """Integer-array indexing."""
-        rows = np.clip(ids, 0, n - 1)
-        if layout == "row":
-            return table[rows]
-        return unpack_array(table, n, layout)[rows]
+        return rows_of(table, np.clip(ids, 0, n - 1), layout)
 
-    def decompose(self, ids: mlir.Value, table: mlir.Value, *, n: int, layout: str) -> mlir.Value:  # type: ignore[override]
+    def decompose(self, ids: mlir.Value, table: mlir.Value, *, n: int, layout: str) -> mlir.Value:
         """Unpack, gather, cast."""
-        result: mlir.Value = cast(gather(unpack(table, n, layout), ids), dtype="f32")
-        return result
+        return cast(gather(unpack(table, n, layout), ids), dtype="f32")
 
     def generate(self, choose: Chooser) -> Generated:
-        """Ids in range over a fresh table."""
-        n, layout = choose.choice([(7, "row"), (40, "panel")])
+        """Ids in and just outside of the range over a fresh table."""
+        n, layout = choose.choice([(7, "row"), (40, "panel"), (64, "panel_pair")])
         table = tensor(packed_shape(n, choose.integer(1, 5), layout), choose.choice([DType.F32, DType.BF16]))
-        ids = choose.input(tensor((choose.symbol(),), DType.I32), 0, n - 1)
+        ids = choose.input(tensor((choose.symbol(),), DType.I32), -1, n)
         return [ids, choose.input(table, -1, 1)], {"n": n, "layout": layout}
 
 
@@ -259,35 +262,31 @@ class QuantizedEmbed(Op):
     def evaluate(self, ids: np.ndarray, q: np.ndarray, scale: np.ndarray, *, n: int, layout: str) -> np.ndarray:
         """Gather, then scale."""
         rows = np.clip(ids, 0, n - 1)
-        return unpack_array(q, n, layout)[rows].astype(scale.dtype) * unpack_array(scale, n, layout)[rows]
+        return rows_of(q, rows, layout).astype(scale.dtype) * rows_of(scale, rows, layout)
 
-    def decompose(  # type: ignore[override]
-        self, ids: mlir.Value, q: mlir.Value, scale: mlir.Value, *, n: int, layout: str
-    ) -> mlir.Value:
+    def decompose(self, ids: mlir.Value, q: mlir.Value, scale: mlir.Value, *, n: int, layout: str) -> mlir.Value:
         """Gather rows and scales, cast, multiply."""
         rows = cast(gather(unpack(q, n, layout), ids), dtype="f32")
         scales = gather(unpack(scale, n, layout), ids)  # [.., 1]
         dims = type_of(rows).shape
-        result: mlir.Value = mul(rows, broadcast(scales, shape=dims, dims=tuple(range(len(dims)))))
-        return result
+        return mul(rows, broadcast(scales, shape=dims, dims=tuple(range(len(dims)))))
 
     def generate(self, choose: Chooser) -> Generated:
-        """Ids in range over a fresh table."""
-        n, layout = choose.choice([(7, "row"), (40, "panel")])
+        """Ids in and just outside of the range over a fresh table."""
+        n, layout = choose.choice([(7, "row"), (40, "panel"), (64, "panel_pair")])
         q = tensor(packed_shape(n, choose.integer(1, 5), layout), DType.I8)
-        ids = choose.input(tensor((choose.symbol(),), DType.I32), 0, n - 1)
+        ids = choose.input(tensor((choose.symbol(),), DType.I32), -1, n)
         scale = choose.input(tensor(packed_shape(n, 1, layout)), 0.001, 0.01)
         return [ids, choose.input(q, -127, 127), scale], {"n": n, "layout": layout}
 
 
 def _contract(x: mlir.Value, weight: mlir.Value) -> mlir.Value:
     last = type_of(x).rank - 1
-    result: mlir.Value = dot_general(x, weight, x_contract=(last,), y_contract=(1,), x_batch=(), y_batch=())
-    return result
+    return dot_general(x, weight, x_contract=(last,), y_contract=(1,), x_batch=(), y_batch=())
 
 
 def _static_matrix(weight: TensorType) -> tuple[int, int]:
-    if weight.rank != 2 or not all(isinstance(d, int) for d in weight.shape):
+    if weight.rank != 2 or not weight.is_static:
         raise IRError("a weight is a static matrix", found=str(weight))
     n, k = weight.shape
     assert isinstance(n, int)

@@ -35,7 +35,7 @@ class RmsNorm(Op):
         mean = np.mean(x * x, -1, keepdims=True, dtype=x.dtype)
         return x * (1 / np.sqrt(mean + x.dtype.type(eps))) * weight
 
-    def decompose(self, x: mlir.Value, weight: mlir.Value, *, eps: float) -> mlir.Value:  # type: ignore[override]
+    def decompose(self, x: mlir.Value, weight: mlir.Value, *, eps: float) -> mlir.Value:
         """Mean of squares, rsqrt, two products."""
         rows = type_of(x).shape[:-1]
         size = type_of(x).shape[-1]
@@ -68,7 +68,7 @@ class Softmax(Op):
         e = np.exp(x - x.max(-1, keepdims=True))
         return e / e.sum(-1, keepdims=True)
 
-    def decompose(self, x: mlir.Value) -> mlir.Value:  # type: ignore[override]
+    def decompose(self, x: mlir.Value) -> mlir.Value:
         """Shift by the maximum, exponentiate, divide by the sum."""
         axis = type_of(x).rank - 1
         e = exp(sub(x, along_rows(reduce_max(x, axis=axis), x)))
@@ -82,15 +82,13 @@ class Softmax(Op):
 def along_rows(per_row: mlir.Value, like: mlir.Value) -> mlir.Value:
     """Repeat one number per row [..] over the last axis of `like` [.., N]."""
     dims = type_of(like).shape
-    result: mlir.Value = broadcast(per_row, shape=dims, dims=tuple(range(len(dims) - 1)))
-    return result
+    return broadcast(per_row, shape=dims, dims=tuple(range(len(dims) - 1)))
 
 
 def along_columns(row: mlir.Value, like: mlir.Value) -> mlir.Value:
     """Repeat a row [N] over the leading axes of `like` [.., N]."""
     dims = type_of(like).shape
-    result: mlir.Value = broadcast(row, shape=dims, dims=(len(dims) - 1,))
-    return result
+    return broadcast(row, shape=dims, dims=(len(dims) - 1,))
 
 
 rms_norm, softmax = RmsNorm(), Softmax()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import ClassVar
 
 import mlir.ir as mlir
 import numpy as np
@@ -21,7 +22,7 @@ class Reduction(Op):
     """Base of ops that fold one axis away."""
 
     operands = (Operand("x", NUMBERS),)
-    attributes = (Attribute("axis", Kind.INT),)
+    attributes: ClassVar[tuple[Attribute, ...]] = (Attribute("axis", Kind.INT),)
 
     def infer(self, x: TensorType, *, axis: int) -> TensorType:
         """The shape without that axis."""
@@ -68,9 +69,9 @@ class Argmax(Reduction):
     """Index of the maximum of the last axis; the lowest index wins ties."""
 
     name = "argmax"
-    attributes = ()
+    attributes: ClassVar[tuple[Attribute, ...]] = ()
 
-    def infer(self, x: TensorType) -> TensorType:
+    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
         """i32 without the last axis."""
         _check_axis(x, x.rank - 1)
         return tensor(x.shape[:-1], DType.I32)
@@ -168,22 +169,23 @@ class DotGeneral(Op):
 
     def infer(self, x: TensorType, y: TensorType, **dims: tuple[int, ...]) -> TensorType:
         """The dtype of x; contracted and batch sizes must agree."""
-        pairs = [*zip(dims["x_contract"], dims["y_contract"], strict=True)]
-        pairs += zip(dims["x_batch"], dims["y_batch"], strict=True)
-        for i, j in pairs:
+        used_x, used_y = dims["x_batch"] + dims["x_contract"], dims["y_batch"] + dims["y_contract"]
+        if len(dims["x_batch"]) != len(dims["y_batch"]) or len(used_x) != len(used_y):
+            raise IRError("x and y list different numbers of dimensions", found=str(dims))
+        if len(set(used_x)) != len(used_x) or len(set(used_y)) != len(used_y):
+            raise IRError("a dimension is listed twice", found=str(dims))
+        for i, j in zip(used_x, used_y, strict=True):
             if not (0 <= i < x.rank and 0 <= j < y.rank and equal(x.shape[i], y.shape[j])):
                 raise IRError(f"dimension {i} of x does not fit dimension {j} of y", expected=str(x), found=str(y))
         batch = [x.shape[i] for i in dims["x_batch"]]
-        free = _free(x, dims["x_contract"] + dims["x_batch"]) + _free(y, dims["y_contract"] + dims["y_batch"])
-        return x.with_shape((*batch, *free))
+        return x.with_shape((*batch, *_free(x, used_x), *_free(y, used_y)))
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, **dims: tuple[int, ...]) -> np.ndarray:
         """Matrix products over flattened free dimensions."""
-        left, left_free, k = _as_matrices(x, dims["x_batch"], dims["x_contract"])
-        right, right_free, _ = _as_matrices(y, dims["y_batch"], dims["y_contract"])
+        left, left_free = _as_matrices(x, dims["x_batch"], dims["x_contract"])
+        right, right_free = _as_matrices(y, dims["y_batch"], dims["y_contract"])
         batch = tuple(x.shape[i] for i in dims["x_batch"])
-        product = np.matmul(left, right.swapaxes(-1, -2)) if k else np.zeros(())
-        return product.reshape(batch + left_free + right_free)
+        return np.matmul(left, right.swapaxes(-1, -2)).reshape(batch + left_free + right_free)
 
     def generate(self, choose: Chooser) -> Generated:
         """Rows times a matrix, or two batches of matrices."""
@@ -200,13 +202,14 @@ def _free(x: TensorType, used: tuple[int, ...]) -> list[DimLike]:
     return [d for i, d in enumerate(x.shape) if i not in used]
 
 
-def _as_matrices(x: np.ndarray, batch: tuple[int, ...], contract: tuple[int, ...]) -> tuple[np.ndarray, Any, int]:
-    free = [i for i in range(x.ndim) if i not in batch + contract]
-    free_shape = tuple(x.shape[i] for i in free)
-    k = int(np.prod([x.shape[i] for i in contract]))
-    lead = tuple(x.shape[i] for i in batch)
-    rows = int(np.prod(free_shape))
-    return x.transpose(*batch, *free, *contract).reshape(*lead, rows, k), free_shape, k
+def _as_matrices(
+    x: np.ndarray, batch: tuple[int, ...], contract: tuple[int, ...]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """x as [*batch, product of free, product of contracted], and the free sizes."""
+    free = tuple(i for i in range(x.ndim) if i not in batch + contract)
+    lead, free_shape, contracted = (tuple(x.shape[i] for i in axes) for axes in (batch, free, contract))
+    matrices = x.transpose(batch + free + contract).reshape(*lead, math.prod(free_shape), math.prod(contracted))
+    return matrices, free_shape
 
 
 def _check_axis(x: TensorType, axis: int) -> None:

@@ -37,15 +37,14 @@ class Rope(Op):
         cos, sin = cos[:, None], sin[:, None]
         return np.concatenate([low * cos - high * sin, high * cos + low * sin], -1)
 
-    def decompose(self, x: mlir.Value, cos: mlir.Value, sin: mlir.Value) -> mlir.Value:  # type: ignore[override]
+    def decompose(self, x: mlir.Value, cos: mlir.Value, sin: mlir.Value) -> mlir.Value:
         """Slices, four products, a concat."""
         size = type_of(x).shape[-1]
         assert isinstance(size, int)
         low = slice_axis(x, axis=2, start=0, stop=size // 2)
         high = slice_axis(x, axis=2, start=size // 2, stop=size)
         c, s = (broadcast(t, shape=type_of(low).shape, dims=(0, 2)) for t in (cos, sin))
-        result: mlir.Value = concat(sub(mul(low, c), mul(high, s)), add(mul(high, c), mul(low, s)), axis=2)
-        return result
+        return concat(sub(mul(low, c), mul(high, s)), add(mul(high, c), mul(low, s)), axis=2)
 
     def generate(self, choose: Chooser) -> tuple[list[mlir.Value], dict[str, AttrValue]]:
         """A value with one to three heads."""

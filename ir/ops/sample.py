@@ -43,8 +43,9 @@ class Sample(Op):
     In order, in f32: biases are added; penalties (repetition: Keskar et al. 2019; presence and frequency: OpenAI) are
     applied to `penalty_tokens`; temperature 0 takes the first maximum; else x /= temperature, and a token is kept if
     fewer than top_k tokens are strictly greater, the kept tokens strictly greater have probability below top_p
-    in sum, and its own is at least min_p of the largest; the draw is the argmax of x + Gumbel noise over the kept, the noise keyed by
-    (seed, position, token) so that it never depends on the batch. Ties are kept or removed together.
+    in sum (top_p >= 1: always), and its own is at least min_p of the largest; the draw is the argmax of x + Gumbel
+    noise over the kept, the noise keyed by (seed, position, token) so that it never depends on the batch. Ties are
+    kept or removed together.
     """
 
     name = "sample"
@@ -90,7 +91,7 @@ class Sample(Op):
         logprobs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
         return tokens, logprobs[np.arange(len(tokens)), tokens]
 
-    def decompose(self, logits: mlir.Value, *others: mlir.Value) -> tuple[mlir.Value, mlir.Value]:  # type: ignore[override]
+    def decompose(self, logits: mlir.Value, *others: mlir.Value) -> tuple[mlir.Value, mlir.Value]:
         """The docstring's steps, one function each; thresholds come from a sort."""
         temperature, k, p, floor, repetition, presence, frequency, seeds, positions, *sparse = others
         penalty_tokens, penalty_counts, bias_tokens, bias_values = sparse
@@ -109,7 +110,7 @@ class Sample(Op):
         rows, vocab = choose.symbol(), choose.choice([5, 40])
         floats = [
             (0.0, 0.0) if choose.integer(0, 1) else (0.5, 1.5),
-            (0.3, 1.0),
+            (1.0, 1.0) if choose.integer(0, 1) else (0.3, 1.0),
             (0.0, 0.3),
             (0.8, 1.5),
             (0, 1),
@@ -146,7 +147,7 @@ class TopLogprobs(Op):
         order = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
         return order.astype(np.int32), np.take_along_axis(logprobs, order, -1)
 
-    def decompose(self, logits: mlir.Value, *, k: int) -> tuple[mlir.Value, mlir.Value]:  # type: ignore[override]
+    def decompose(self, logits: mlir.Value, *, k: int) -> tuple[mlir.Value, mlir.Value]:
         """top_k of the logits, shifted by the log of the sum of exponentials."""
         values, indices = top_k(logits, k=k)
         return indices, sub(values, along_rows(_log_sum_exp(logits), values))
@@ -172,7 +173,8 @@ def _sample_row(logits: np.ndarray, *row: Any) -> int:
     probabilities = weights / weights.sum(dtype=x.dtype)
     ordered = np.sort(probabilities)[::-1]
     before = np.cumsum(ordered, dtype=x.dtype) - ordered
-    kept &= probabilities >= ordered[before < p].min(initial=ordered[0])
+    if p < 1:
+        kept &= probabilities >= ordered[before < p].min(initial=ordered[0])
     kept &= probabilities >= floor * ordered[0]
     bits = random_bits.evaluate(seed[None], np.array([position], np.int32), n=x.size)
     assert isinstance(bits, np.ndarray)
@@ -181,8 +183,7 @@ def _sample_row(logits: np.ndarray, *row: Any) -> int:
 
 
 def _like(x: mlir.Value, value: float) -> mlir.Value:
-    result: mlir.Value = full(shape=type_of(x).shape, value=value, dtype=type_of(x).dtype.value)
-    return result
+    return full(shape=type_of(x).shape, value=value, dtype=type_of(x).dtype.value)
 
 
 def _flat_index(tokens: mlir.Value, vocab: int) -> mlir.Value:
@@ -191,8 +192,7 @@ def _flat_index(tokens: mlir.Value, vocab: int) -> mlir.Value:
     base = mul(iota(shape=shape, axis=0), full(shape=shape, value=float(vocab), dtype="i32"))
     used = compare(tokens, _like(tokens, 0), direction="ge")
     index = select(used, add(base, tokens), _like(tokens, -1))
-    result: mlir.Value = reshape(index, shape=(shape[0] * shape[1],))
-    return result
+    return reshape(index, shape=(shape[0] * shape[1],))
 
 
 def _update(x: mlir.Value, tokens: mlir.Value, change: Any) -> mlir.Value:
@@ -202,8 +202,7 @@ def _update(x: mlir.Value, tokens: mlir.Value, change: Any) -> mlir.Value:
     flat, index = reshape(x, shape=(rows * vocab,)), _flat_index(tokens, vocab)
     current = reshape(gather(flat, index), shape=type_of(tokens).shape)
     new = reshape(change(current), shape=type_of(index).shape)
-    result: mlir.Value = reshape(scatter(flat, index, new), shape=(rows, vocab))
-    return result
+    return reshape(scatter(flat, index, new), shape=(rows, vocab))
 
 
 def _add_biases(x: mlir.Value, tokens: mlir.Value, values: mlir.Value) -> mlir.Value:
@@ -217,14 +216,13 @@ def _penalize(x: mlir.Value, tokens: mlir.Value, counts: mlir.Value, penalties: 
         repeated = select(positive, div(current, repetition), mul(current, repetition))
         number = cast(counts, dtype="f32")
         seen = cast(compare(counts, _like(counts, 0), direction="gt"), dtype="f32")
-        result: mlir.Value = sub(repeated, add(mul(presence, seen), mul(frequency, number)))
-        return result
+        return sub(repeated, add(mul(presence, seen), mul(frequency, number)))
 
     return _update(x, tokens, change)
 
 
 def _kept(x: mlir.Value, k: mlir.Value, p: mlir.Value, floor: mlir.Value) -> mlir.Value:
-    rows, vocab = type_of(x).shape
+    vocab = type_of(x).shape[1]
     assert isinstance(vocab, int)
     off = compare(k, _like(k, 0), direction="le")
     rank = select(off, _like(k, float(vocab)), k)
@@ -235,12 +233,12 @@ def _kept(x: mlir.Value, k: mlir.Value, p: mlir.Value, floor: mlir.Value) -> mli
     probabilities = softmax(select(within_k, x, _like(x, LOWEST)))
     ordered = sort(probabilities)
     before = sub(cumsum(ordered), ordered)
-    in_mass = compare(before, along_rows(p, x), direction="lt")
+    limit = select(compare(p, _like(p, 1.0), direction="ge"), _like(p, 2.0), p)  # 1 is off, whatever sums round to
+    in_mass = compare(before, along_rows(limit, x), direction="lt")
     largest = reduce_max(probabilities, axis=1)
     threshold = reduce_min(select(in_mass, ordered, along_rows(largest, x)), axis=1)
     threshold = maximum(threshold, mul(floor, largest))
-    result: mlir.Value = bit_and(within_k, compare(probabilities, along_rows(threshold, x), direction="ge"))
-    return result
+    return bit_and(within_k, compare(probabilities, along_rows(threshold, x), direction="ge"))
 
 
 def _gumbel(x: mlir.Value, seeds: mlir.Value, positions: mlir.Value) -> mlir.Value:
@@ -249,8 +247,7 @@ def _gumbel(x: mlir.Value, seeds: mlir.Value, positions: mlir.Value) -> mlir.Val
     bits = random_bits(seeds, positions, n=vocab)
     top = cast(shr(bits, _like(bits, 8)), dtype="f32")
     uniform = mul(add(top, _like(top, 0.5)), _like(top, 2.0**-24))
-    result: mlir.Value = neg(log(neg(log(uniform))))
-    return result
+    return neg(log(neg(log(uniform))))
 
 
 def _at(x: mlir.Value, index: mlir.Value) -> mlir.Value:
@@ -258,19 +255,16 @@ def _at(x: mlir.Value, index: mlir.Value) -> mlir.Value:
     rows, vocab = type_of(x).shape
     assert isinstance(vocab, int)
     column: mlir.Value = reshape(index, shape=(rows, 1))
-    return_: mlir.Value = gather(reshape(x, shape=(rows * vocab,)), _flat_index(column, vocab))
-    return return_
+    return gather(reshape(x, shape=(rows * vocab,)), _flat_index(column, vocab))
 
 
 def _log_sum_exp(x: mlir.Value) -> mlir.Value:
     peak = reduce_max(x, axis=1)
-    result: mlir.Value = add(log(reduce_sum(exp(sub(x, along_rows(peak, x))), axis=1)), peak)
-    return result
+    return add(log(reduce_sum(exp(sub(x, along_rows(peak, x))), axis=1)), peak)
 
 
 def _log_softmax(x: mlir.Value) -> mlir.Value:
-    result: mlir.Value = sub(x, along_rows(_log_sum_exp(x), x))
-    return result
+    return sub(x, along_rows(_log_sum_exp(x), x))
 
 
 sample, top_logprobs = Sample(), TopLogprobs()

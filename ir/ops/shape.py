@@ -81,7 +81,7 @@ class Broadcast(Op):
     def infer(self, x: TensorType, *, shape: Shape, dims: tuple[int, ...]) -> TensorType:
         """The given shape, if each mapped dimension is 1 or equal."""
         result = x.with_shape(shape)
-        if len(dims) != x.rank or list(dims) != sorted(set(dims)) or any(d >= len(shape) for d in dims):
+        if len(dims) != x.rank or list(dims) != sorted(set(dims)) or not all(0 <= d < len(shape) for d in dims):
             raise IRError("dims must map each operand dimension, increasing", found=f"{dims} for {x}")
         for size, target in zip(x.shape, dims, strict=True):
             if size != 1 and not equal(size, result.shape[target]):
@@ -275,8 +275,11 @@ class Full(Op):
     )
 
     def infer(self, *, shape: Shape, value: float, dtype: str) -> TensorType:
-        """The given shape and dtype."""
-        return tensor(shape, dtype)
+        """The given shape and dtype; an integer dtype needs a whole number that it holds."""
+        result = tensor(shape, dtype)
+        if not result.dtype.is_float and np.asarray(value).astype(result.dtype.numpy) != value:
+            raise IRError(f"{dtype} does not hold the value", found=str(value))
+        return result
 
     def evaluate(self, *, shape: tuple[int, ...], value: float, dtype: str) -> np.ndarray:
         """np.full."""

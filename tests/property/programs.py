@@ -172,7 +172,7 @@ class ProgramBuilder:
 
     def input(self, type_: TensorType, low: float, high: float) -> mlir.Value:
         """A new input or, if it is static, possibly a parameter."""
-        if all(isinstance(d, int) for d in type_.shape) and self.draw(st.booleans()):
+        if type_.is_static and self.draw(st.booleans()):
             return self.parameter(type_, low, high)
         return self.given(type_, self._data(type_, low, high))
 

@@ -17,6 +17,7 @@ from warploom.ir.op import op_of
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.parameters import param
 from warploom.ir.rewrite import entries, is_weight
+from warploom.ir.target import Target
 from warploom.ir.types import DType
 from warploom.passes.assign_layouts import assign_layouts
 from warploom.passes.cse import cse
@@ -30,7 +31,6 @@ from warploom.passes.merge_linears import merge_linears
 from warploom.passes.narrow_weights import narrow_weights
 from warploom.passes.pipeline import pipeline
 from warploom.passes.simplify import simplify
-from warploom.ir.target import Target
 
 EXAMPLES = 20
 

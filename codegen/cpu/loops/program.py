@@ -132,14 +132,16 @@ def program_of(group: Function) -> Program | str:
 def flattened(program: Program) -> Program:
     """The same program over one dimension where every op works element by element in memory order; else unchanged."""
     size = product(program.root.type.shape)
-    if not all(_is_flat(node, size) for node in program.nodes):
+    read = {operand for node in program.ops for operand in node.operands}
+    nodes = [node for i, node in enumerate(program.nodes) if node.op != INPUT or i in read]
+    if not all(_is_flat(node, size) for node in nodes):
         return program
     return replace(program, nodes=tuple(replace(n, types=(n.type.with_shape((size,)),)) for n in program.nodes))
 
 
 def _is_flat(node: Node, size: DimLike) -> bool:
-    kind = node.op in (INPUT, "reshape", "full") or family(node.op) == "elementwise"
-    return kind and product(node.type.shape) == size
+    in_order = node.op in (INPUT, "reshape", "full") or family(node.op) == "elementwise"
+    return in_order and product(node.type.shape) == size
 
 
 def family(op: str) -> str:

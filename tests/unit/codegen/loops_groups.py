@@ -21,9 +21,10 @@ from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.loops import match
 from warploom.ir.dims import Dim, DimLike, DimRange, dim, resolve
-from warploom.ir.function import Function, FunctionBuilder, functions
+from warploom.ir.function import Function, FunctionBuilder
 from warploom.ir.interpreter import evaluate
-from warploom.ir.ops.elementwise import maximum, minimum
+from warploom.ir.op import OPS
+from warploom.ir.ops.elementwise import cast, maximum, minimum
 from warploom.ir.ops.shape import full
 from warploom.ir.types import DType, TensorType, tensor, type_of
 from warploom.runtime.expr import evaluate as evaluate_expr
@@ -41,9 +42,21 @@ class GroupBuilder:
     def __init__(self, module: mlir.Module, name: str, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.env = {"T": self.choice([1, 2, 5, 33]), "S": self.choice([1, 3, 16, 50])}
+        self.module, self.name = module, name
         self.builder = FunctionBuilder(module, name, SYMBOLS, private=True)
         self.arrays: dict[str, np.ndarray] = {}
         self.values: list[mlir.Value] = []
+
+    @property
+    def point(self) -> mlir.InsertionPoint:
+        """Where the ops of the group go."""
+        return self.builder.point
+
+    def build(self, op: str) -> Sequence[mlir.Value]:
+        """One op on operands of its own choice; returns its results."""
+        operands, attributes = OPS[op].generate(self)
+        made = OPS[op](*operands, **attributes)
+        return made if isinstance(made, tuple) else (made,)
 
     def integer(self, low: int, high: int) -> int:
         return int(self.rng.integers(low, high + 1))
@@ -52,10 +65,14 @@ class GroupBuilder:
         return options[self.integer(0, len(options) - 1)]
 
     def value(self, dtypes: frozenset[DType], min_rank: int = 0) -> mlir.Value:
-        fitting = [v for v in self.values if type_of(v).dtype in dtypes and type_of(v).rank >= min_rank]
-        if fitting and self.integer(0, 3):
-            return self.choice(fitting[-3:])
-        return self.fresh(self.some_type(self.choice(sorted(dtypes)), min_rank))
+        """A recent value, cast if need be, so that ops hang together; or a new input."""
+        fitting = [v for v in self.values[-3:] if type_of(v).rank >= min_rank]
+        if not fitting or self.integer(0, 7) == 0:
+            return self.fresh(self.some_type(self.choice(sorted(dtypes)), min_rank))
+        value = self.choice(fitting)
+        if type_of(value).dtype in dtypes:
+            return value
+        return cast(value, dtype=self.choice(sorted(dtypes)).value)
 
     def like(self, type_: TensorType) -> mlir.Value:
         fitting = [v for v in self.values if type_of(v) == type_]
@@ -95,7 +112,7 @@ class GroupBuilder:
         type_ = type_of(value)
         if np.prod([resolve(d, self.env) for d in type_.shape]) > MAX_ELEMENTS:
             return
-        if type_.dtype.is_float:
+        if type_.dtype not in (DType.I1, DType.I8):
             low, high = (full(shape=type_.shape, value=b, dtype=type_.dtype.value) for b in (-BOUND, BOUND))
             value = minimum(maximum(value, low), high)
         self.values.append(value)
@@ -106,17 +123,23 @@ class Case:
     """A group, its kernel, and its data."""
 
     name: str
+    module: mlir.Module
     function: Function
     match: Match
     arrays: dict[str, np.ndarray]
     env: dict[str, int]
 
-    def check(self, module: mlir.Module, kernel: Callable[..., None]) -> bool:
+    @property
+    def types(self) -> dict[str, TensorType]:
+        """Types of the results by name."""
+        return {name: type_of(value) for name, value in self.function.results.items()}
+
+    def check(self, kernel: Callable[..., None]) -> bool:
         """Compare kernel and interpreter; False if a decision in the program hangs on rounding."""
-        types = {name: type_of(v) for name, v in self.function.results.items()}
-        expected = evaluate(module, self.name, self.arrays)
-        exact = evaluate(module, self.name, self.arrays, compute=np.float64)
-        actual = self.run(kernel, {n: np.empty(expected[n].shape, t.dtype.numpy) for n, t in types.items()})
+        types = self.types
+        expected = evaluate(self.module, self.name, self.arrays)
+        exact = evaluate(self.module, self.name, self.arrays, compute=np.float64)
+        actual = self.run(kernel)
         losses = {n: sensitivity(expected[n], exact[n], t.dtype) for n, t in types.items()}
         for name, loss in losses.items():
             if loss is None:
@@ -124,33 +147,32 @@ class Case:
             assert_close(actual[name], expected[name], types[name].dtype, loss)
         return True
 
-    def run(
-        self, kernel: Callable[..., None], results: dict[str, np.ndarray], split: int | None = None
-    ) -> dict[str, np.ndarray]:
-        """Fill `results`, in one call or in calls of `split` tiles, last tiles first."""
+    def run(self, kernel: Callable[..., None], split: int | None = None) -> dict[str, np.ndarray]:
+        """The results, computed in one call or in calls of `split` tiles, last tiles first."""
+        results = {n: np.full(t.resolve(self.env), 7, t.dtype.numpy) for n, t in self.types.items()}
         sides = {"input": [np.ascontiguousarray(a) for a in self.arrays.values()], "result": list(results.values())}
         pointers = [sides[slot.side][slot.index].ctypes.data for slot in self.match.operands]
         spec = self.match.spec
-        dims = [evaluate_expr(self.match.dims[name], self.env) for name in spec.dims]
-        tiles = evaluate_expr(spec.tiles, dict(zip(spec.dims, dims, strict=True)))
+        dims = {name: evaluate_expr(self.match.dims[name], self.env) for name in spec.dims}
+        tiles = evaluate_expr(spec.tiles, dims)
         scratch = ctypes.create_string_buffer(spec.scratch_bytes + 64)
-        table, extents = (ctypes.c_void_p * len(pointers))(*pointers), (ctypes.c_int64 * max(1, len(dims)))(*dims)
-        for begin in reversed(range(0, tiles, split or max(1, tiles))):
-            end = min(tiles, begin + split) if split else tiles
+        table, extents = (ctypes.c_void_p * len(pointers))(*pointers), (ctypes.c_int64 * len(dims))(*dims.values())
+        step = split or tiles
+        for begin in reversed(range(0, tiles, step)):
+            end = min(tiles, begin + step)
             kernel(table, extents, ctypes.c_int64(begin), ctypes.c_int64(end), scratch)
         return results
 
 
-def case(module: mlir.Module, builder: GroupBuilder, name: str, results: Sequence[mlir.Value]) -> Case:
-    """Finish a group that returns `results`, which a kernel must take."""
-    for symbol in SYMBOLS:  # inputs bind the symbols
-        if not any(dim(symbol) in type_of(a).shape for a in builder.builder.point.block.arguments):
-            builder.input(tensor((symbol,)), 0, 1)
-    builder.builder.finish({str(i): v for i, v in enumerate(results)})
-    function = functions(module)[name]
+def finish(builder: GroupBuilder, results: Sequence[mlir.Value]) -> Case:
+    """Return `results` from the group, for which there must be a kernel."""
+    bound = {d for argument in builder.point.block.arguments for d in type_of(argument).shape}
+    for symbol in SYMBOLS.keys() - set(map(str, bound)):  # only shapes of inputs tell what symbols are
+        builder.input(tensor((symbol,)), 0, 1)
+    function = builder.builder.finish({str(i): v for i, v in enumerate(results)})
     found = match(function)
-    assert isinstance(found, Match), f"{name}: {found}\n{function.operation}"
-    return Case(name, function, found, builder.arrays, builder.env)
+    assert isinstance(found, Match), f"{builder.name}: {found}\n{function.operation}"
+    return Case(builder.name, builder.module, function, found, builder.arrays, builder.env)
 
 
 def compile_all(cases: Sequence[Case], isa: Isa, folder: Path) -> dict[str, Callable[..., None]]:

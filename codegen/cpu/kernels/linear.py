@@ -69,7 +69,7 @@ def _epilogue(group: Function, hero: mlir.Operation) -> _Epilogue | str:
     last, y = defining_op(result), hero.results[0]
     if result == y:
         return _Epilogue(None, 0, (), result)
-    if is_op(last, add) and y in (values := list(last.operands)):
+    if last is not None and is_op(last, add) and y in (values := list(last.operands)):
         residual = values[1 - values.index(y)]
         return _Epilogue("residual", 1, (residual,), result) if residual != y else "it adds the product to itself"
     if is_op(last, swiglu) and feeds_swiglu(hero):

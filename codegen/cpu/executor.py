@@ -1,7 +1,7 @@
 """Runs compiled entries on numpy arrays: for tests and tools, which compare them with the interpreter.
 
-Every run has fresh memory: inputs are copied to aligned arrays, and the arena is filled with bytes that read as NaN,
-so that a kernel that reads what nobody wrote shows.
+Every run has fresh memory: inputs are copied, and the arena is filled with bytes that read as NaN, so that a kernel
+that reads what nobody wrote shows.
 """
 
 from __future__ import annotations
@@ -86,16 +86,18 @@ class NativeModule:
 
 
 def _externals(entry: Entry, given: Arrays) -> dict[str, np.ndarray]:
-    """Aligned copies of inputs and params in the order of the ABI."""
+    """Aligned arrays in the order of the ABI: copies of inputs, and params as they are if aligned."""
     buffers = {buffer.name: buffer for buffer in entry.buffers if buffer.kind in ("input", "param")}
-    copies = {}
+    memory = {}
     for name in entry.externals:
         dtype = DType(buffers[name].dtype)
         if name not in given or given[name].dtype != dtype.numpy:
             found = str(given[name].dtype) if name in given else "nothing"
             raise CompileError(f"{buffers[name].kind} {name} is wrong", expected=str(dtype.numpy), found=found)
-        copies[name] = _aligned(given[name])
-    return copies
+        array = given[name]
+        is_ready = array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0
+        memory[name] = array if is_ready and buffers[name].kind == "param" else _aligned(array)
+    return memory
 
 
 def _bind_dims(entry: Entry, memory: Arrays) -> dict[str, int]:

@@ -11,9 +11,8 @@ import msgspec
 
 from warploom.runtime.llm import LLM
 from warploom.runtime.output import Completion
-from warploom.runtime.sampling_params import SamplingParams
 from warploom.tools.sampling_flags import add_sampling_flags, sampling_params
-from warploom.tools.streaming import print_stream
+from warploom.tools.streaming import Streamed, print_stream
 
 _EXAMPLES = """\
 examples:
@@ -45,7 +44,9 @@ def run(args: argparse.Namespace) -> None:
         params = sampling_params(args, llm.default_params)
         prompts = [_encode(llm, _text(prompt), args.chat) for prompt in args.prompts]
         if len(prompts) == 1 and not args.json:
-            _stream(llm, prompts[0], params, started, load_seconds if args.stats else None)
+            answer = print_stream(llm.stream(prompts[0], params))
+            if args.stats:
+                print(_stats_of(answer, started, load_seconds), file=sys.stderr)
             return
         completions = llm.generate(prompts, params)
         total_seconds = time.perf_counter() - started
@@ -53,8 +54,9 @@ def run(args: argparse.Namespace) -> None:
         _print_json(llm, completions, load_seconds, total_seconds)
     else:
         _print_all(args.prompts, completions)
+    if args.stats:
         num_tokens = sum(len(completion.token_ids) for completion in completions)
-        _print_stats(args.stats, f"loaded in {load_seconds:.2f} s, {num_tokens} tokens after {total_seconds:.2f} s")
+        print(f"loaded in {load_seconds:.2f} s, {num_tokens} tokens after {total_seconds:.2f} s", file=sys.stderr)
 
 
 def _text(prompt: str) -> str:
@@ -68,18 +70,11 @@ def _encode(llm: LLM, text: str, chat: bool) -> list[int]:
     return llm.tokenizer.encode(text)
 
 
-def _stream(llm: LLM, prompt: list[int], params: SamplingParams, started: float, load_seconds: float | None) -> None:
-    answer = print_stream(llm.stream(prompt, params))
-    _print_stats(
-        load_seconds is not None,
+def _stats_of(answer: Streamed, started: float, load_seconds: float) -> str:
+    return (
         f"loaded in {load_seconds:.2f} s, first token after {answer.first - started:.2f} s (load included), "
-        f"{answer.num_tokens} tokens, {answer.tokens_per_second:.1f} tokens/s",
+        f"{answer.num_tokens} tokens, {answer.tokens_per_second:.1f} tokens/s"
     )
-
-
-def _print_stats(wanted: bool, line: str) -> None:
-    if wanted:
-        print(line, file=sys.stderr)
 
 
 def _print_all(prompts: list[str], completions: list[Completion]) -> None:

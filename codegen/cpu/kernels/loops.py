@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match, Slot
-from warploom.codegen.cpu.loops.emit import emit_program
-from warploom.codegen.cpu.loops.program import FOLDS, Program, family, flattened, program_of
+from warploom.codegen.cpu.loops.emit import emit_program, tiles_of
+from warploom.codegen.cpu.loops.program import FOLDS, Program, family, program_of
 from warploom.codegen.cpu.loops.rows import WORD
-from warploom.codegen.cpu.loops.schedule import fold_shape, schedule_of
+from warploom.codegen.cpu.loops.schedule import fold_shape
 from warploom.ir.dims import DimLike, product
 from warploom.ir.function import Function
 from warploom.ir.types import TensorType
@@ -45,7 +45,7 @@ class LoopsSpec:
     @property
     def tiles(self) -> str:
         """Blocks of rows and columns; see `schedule`."""
-        return schedule_of(flattened(self.program)).tiles
+        return tiles_of(self.program)
 
     @property
     def flops(self) -> str:

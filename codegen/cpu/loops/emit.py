@@ -25,6 +25,12 @@ def emit_program(library: Library, name: str, program: Program) -> None:
     _emit(library, name, flat, _best_mode(flat))
 
 
+def tiles_of(program: Program) -> str:
+    """Number of tiles of that kernel, an expression over the program's dims."""
+    flat = flattened(program)
+    return schedule_of(flat, _best_mode(flat).columns).tiles
+
+
 @lru_cache(maxsize=1024)
 def _best_mode(program: Program) -> Mode:
     """The first mode that the index maps of the program allow, found by trying."""
@@ -48,7 +54,7 @@ def _emit(library: Library, name: str, program: Program, mode: Mode) -> None:
 
         elements = Elements(program, Extents(k.dims), [k.operands[operand] for operand in inputs], table)
         outs = {i: k.operands[f"out{i}"] for i in program.returned}
-        schedule = schedule_of(program)
+        schedule = schedule_of(program, mode.columns)
         match program.root.op:
             case "cumsum":
                 emit_cumsum(k, elements, schedule, outs[0])

@@ -1,4 +1,4 @@
-"""Roots that work on whole rows of the last axis: running sums, orders, scattered rows."""
+"""Roots whose elements depend on one another: running sums, sorted rows, the k largest, scattered rows."""
 
 from __future__ import annotations
 

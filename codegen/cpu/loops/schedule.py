@@ -13,7 +13,7 @@ from warploom.codegen.cpu.loops.program import FOLDS, ROWS, Program
 from warploom.codegen.cpu.values import LANES, Value, index, minimum
 from warploom.ir.dims import DimLike, Shape, product
 
-TILE_WORK = 16384  # scalar operations that are worth a tile
+TILE_WORK = 16384  # scalar operations that make a tile worth its claim
 _UNKNOWN_SIZE = 64  # what a symbolic dimension counts in estimates of work
 _SLOW = frozenset({"exp", "log", "tanh", "erf", "logistic", "sin", "cos", "pow", "random_bits"})
 
@@ -77,26 +77,32 @@ def for_columns(first: Value, last: Value, size: DimLike, lanes: bool, body: Cal
         body(at(column))
 
 
-def schedule_of(program: Program) -> Schedule:
-    """How the root of a program is cut into tiles."""
-    root, work = program.root, _work(program)
-    if root.op in ROWS:
-        *outer, size = program.nodes[root.operands[0]].type.shape
-        return Schedule(tuple(outer), size, max(1, TILE_WORK // (work * _estimate(size))), 0)
-    if root.op == "scatter":
-        return _cut(root.type.shape[:1], product(root.type.shape[1:]), work)
-    shape = root.type.shape
-    while shape and shape[-1] == 1:
-        shape = shape[:-1]
-    return _cut(shape[:-1], shape[-1] if shape else 1, work)
-
-
-def _cut(outer: Shape, columns: DimLike, work: int) -> Schedule:
-    """Tiles of about TILE_WORK operations, `work` being those of one element."""
-    block = max(LANES, TILE_WORK // work // LANES * LANES)
+def schedule_of(program: Program, lanes: bool) -> Schedule:
+    """How the root of a program is cut into tiles; with `lanes`, at multiples of LANES columns."""
+    outer, columns = rows_and_columns(program)
+    work = _work(program)
+    if program.root.op in ROWS:
+        return Schedule(outer, columns, max(1, TILE_WORK // (work * _estimate(columns))), 0)
+    block = max(1, TILE_WORK // work)
+    if lanes:
+        block = max(LANES, block // LANES * LANES)
     if isinstance(columns, int) and columns <= block:
         return Schedule(outer, columns, max(1, block // max(1, columns)), 0)
     return Schedule(outer, columns, 1, block)
+
+
+def rows_and_columns(program: Program) -> tuple[Shape, DimLike]:
+    """What the loops around the root run over; unit dimensions behind the columns are left out."""
+    root = program.root
+    if root.op in ROWS:
+        *outer, size = program.nodes[root.operands[0]].type.shape
+        return tuple(outer), size
+    if root.op == "scatter":
+        return root.type.shape[:1], product(root.type.shape[1:])
+    shape = root.type.shape
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return (shape[:-1], shape[-1]) if shape else ((), 1)
 
 
 def _work(program: Program) -> int:

@@ -2,6 +2,9 @@
 
 Sizes, offsets and tile counts are expressions over the entry's dims (see `expr`), so one plan serves every
 shape within the dims' ranges. Arrays are row-major and dense.
+
+On CUDA every buffer has one address, whatever the dims: offsets are evaluated at the dims' maxima (an arena that is
+laid out for these holds the arrays of all smaller dims), so that addresses can be baked into graphs and tensor maps.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import msgspec
 
 from warploom.runtime.expr import Expr
 
-BufferKind: TypeAlias = Literal["input", "param", "result", "temp", "view"]
+BufferKind: TypeAlias = Literal["input", "param", "result", "temp", "view", "zeroed"]
 
 
 class DimRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,10 +33,11 @@ class Buffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         kind: temps, and results that alias nothing, live in the entry's arena. A view is the bytes of another
-            buffer from an offset to its end (one layer and what follows of the KV cache).
+            buffer from an offset to its end (one layer and what follows of the KV cache). What is zeroed lives in
+            the entry's second arena, which is filled with zeros once, at load; every launch leaves it zero.
         dtype: f32, bf16, f16, i32, i8, i64, i1, u8.
         shape: expressions over the entry's dims.
-        offset: a byte offset, an expression: in the arena (64-byte aligned), or of a view in what it aliases;
+        offset: a byte offset, an expression: in its arena (64-byte aligned), or of a view in what it aliases;
             None for what lives elsewhere (inputs, params, results that alias).
         aliases: the buffer whose memory this is: of a view; or of a result that is a donated input updated in
             place, an input or param handed through, or another result again.
@@ -47,12 +51,24 @@ class Buffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: str | None = None
 
 
+class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The condition `min <= value <= max` on an expression over the entry's dims, mostly one dim."""
+
+    value: Expr
+    min: int
+    max: int
+
+
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One kernel call: `tiles` independent tiles over `operands` (buffer names, never of a result that aliases).
 
     Attributes:
         dims: the values of the kernel's own dims, in the kernel's order: expressions over the entry's dims.
         location: the module path in the model, such as `model.layers.3.mlp`.
+        grid: CUDA: the three extents of the grid of thread blocks that the tiles are; a launch with an extent of 0
+            is left out.
+        when: the launch runs only if this holds: kernels of one computation for different ranges of a dim have
+            guards of which exactly one holds, whatever the dims.
     """
 
     kernel: str
@@ -60,6 +76,8 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dims: list[Expr]
     tiles: Expr
     location: str
+    grid: list[Expr] = []
+    when: Guard | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +87,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dims: ranges by name; their order is the order of the ABI's `dims` array.
         externals: inputs and params; their order is the order of the ABI's `buffers` array.
         arena_bytes: size of the scratch arena that temps and results live in, an expression.
+        zeroed_bytes: size of the arena that zeroed buffers live in, an expression.
     """
 
     dims: dict[str, DimRange]
@@ -76,6 +95,55 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     buffers: list[Buffer]
     launches: list[Launch]
     arena_bytes: Expr
+    zeroed_bytes: Expr = 0
+
+
+class PointerParam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pointer"):
+    """The address of the next operand, 64 bit."""
+
+
+class TensorMapParam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensormap"):
+    """A CUtensorMap (128 bytes, 64-byte aligned) of the next operand, then its shape (i32 each) and strides (i64 each).
+
+    Attributes:
+        dtype: of the elements: bf16, f32, i8.
+        shape: outermost first, expressions over the kernel's own dims, evaluated at the entry's maxima; the array is
+            dense, so strides (in elements) follow.
+        box: the extents that one copy moves, outermost first.
+        swizzle: `CUtensorMapSwizzle`: 0 none, 1 of 32 bytes, 2 of 64, 3 of 128.
+    """
+
+    dtype: str
+    shape: list[Expr]
+    box: list[int]
+    swizzle: int
+
+
+class DimParam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="dim"):
+    """The value of the next dim of the launch, i32."""
+
+
+class CudaInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A compiled CUDA kernel. Two null pointers (Triton's scratch) follow the `params`.
+
+    Attributes:
+        cubin, ptx, ttir: paths in the artifact.
+        num_warps: a thread block has 32 * num_warps threads.
+        shared_bytes: dynamic shared memory of a block.
+        registers, spill_bytes: of a thread.
+        pdl: the kernel waits for its predecessors itself (griddepcontrol), so it may be launched with programmatic
+            stream serialization.
+    """
+
+    cubin: str
+    ptx: str
+    ttir: str
+    num_warps: int
+    shared_bytes: int
+    registers: int
+    spill_bytes: int
+    pdl: bool
+    params: list[PointerParam | TensorMapParam | DimParam]
 
 
 class KernelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +153,7 @@ class KernelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         source: path of its readable source in the artifact.
         dims: names of its own dims; a launch gives their values.
         flops, bytes: work of one launch, expressions over the kernel's own dims.
+        cuda: how to launch it, on CUDA.
     """
 
     kind: str
@@ -93,6 +162,7 @@ class KernelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dims: list[str]
     flops: Expr
     bytes: Expr
+    cuda: CudaInfo | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -83,8 +83,7 @@ class Scheduler:
         budget = self._max_batched_tokens
         for request in sorted(self.running, key=lambda request: request.num_remaining > 1):
             budget -= self._take(request, budget, chunks)
-        admitted = [] if preempted else self._admit(budget, chunks)
-        return Schedule(chunks, admitted, preempted)
+        return Schedule(chunks, self._admit(budget, chunks), preempted)
 
     def check(self) -> None:
         """Assert the invariants: order of arrival, rows, room for every computed token, exact page accounts."""

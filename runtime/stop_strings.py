@@ -55,9 +55,9 @@ class StopStrings:
         return start, stop
 
     def _longest_start(self, buffer: str) -> int:
-        """Return the length of the longest suffix of `buffer` that begins a stop string without finishing it."""
+        """Return the length of the longest suffix of `buffer` that may begin a stop string."""
         for length in range(min(len(buffer), max(map(len, self._stops)) - 1), 0, -1):
             suffix = buffer[-length:]
-            if any(len(stop) > length and stop.startswith(suffix) for stop in self._stops):
+            if any(stop.startswith(suffix) for stop in self._stops):
                 return length
         return 0

@@ -129,6 +129,17 @@ def test_stop_strings_wait_for_min_tokens(llm: LLM) -> None:
     assert len(llm.generate("Once", late)[0].token_ids) >= 20
 
 
+def test_a_stop_token_ends_the_output_and_is_no_text(llm: LLM) -> None:
+    whole = llm.generate("Once", SamplingParams(seed=4, max_tokens=60, ignore_eos=True))[0]
+    place = next(i for i, token in enumerate(whole.token_ids) if i > 5 and llm.tokenizer.decode([token]).isalpha())
+    stop = whole.token_ids[place]
+    cut = llm.generate("Once", SamplingParams(seed=4, max_tokens=60, ignore_eos=True, stop_token_ids=[stop]))[0]
+    place = whole.token_ids.index(stop)
+    assert cut.token_ids == whole.token_ids[: place + 1]
+    assert cut.text == llm.tokenizer.decode(whole.token_ids[:place])
+    assert (cut.finish_reason, cut.stop_reason) == ("stop", stop)
+
+
 def test_max_tokens_is_clipped_to_the_context(llm: LLM) -> None:
     completion = llm.generate([[5] * 120], SamplingParams(seed=1, max_tokens=None, ignore_eos=True))[0]
     assert (len(completion.token_ids), completion.finish_reason) == (8, "length")

@@ -62,13 +62,22 @@ class Function:
     @property
     def inputs(self) -> dict[str, mlir.Value]:
         """Arguments by name."""
-        return dict(zip(self._names("arg_attrs", len(self.body.arguments)), self.body.arguments, strict=True))
+        return dict(zip(self.input_names, self.body.arguments, strict=True))
 
     @property
     def results(self) -> dict[str, mlir.Value]:
         """Returned values by name."""
-        returned = list(self.terminator.operands)
-        return dict(zip(self._names("res_attrs", len(returned)), returned, strict=True))
+        return dict(zip(self.result_names, self.terminator.operands, strict=True))
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the arguments in order; the verifier holds them to be unique."""
+        return self._names("arg_attrs", len(self.body.arguments))
+
+    @property
+    def result_names(self) -> list[str]:
+        """Names of the returned values in order; the verifier holds them to be unique."""
+        return self._names("res_attrs", len(self.terminator.operands))
 
     @property
     def donated(self) -> set[str]:

@@ -65,8 +65,10 @@ def evaluate(
     if function.inputs.keys() != inputs.keys():
         raise IRError(f"wrong inputs of @{name}", expected=str(sorted(function.inputs)), found=str(sorted(inputs)))
     arguments = [_checked(inputs[n], type_of(v), f"input {n}") for n, v in function.inputs.items()]
-    returned = _run(function, arguments, Frame(found, loader(params or {}), compute))
-    return dict(zip(function.results, returned, strict=True))
+    frame = Frame(found, loader(params or {}), compute)
+    bind([type_of(v).shape for v in function.inputs.values()], [a.shape for a in arguments], frame.env)
+    _check_bounds(function, frame.env)
+    return dict(zip(function.results, _run(function, arguments, frame), strict=True))
 
 
 def evaluate_exports(module: mlir.Module, load: Loader) -> Iterator[tuple[str, np.ndarray]]:
@@ -168,6 +170,14 @@ def _checked(array: np.ndarray, wanted: TensorType, what: str) -> np.ndarray:
     if DType.of(array) is not wanted.dtype or array.ndim != wanted.rank:
         raise IRError(f"{what} has the wrong type", expected=str(wanted), found=f"{array.shape} of {array.dtype}")
     return array
+
+
+def _check_bounds(function: Function, env: Mapping[str, int]) -> None:
+    """The facts that the function states of its symbols hold; passes and kernels rely on them."""
+    for name, known in function.dims.items():
+        value = env.get(name, known.min)
+        if not known.min <= value <= known.max or value % known.multiple_of:
+            raise IRError(f"{name} is outside of its bounds", expected=str(known), found=str(value))
 
 
 def _conform(array: np.ndarray, result: mlir.Value, frame: Frame) -> np.ndarray:

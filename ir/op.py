@@ -37,10 +37,16 @@ class Effect(Enum):
 
 @dataclass(frozen=True)
 class Operand:
-    """A declared operand: its name and the dtypes it takes."""
+    """A declared operand: its name, the dtypes it takes, and whether decompositions see it widened to f32."""
 
     name: str
     dtypes: frozenset[DType] = ALL
+    widened: bool = False
+
+
+def activation(name: str) -> Operand:
+    """An operand that flows between the composites of a model: f32 or bf16, computed with in f32."""
+    return Operand(name, frozenset({DType.F32, DType.BF16}), widened=True)
 
 
 @dataclass(frozen=True)

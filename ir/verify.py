@@ -63,8 +63,8 @@ class _Checker:
 
     def run(self) -> None:
         place, dims = f"@{self.function.name}", self.function.dims
-        _check_unique(list(self.function.inputs), f"{place}: inputs")
-        _check_unique(list(self.function.results), f"{place}: results")
+        _check_unique(self.function.input_names, f"{place}: inputs")
+        _check_unique(self.function.result_names, f"{place}: results")
         _check_ranges(dims, place)
         for name, value in self.function.inputs.items():
             _check_declared(type_of(value), dims, f"{place}: input {name}")

@@ -5,18 +5,15 @@ from __future__ import annotations
 import mlir.ir as mlir
 import numpy as np
 
-from warploom.ir.op import Operand
+from warploom.ir.op import activation
 from warploom.ir.ops.elementwise import Binary, Unary, logistic, mul
-from warploom.ir.types import DType
-
-F32 = frozenset({DType.F32})
 
 
 class Silu(Unary):
     """x * logistic(x) (Elfwing et al. 2017)."""
 
     name = "silu"
-    operands = (Operand("x", F32),)
+    operands = (activation("x"),)
 
     def evaluate(self, x: np.ndarray) -> np.ndarray:
         """In the dtype of x."""
@@ -31,7 +28,7 @@ class Swiglu(Binary):
     """silu(gate) * up (Shazeer 2020)."""
 
     name = "swiglu"
-    operands = (Operand("gate", F32), Operand("up", F32))
+    operands = (activation("gate"), activation("up"))
 
     def evaluate(self, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
         """In the dtype of the gate."""

@@ -15,7 +15,7 @@ import numpy as np
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import DimLike, equal, product
-from warploom.ir.op import Attribute, Chooser, Op, Operand
+from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
 from warploom.ir.ops.elementwise import add, bit_and, cast, compare, mul, select, sub
 from warploom.ir.ops.norm import softmax
 from warploom.ir.ops.reduce import dot_general, reduce_sum
@@ -47,7 +47,7 @@ class KvWrite(Op):
     """
 
     name = "kv_write"
-    operands = (Operand("kv", CACHE), Operand("k", F32), Operand("v", F32), Operand("slots", I32))
+    operands = (Operand("kv", CACHE), activation("k"), activation("v"), Operand("slots", I32))
     attributes = PAGING
 
     def infer(
@@ -135,7 +135,7 @@ class Attention(Op):
 
     name = "attention"
     operands = (
-        Operand("q", F32),
+        activation("q"),
         Operand("kv", CACHE),
         Operand("page_table", I32),
         Operand("query_start", I32),
@@ -247,7 +247,8 @@ class Attention(Op):
         table = choose.input(tensor((2, 2), DType.I32), 0, 3)
         starts, lens = (choose.input(tensor((1,), DType.I32), value, value) for value in (first, context))
         zero, end, other = (choose.input(tensor((1,), DType.I32), v, v) for v in (0, first + 1, page_size + 1))
-        operands = [choose.like(tensor((tokens, heads * group, size))), kv, table]
+        dtype = choose.choice([DType.F32, DType.BF16])
+        operands = [choose.like(tensor((tokens, heads * group, size), dtype)), kv, table]
         operands += [concat(zero, starts, end, axis=0), concat(lens, other, axis=0)]
         return operands, paging | {"scale": size**-0.5, "window": choose.choice([0, 0, 3])}
 

@@ -451,3 +451,9 @@ add, sub, mul, div, power = Add(), Sub(), Mul(), Div(), Pow()
 maximum, minimum = Max(), Min()
 bit_and, bit_or, bit_xor, shl, shr = And(), Or(), Xor(), Shl(), Shr()
 compare, select = Compare(), Select()
+
+
+def as_dtype(x: mlir.Value, dtype: DType) -> mlir.Value:
+    """x cast to a dtype, or x itself if it has it."""
+    result: mlir.Value = x if type_of(x).dtype is dtype else cast(x, dtype=dtype.value)
+    return result

@@ -17,7 +17,7 @@ import numpy as np
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import Shape, equal
-from warploom.ir.op import Attribute, Chooser, Op, Operand
+from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
 from warploom.ir.ops.elementwise import cast, mul
 from warploom.ir.ops.reduce import dot_general
 from warploom.ir.ops.shape import broadcast, gather, reshape, slice_axis, transpose
@@ -116,7 +116,7 @@ class Linear(Op):
     """y = x @ W^T over the last axis of x; W of any float dtype is read as the dtype of x. n is the rows of W."""
 
     name = "linear"
-    operands = (Operand("x", F32), Operand("weight", FLOATS))
+    operands = (activation("x"), Operand("weight", FLOATS))
     attributes = LAYOUT
 
     def infer(self, x: TensorType, weight: TensorType, *, n: int, layout: str) -> TensorType:
@@ -195,7 +195,7 @@ class QuantizedLinear(Op):
     """`linear` with an int8 weight and one scale per output: y[n] = (x @ q[n]) * scale[n]."""
 
     name = "quantized_linear"
-    operands = (Operand("x", F32), Operand("q", I8), Operand("scale", F32))
+    operands = (activation("x"), Operand("q", I8), Operand("scale", F32))
     attributes = LAYOUT
 
     def infer(self, x: TensorType, q: TensorType, scale: TensorType, *, n: int, layout: str) -> TensorType:
@@ -317,7 +317,8 @@ def _embedding_type(ids: TensorType, table: TensorType, n: int, layout: str) -> 
 def _generate_product(choose: Chooser) -> tuple[mlir.Value, int, int, str]:
     n, layout = choose.choice([(5, "row"), (5, "panel"), (40, "panel"), (64, "panel_pair")])
     k = choose.choice([1, 3, 16, 37])
-    return choose.like(tensor((choose.symbol(), k))), n, k, layout
+    dtype = choose.choice([DType.F32, DType.BF16])
+    return choose.like(tensor((choose.symbol(), k), dtype)), n, k, layout
 
 
 pack, linear, quantize, dequantize = Pack(), Linear(), Quantize(), Dequantize()

@@ -7,7 +7,7 @@ import numpy as np
 
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
-from warploom.ir.op import Attribute, Chooser, Op, Operand
+from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
 from warploom.ir.ops.elementwise import add, cast, div, exp, mul, rsqrt, sub
 from warploom.ir.ops.reduce import reduce_max, reduce_sum
 from warploom.ir.ops.shape import broadcast, full
@@ -21,7 +21,7 @@ class RmsNorm(Op):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019; HF LlamaRMSNorm)."""
 
     name = "rms_norm"
-    operands = (Operand("x", F32), Operand("weight", FLOATS))
+    operands = (activation("x"), Operand("weight", FLOATS))
     attributes = (Attribute("eps", Kind.FLOAT),)
 
     def infer(self, x: TensorType, weight: TensorType, *, eps: float) -> TensorType:
@@ -47,7 +47,7 @@ class RmsNorm(Op):
 
     def generate(self, choose: Chooser) -> Generated:
         """A value and a fresh weight."""
-        x = choose.like(tensor((choose.symbol(), choose.choice([3, 16, 40]))))
+        x = choose.like(tensor((choose.symbol(), choose.choice([3, 16, 40])), choose.choice([DType.F32, DType.BF16])))
         return [x, choose.input(tensor((type_of(x).shape[-1],)), 0.5, 1.5)], {"eps": 1e-5}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue
-from warploom.ir.op import Chooser, Op, Operand
+from warploom.ir.op import Chooser, Op, Operand, activation
 from warploom.ir.ops.elementwise import add, mul, sub
 from warploom.ir.ops.shape import broadcast, concat, slice_axis
 from warploom.ir.types import DType, TensorType, tensor, type_of
@@ -19,7 +19,7 @@ class Rope(Op):
     """Rotates pairs (i, i + D/2) of each head by the token's angles (Su et al. 2021; HF apply_rotary_pos_emb)."""
 
     name = "rope"
-    operands = (Operand("x", F32), Operand("cos", F32), Operand("sin", F32))
+    operands = (activation("x"), Operand("cos", F32), Operand("sin", F32))
 
     def infer(self, x: TensorType, cos: TensorType, sin: TensorType) -> TensorType:
         """x [T, H, D], cos and sin [T, D/2]."""
@@ -49,7 +49,7 @@ class Rope(Op):
     def generate(self, choose: Chooser) -> tuple[list[mlir.Value], dict[str, AttrValue]]:
         """A value with one to three heads."""
         rows, half = choose.symbol(), choose.choice([1, 4, 32])
-        x = choose.like(tensor((rows, choose.integer(1, 3), 2 * half)))
+        x = choose.like(tensor((rows, choose.integer(1, 3), 2 * half), choose.choice([DType.F32, DType.BF16])))
         return [x, *(choose.input(tensor((rows, half)), -1, 1) for _ in range(2))], {}
 
 

@@ -298,8 +298,11 @@ class Constant(Op):
     attributes = (Attribute("value", Kind.ARRAY),)
 
     def infer(self, *, value: np.ndarray) -> TensorType:
-        """The shape and dtype of the array."""
-        return tensor(value.shape, DType.of(value))
+        """The shape and dtype of the array; MLIR's bindings read no bf16 elements."""
+        dtype = DType.of(value)
+        if dtype is DType.BF16:
+            raise IRError("a constant cannot be bf16", fix="cast an f32 constant")
+        return tensor(value.shape, dtype)
 
     def evaluate(self, *, value: np.ndarray) -> np.ndarray:
         """The array itself."""

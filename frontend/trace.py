@@ -37,7 +37,11 @@ def geometry_of(config: Mapping[str, Any]) -> Geometry:
 
 
 def trace(
-    config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], cache: CacheSpec, limits: Limits
+    config: Mapping[str, Any],
+    tensors: Mapping[str, LazyTensor],
+    cache: CacheSpec,
+    limits: Limits,
+    activation: DType = DType.F32,
 ) -> mlir.Module:
     """Trace a model in the current MLIR context.
 
@@ -51,7 +55,7 @@ def trace(
     module = mlir.Module.create()
     prepare = FunctionBuilder(module, "prepare", {})
     builder = FunctionBuilder(module, "step", _step_dims(cache, limits))
-    inputs = _step_inputs(builder, cache, geometry)
+    inputs = _step_inputs(builder, cache, geometry, activation)
     with builder.point:
         logits, kv = family.forward(parsed, Weights(tensors, prepare, {}), inputs)
     builder.finish({"logits": logits, "kv": kv})
@@ -77,7 +81,7 @@ def _step_dims(cache: CacheSpec, limits: Limits) -> dict[str, DimRange]:
     }
 
 
-def _step_inputs(builder: FunctionBuilder, cache: CacheSpec, geometry: Geometry) -> StepInputs:
+def _step_inputs(builder: FunctionBuilder, cache: CacheSpec, geometry: Geometry, activation: DType) -> StepInputs:
     shapes: dict[str, tuple[str, ...]] = {
         "token_ids": ("T",),
         "positions": ("T",),
@@ -88,7 +92,8 @@ def _step_inputs(builder: FunctionBuilder, cache: CacheSpec, geometry: Geometry)
         "logit_rows": ("R",),
     }
     values = {name: builder.input(name, tensor(shape, DType.I32)) for name, shape in shapes.items()}
-    return StepInputs(**values, kv=builder.input("kv", kv_type(geometry, cache), donated=True), cache=cache)
+    kv = builder.input("kv", kv_type(geometry, cache), donated=True)
+    return StepInputs(**values, kv=kv, cache=cache, activation=activation)
 
 
 def _trace_sample(module: mlir.Module, vocab: int, limits: Limits) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mlir.ir as mlir
 
+from warploom.ir.expand import expand
 from warploom.ir.op import op_of
 from warploom.ir.rewrite import before, entries, replace, rewrite_each
 
@@ -18,6 +19,6 @@ def _expand(operation: mlir.Operation) -> bool:
     if op is None or op.decompose is None:
         return False
     with before(operation):
-        values = op.decompose(*operation.operands, **op.attrs_of(operation))
-    replace(operation, list(values) if isinstance(values, tuple) else [values])
+        values = expand(op, list(operation.operands), op.attrs_of(operation))
+    replace(operation, values)
     return True

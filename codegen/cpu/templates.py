@@ -15,6 +15,10 @@ from typing import cast
 from warploom.codegen.cpu import kernels
 from warploom.codegen.cpu.kernel import Match, Template
 from warploom.ir.function import Function
+from warploom.ir.op import op_of
+from warploom.ir.types import DType, type_of
+
+LOOPS = "loops"  # the kind that takes any dtype
 
 
 @cache
@@ -27,6 +31,9 @@ def templates() -> tuple[Template, ...]:
 def find_kernel(group: Function, families: Sequence[Template]) -> Match | str:
     """The kernel for a group, or why no family takes it; `families` are asked in order."""
     kind = kind_of(group)
+    narrow = _narrow_activation(group)
+    if narrow is not None and kind != LOOPS:
+        return narrow
     refusals = []
     for family in families:
         if kind == family.KIND:
@@ -38,6 +45,16 @@ def find_kernel(group: Function, families: Sequence[Template]) -> Match | str:
         return "; ".join(refusals)
     kinds = sorted({family.KIND for family in families})
     return f"no kernel family is of kind {kind!r}; there are {', '.join(kinds) or 'none'}"
+
+
+def _narrow_activation(group: Function) -> str | None:
+    """Hand-shaped kernels keep activations in f32: why they do not take a group, or None."""
+    for operation in group.ops:
+        spec = op_of(operation)
+        for declared, value in zip(spec.operands if spec else (), operation.operands, strict=False):
+            if declared.widened and type_of(value).dtype is not DType.F32:
+                return f"activations must be f32; {declared.name} of {operation.name} is {type_of(value)}"
+    return None
 
 
 def kind_of(group: Function) -> str:

@@ -15,12 +15,12 @@ from warploom.frontend.models.weights import Weights
 from warploom.ir.function import scope
 from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.attention import attention, kv_write
-from warploom.ir.ops.elementwise import add, cast
+from warploom.ir.ops.elementwise import add, as_dtype
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.norm import along_columns, rms_norm
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import gather, reshape
-from warploom.ir.types import type_of
+from warploom.ir.types import DType, type_of
 
 from warploom.errors import UnsupportedModelError
 
@@ -96,7 +96,7 @@ def forward(config: LlamaConfig, weights: Weights, step: StepInputs) -> tuple[ml
     model = weights / "model"
     table = (model / "embed_tokens")("weight", (config.vocab_size, config.hidden_size))
     with scope("model.embed_tokens"):
-        x = embed(step.token_ids, table, n=config.vocab_size, layout="row")
+        x = as_dtype(embed(step.token_ids, table, n=config.vocab_size, layout="row"), step.activation)
     with scope("model.rotary_emb"):
         rotation = angles(config.rotary, step.positions)
     kv = step.kv
@@ -108,7 +108,7 @@ def forward(config: LlamaConfig, weights: Weights, step: StepInputs) -> tuple[ml
     with scope("lm_head"):
         tied = config.tie_word_embeddings
         head = table if tied else (weights / "lm_head")("weight", (config.vocab_size, config.hidden_size))
-        return linear(rows, head, n=config.vocab_size, layout="row"), kv
+        return linear(as_dtype(rows, DType.F32), head, n=config.vocab_size, layout="row"), kv
 
 
 def _layer(
@@ -168,7 +168,7 @@ def _project(weights: Weights, x: mlir.Value, n: int, bias: bool) -> mlir.Value:
     y: mlir.Value = linear(x, weights("weight", (n, k)), n=n, layout="row")
     if not bias:
         return y
-    result: mlir.Value = add(y, along_columns(cast(weights("bias", (n,)), dtype="f32"), y))
+    result: mlir.Value = add(y, along_columns(as_dtype(weights("bias", (n,)), type_of(y).dtype), y))
     return result
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.property.programs import RUNNABLE_OPS, Program, programs
 from tests.tolerances import assert_close
 from warploom.ir.context import new_context, parse, print_module
+from warploom.ir.expand import expand
 from warploom.ir.function import Function, functions
 from warploom.ir.op import OPS, Op, op_of
 from warploom.ir.rewrite import replace
@@ -99,7 +100,7 @@ def decompose_all(function: Function, name: str) -> None:
     """Replace each op of that name by its decomposition."""
     for operation in function.ops:
         if op_of(operation) is OPS[name]:
-            rebuild(operation, lambda op, values, attrs: op.decompose(*values, **attrs))
+            rebuild(operation, expand)
 
 
 def test_every_op_is_generated_or_has_no_meaning_of_its_own() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlir.ir as mlir
+
 from warploom.frontend.models.inputs import CacheSpec, StepInputs
 from warploom.frontend.models.registry import Geometry, family_of
 from warploom.frontend.models.weights import Weights

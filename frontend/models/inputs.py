@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import mlir.ir as mlir
+
 from warploom.ir.types import DType
 
 

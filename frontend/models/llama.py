@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlir.ir as mlir
+
+from warploom.errors import UnsupportedModelError
 from warploom.frontend.models.config import ConfigReader
 from warploom.frontend.models.inputs import StepInputs
 from warploom.frontend.models.registry import Family, Geometry
@@ -21,8 +23,6 @@ from warploom.ir.ops.norm import along_columns, rms_norm
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import gather, reshape
 from warploom.ir.types import DType, type_of
-
-from warploom.errors import UnsupportedModelError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import Any
 
 import mlir.ir as mlir
+
+from warploom import errors
 from warploom.frontend import models
 from warploom.frontend.models.inputs import StepInputs
 from warploom.frontend.models.weights import Weights
-
-from warploom import errors
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any
 
 import mlir.ir as mlir
 import numpy as np
+
+from warploom.errors import UnsupportedModelError
 from warploom.ir.ops.elementwise import cast, cos, mul, sin
 from warploom.ir.ops.shape import broadcast, constant, full
 from warploom.ir.types import type_of
-
-from warploom.errors import UnsupportedModelError
 
 
 @dataclass(frozen=True)

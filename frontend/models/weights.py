@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mlir.ir as mlir
+
 from warploom.frontend.tensors import LazyTensor, require
 from warploom.ir.function import FunctionBuilder, scope
 from warploom.ir.ops.parameters import checkpoint, export, param

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import mlir.ir as mlir
 
-from warploom.codegen.binding import Binding, Slot
-from warploom.codegen.memory_plan import Lifetime, plan_memory
+from warploom.codegen.binding import Binding, Lowering, Slot
+from warploom.codegen.memory_plan import Lifetime, MemoryPlan, plan_memory
 from warploom.errors import CompileError
 from warploom.ir.dims import DimLike, product
 from warploom.ir.function import Function, path_of
@@ -57,21 +57,23 @@ class _Draft:
     groups: Mapping[str, Function]
     calls: list[mlir.Operation]
     memory_of: dict[mlir.Value, _Memory] = field(default_factory=dict)
+    temps_of: dict[mlir.Operation, list[_Memory]] = field(default_factory=dict)
     aliases: dict[str, Buffer] = field(default_factory=dict)
 
     @property
     def memories(self) -> list[_Memory]:
-        """Each piece of memory once, in order of its first value."""
-        return list({id(memory): memory for memory in self.memory_of.values()}.values())
+        """Each piece of memory once, in order of its first value; then what only the kernels of one group see."""
+        of_values = {id(memory): memory for memory in self.memory_of.values()}
+        return [*of_values.values(), *(memory for temps in self.temps_of.values() for memory in temps)]
 
 
-def build_entry(function: Function, groups: Mapping[str, Function], bindings: Mapping[str, Binding]) -> Entry:
+def build_entry(function: Function, groups: Mapping[str, Function], lowerings: Mapping[str, Lowering]) -> Entry:
     """Plan one entry.
 
     Args:
         function: the entry, fused.
         groups: the group functions by name.
-        bindings: the kernel of each group, by the group's name.
+        lowerings: the launches of each group, by the group's name.
 
     Raises:
         CompileError: an op is outside every group, an in-place update would lose a value that is still read, a donated
@@ -83,22 +85,22 @@ def build_entry(function: Function, groups: Mapping[str, Function], bindings: Ma
     for operation in function.ops:
         if operation in positions:
             _place_results(draft, positions[operation], operation)
+            _place_temps(draft, positions[operation], operation, lowerings[callee(operation)])
         elif op_of(operation) is reshape:
             draft.memory_of[operation.results[0]] = draft.memory_of[operation.operands[0]]
     _place_returned(draft)
     _check_names(draft)
-    launches = [_launch(draft, call, bindings[callee(call)]) for call in draft.calls]
-    arena = plan_memory(
-        [Lifetime(m.name, m.bytes, m.first, m.last) for m in draft.memories if m.kind in ("temp", "result")],
-        {name: known.max for name, known in function.dims.items()},
-    )
-    buffers = [memory.buffer(arena.offsets.get(memory.name)) for memory in draft.memories]
+    launches = [_launch(draft, call, b) for call in draft.calls for b in lowerings[callee(call)].bindings]
+    arena, zeroed = _plan_arena(draft, "temp", "result"), _plan_arena(draft, "zeroed")
+    offsets = arena.offsets | zeroed.offsets
+    buffers = [memory.buffer(offsets.get(memory.name)) for memory in draft.memories]
     return Entry(
         dims={name: DimRange(known.min, known.max, known.multiple_of) for name, known in function.dims.items()},
         externals=[m.name for kind in ("input", "param") for m in draft.memories if m.kind == kind],
         buffers=[*buffers, *draft.aliases.values()],
         launches=launches,
         arena_bytes=arena.bytes,
+        zeroed_bytes=zeroed.bytes,
     )
 
 
@@ -163,6 +165,14 @@ def _place_results(draft: _Draft, position: int, call: mlir.Operation) -> None:
         draft.memory_of[value] = memory
 
 
+def _place_temps(draft: _Draft, position: int, call: mlir.Operation, lowering: Lowering) -> None:
+    """Memory that only the kernels of one call use."""
+    draft.temps_of[call] = [
+        _Memory(f"%{position}.temp{i}", "zeroed" if temp.zeroed else "temp", temp.type, first=position, last=position)
+        for i, temp in enumerate(lowering.temps)
+    ]
+
+
 def _check_update(draft: _Draft, call: mlir.Operation, old: mlir.Value) -> None:
     """Prove that `call` may write into the memory of `old`."""
     memory = draft.memory_of[old]
@@ -209,6 +219,14 @@ def _place_returned(draft: _Draft) -> None:
         )
 
 
+def _plan_arena(draft: _Draft, *kinds: BufferKind) -> MemoryPlan:
+    """Offsets of all memory of some kinds."""
+    return plan_memory(
+        [Lifetime(m.name, m.bytes, m.first, m.last) for m in draft.memories if m.kind in kinds],
+        {name: known.max for name, known in draft.function.dims.items()},
+    )
+
+
 def _check_names(draft: _Draft) -> None:
     owned = [memory.name for memory in draft.memories]
     taken = [alias.name for alias in draft.aliases.values() if alias.name != alias.aliases]
@@ -222,7 +240,8 @@ def _check_names(draft: _Draft) -> None:
 
 
 def _launch(draft: _Draft, call: mlir.Operation, binding: Binding) -> Launch:
-    for expr in (*binding.dims, binding.tiles, *(slot.offset for slot in binding.operands)):
+    guard = [] if binding.when is None else [binding.when.value]
+    for expr in (*binding.dims, binding.tiles, *binding.grid, *guard, *(slot.offset for slot in binding.operands)):
         unknown = names(expr) - draft.function.dims.keys()
         if unknown:
             raise CompileError(
@@ -231,12 +250,23 @@ def _launch(draft: _Draft, call: mlir.Operation, binding: Binding) -> Launch:
                 found=", ".join(sorted(unknown)),
             )
     operands = [_operand(draft, call, slot) for slot in binding.operands]
-    return Launch(binding.kernel, operands, list(binding.dims), binding.tiles, path_of(call))
+    return Launch(
+        binding.kernel,
+        operands,
+        list(binding.dims),
+        binding.tiles,
+        path_of(call),
+        list(binding.grid),
+        binding.when,
+    )
 
 
 def _operand(draft: _Draft, call: mlir.Operation, slot: Slot) -> str:
     """The name of the buffer that `slot` points to, a view where it has an offset."""
-    memory = draft.memory_of[(call.operands if slot.side == "input" else call.results)[slot.index]]
+    if slot.side == "temp":
+        memory = draft.temps_of[call][slot.index]
+    else:
+        memory = draft.memory_of[(call.operands if slot.side == "input" else call.results)[slot.index]]
     if slot.offset == 0:
         return memory.name
     name = f"{memory.name} + {slot.offset}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mlir.ir as mlir
 
-from warploom.codegen.binding import Binding, Slot
+from warploom.codegen.binding import Binding, Lowering, Slot
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.entry import declare_pool, emit_entry
 from warploom.codegen.cpu.isa import Isa
@@ -82,9 +82,9 @@ def compile_entries(
     groups = functions(module)
     matches = _match_groups(entries, groups, templates() if families is None else families)
     kernels = _distinct_kernels(groups, matches)
-    bindings = {name: _bind(groups[name], match) for name, match in matches.items()}
+    lowerings = {name: Lowering((_bind(groups[name], match),)) for name, match in matches.items()}
     plan = Plan(
-        entries={name: build_entry(function, groups, bindings) for name, function in entries.items()},
+        entries={name: build_entry(function, groups, lowerings) for name, function in entries.items()},
         kernels={name: _describe(choice) for name, choice in kernels.items()},
     )
     specs = [choice.spec for choice in kernels.values()]

@@ -6,7 +6,7 @@ import mlir.ir as mlir
 import pytest
 
 from tests.unit.codegen.fused_programs import DIMS, KEYS, KV, LAYERS, ROWS, SLOTS, call, make_sum, make_write
-from warploom.codegen.binding import Binding, Slot
+from warploom.codegen.binding import Binding, Lowering, Slot
 from warploom.codegen.plan import build_entry
 from warploom.errors import CompileError
 from warploom.ir.function import Function, FunctionBuilder, functions, scope
@@ -15,16 +15,18 @@ from warploom.runtime.expr import evaluate
 from warploom.runtime.plan import Buffer, Entry
 
 LAYER_BYTES = "256 * C"
-SUM = Binding("sum", (Slot("input", 0), Slot("input", 1), Slot("result", 0)), ("T",), "T")
+OPERANDS = (Slot("input", 0), Slot("input", 1), Slot("result", 0))
+SUM = Lowering((Binding("sum", OPERANDS, ("T",), "T"),))
 
 
-def write_binding(layer: int) -> Binding:
+def lowered_write(layer: int) -> Lowering:
     offset = f"{layer} * {LAYER_BYTES}" if layer else 0
-    return Binding("write", (Slot("input", 0, offset), Slot("input", 1), Slot("input", 2)), ("T",), "min(T, 1)")
+    operands = (Slot("input", 0, offset), Slot("input", 1), Slot("input", 2))
+    return Lowering((Binding("write", operands, ("T",), "min(T, 1)"),))
 
 
 def planned(function: Function, module: mlir.Module) -> Entry:
-    writes = {f"write{layer}": write_binding(layer) for layer in range(LAYERS)}
+    writes = {f"write{layer}": lowered_write(layer) for layer in range(LAYERS)}
     return build_entry(function, functions(module), {"sum": SUM, **writes})
 
 
@@ -179,4 +181,4 @@ def test_a_kernel_that_reads_a_foreign_dim_is_refused(wl: mlir.Context) -> None:
     with builder.point:
         function = builder.finish({"y": call(total, x, x)})
     with pytest.raises(CompileError, match=r"dims that @step lacks(.|\n)*expected: C, T(.|\n)*found: Q"):
-        build_entry(function, functions(module), {"sum": Binding("sum", SUM.operands, ("Q",), "T")})
+        build_entry(function, functions(module), {"sum": Lowering((Binding("sum", OPERANDS, ("Q",), "T"),))})

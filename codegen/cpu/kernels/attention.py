@@ -20,7 +20,14 @@ from warploom.codegen.cpu.control import carry, carry_while, loop, when
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, kv_slot, only_op, refuse_cache, result_slot
+from warploom.codegen.cpu.kernels.groups import (
+    input_slot,
+    kv_slot,
+    only_op,
+    refuse_activations,
+    refuse_cache,
+    result_slot,
+)
 from warploom.codegen.cpu.math import exp
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import (
@@ -293,7 +300,7 @@ def match(group: Function) -> Match | str:
     q, kv, page_table, query_start, context_lens = operation.operands
     attrs = attention.attrs_of(operation)
     tokens, num_heads, head_dim = type_of(q).shape
-    refusal = refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
+    refusal = refuse_activations(q) or refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
     if refusal is not None:
         return refusal
     num_kv_heads = type_of(kv).shape[3]

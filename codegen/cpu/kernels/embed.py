@@ -24,7 +24,7 @@ class EmbedSpec:
     """Row ids[t] of a table of `rows` rows as f32 [T, columns]; ids outside are clamped.
 
     Attributes:
-        table: dtype in memory; "i8" has one f32 scale per row.
+        table: dtype in memory; "i8" has one f32 scale per row, packed as the table: in both layouts row r's is at r.
         layout: "row" [rows, columns] or "panel" [ceil(rows/32), columns, 32].
     """
 

@@ -12,7 +12,7 @@ from warploom.ir.function import Function
 from warploom.ir.op import Op
 from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.rewrite import is_op, producer
-from warploom.ir.types import type_of
+from warploom.ir.types import DType, type_of
 
 
 def only_op(group: Function, *specs: Op) -> mlir.Operation | str:
@@ -38,6 +38,12 @@ def kv_slot(group: Function, kv: mlir.Value, layer: int) -> Slot:
     type_ = type_of(kv)
     layer_bytes = product(type_.shape[1:]) * (type_.dtype.numpy.itemsize * layer)
     return input_slot(group, kv, str(layer_bytes))
+
+
+def refuse_activations(*values: mlir.Value) -> str | None:
+    """Why the kernels cannot read or write values, or None: they compute on f32 only."""
+    found = [str(type_of(value)) for value in values if type_of(value).dtype is not DType.F32]
+    return f"activations must be f32; here {', '.join(found)}" if found else None
 
 
 def refuse_cache(kv: mlir.Value, head_dim: object, page_size: int, k_layout: str) -> str | None:

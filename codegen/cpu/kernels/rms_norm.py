@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot
+from warploom.codegen.cpu.kernels.groups import input_slot, only_op, refuse_activations, result_slot
 from warploom.codegen.cpu.kernels.row_norm import normalize_row
 from warploom.codegen.cpu.memory import ELEMENT_BYTES
 from warploom.ir.dims import product
@@ -59,8 +59,9 @@ def match(group: Function) -> Match | str:
         return operation
     x, weight = operation.operands
     *rows, columns = type_of(x).shape
-    if not isinstance(columns, int):
-        return f"the last axis must be static; here {type_of(x)}"
+    refusal = refuse_activations(x)
+    if refusal is not None or not isinstance(columns, int):
+        return refusal or f"the last axis must be static; here {type_of(x)}"
     spec = RmsNormSpec(columns, type_of(weight).dtype.value, rms_norm.attrs_of(operation)["eps"])
     operands = (input_slot(group, x), input_slot(group, weight), result_slot(group, operation.results[0]))
     return Match(spec, operands, {"T": str(product(rows))})

@@ -18,6 +18,7 @@ from warploom.codegen.cpu.kernels.groups import (
     columns_of,
     input_slot,
     kv_slot,
+    refuse_activations,
     refuse_cache,
     result_slot,
 )
@@ -145,10 +146,10 @@ def match(group: Function) -> Match | str:
         return "k is not rotated in the group"
     attrs, angles = kv_write.attrs_of(write), list(rotation.operands)[1:]
     tokens, num_kv_heads, head_dim = type_of(k).shape
-    refusal = refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
+    queries = [value for value in group.results.values() if value != write.results[0]]
+    refusal = refuse_activations(k, v, *queries) or refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
     if refusal is not None:
         return refusal
-    queries = [value for value in group.results.values() if value != write.results[0]]
     sources = _sources([*queries, rotation.results[0]], v, angles)
     if isinstance(sources, str):
         return sources

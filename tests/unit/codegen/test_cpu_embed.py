@@ -23,7 +23,8 @@ def test_embed_is_its_meaning(rows: int, columns: int, dtype: str, layout: str, 
     table = pack_array((rng.standard_normal((rows, columns)) * 40).astype(DTYPES[dtype]), layout)
     ids = np.array([0, rows - 1, -5, rows, 2**31 - 1, 33, 33], np.int32)
     out = np.full((len(ids), columns), np.nan, np.float32)
-    scale = [rng.uniform(0.01, 0.1, rows).astype(np.float32)] if dtype == "i8" else []
+    scales = pack_array(rng.uniform(0.01, 0.1, (rows, 1)).astype(np.float32), layout)
+    scale = [scales] if dtype == "i8" else []
     compiled(EmbedSpec(rows, columns, dtype, layout), isa)([ids, table, *scale, out], {"T": len(ids)}, threads=2)
     meaning = (quantized_embed if scale else embed).evaluate
     np.testing.assert_array_equal(out, meaning(ids, table, *scale, n=rows, layout=layout).astype(np.float32))

@@ -86,7 +86,6 @@ def argmax_row(
         columns: of the row.
         eligible: (values, their indices) -> which may be chosen; None: all.
         chains: as in `fold_row`.
-        chains: as in `fold_row`.
     """
 
     def step(i: Value, best: Value, index: Value) -> list[Value]:

@@ -1,0 +1,167 @@
+"""The command line itself: help, errors, exit codes, what is imported."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import types
+from dataclasses import fields
+
+import pytest
+
+from tests.unit.tools.conftest import RunCLI
+from warploom.errors import ArtifactError
+from warploom.runtime.sampling_params import SamplingParams
+from warploom.tools.cli import COMMANDS, build_parser, main
+from warploom.tools.sampling_flags import sampling_params
+
+
+def failing_command(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let `warploom inspect` raise `error`."""
+    module = types.ModuleType("failing")
+
+    def run(args: object) -> None:
+        raise error
+
+    module.configure = lambda parser: parser.set_defaults(run=run)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, COMMANDS["inspect"].module, module)
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^ +{name} +{command.summary}$", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"usage: warploom {command}" in printed
+    assert "examples:" in printed or "commands:" in printed
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The top-level packages in `sys.modules` after a command line that ends by `SystemExit` or by itself."""
+    code = (
+        "import sys\nfrom warploom.tools.cli import main\n"
+        f"try: main({list(arguments)!r})\nexcept SystemExit: pass\n"
+        "print('\\nmodules', *sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return set(printed.rsplit("\nmodules ", 1)[1].split())
+
+
+def test_help_imports_next_to_nothing() -> None:
+    assert not imported_by("--help") & {"numpy", "msgspec", "rich", "tokenizers", "mlir"}
+
+
+@pytest.mark.parametrize("command", [["generate", "--help"], ["chat", "--help"], ["compile", "--help"]])
+def test_no_help_needs_the_compiler(command: list[str]) -> None:
+    assert not imported_by(*command) & {"mlir", "torch", "transformers", "ml_dtypes"}
+
+
+def test_our_errors_say_what_to_do_and_exit_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing_command(monkeypatch, ArtifactError("It is broken", expected="whole", found="two halves", fix="glue it"))
+    assert main(["inspect"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "error: It is broken\n  expected: whole\n  found: two halves\n  fix: glue it\n"
+
+
+def test_other_errors_exit_with_1_and_ask_for_a_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing_command(monkeypatch, ZeroDivisionError("oops"))
+    assert main(["inspect"]) == 1
+    printed = capsys.readouterr().err
+    assert "ZeroDivisionError: oops" in printed
+    assert "--debug" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "inspect"], ["inspect", "--debug"]])
+def test_debug_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    failing_command(monkeypatch, ArtifactError("It is broken"))
+    assert main(arguments) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    failing_command(monkeypatch, KeyboardInterrupt())
+    assert main(["inspect"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_wrong_usage_exits_with_2_and_names_the_choices(run_cli: RunCLI) -> None:
+    result = run_cli("compute", "x")
+    assert result.returncode == 2
+    assert all(name in result.stderr for name in COMMANDS)
+
+
+def test_a_missing_artifact_is_an_error_without_traceback(run_cli: RunCLI) -> None:
+    for command in (["generate", "nowhere", "hi"], ["chat", "nowhere"], ["inspect", "nowhere"]):
+        result = run_cli(*command)
+        assert result.returncode == 2
+        assert result.stdout == ""
+        assert result.stderr.startswith("error: nowhere is not an artifact\n")
+        assert "Traceback" not in result.stderr
+
+
+def parsed_params(*flags: str, defaults: SamplingParams | None = None) -> SamplingParams:
+    args = build_parser("generate").parse_args(["generate", "artifact", "prompt", *flags])
+    return sampling_params(args, defaults or SamplingParams())
+
+
+def test_every_sampling_parameter_has_a_flag() -> None:
+    args = vars(build_parser("generate").parse_args(["generate", "artifact", "prompt"]))
+    assert {field.name for field in fields(SamplingParams)} <= args.keys()
+
+
+def test_flags_become_parameters() -> None:
+    params = parsed_params(
+        *("--temperature", "0.5", "--top-k", "4", "--top-p", "0.9", "--min-p", "0.1", "--seed", "7"),
+        *("--repetition-penalty", "1.1", "--presence-penalty", "-0.5", "--frequency-penalty", "0.5"),
+        *("--max-tokens", "9", "--min-tokens", "2", "--stop", "a", "--stop", "b", "--stop-token-id", "3"),
+        *("--ignore-eos", "--logprobs", "2", "--logit-bias", "5=-1.5", "--logit-bias", "6=-inf"),
+    )
+    assert params == SamplingParams(
+        temperature=0.5,
+        top_k=4,
+        top_p=0.9,
+        min_p=0.1,
+        seed=7,
+        repetition_penalty=1.1,
+        presence_penalty=-0.5,
+        frequency_penalty=0.5,
+        max_tokens=9,
+        min_tokens=2,
+        stop=("a", "b"),
+        stop_token_ids=(3,),
+        ignore_eos=True,
+        logprobs=2,
+        logit_bias={5: -1.5, 6: float("-inf")},
+    )
+
+
+def test_what_is_not_given_stays_as_the_authors_recommend() -> None:
+    defaults = SamplingParams(temperature=0.0, top_p=0.8, max_tokens=11)
+    assert parsed_params(defaults=defaults) == defaults
+    assert parsed_params("--temperature", "0", "--seed", "0", defaults=defaults).top_p == 0.8
+
+
+def test_a_malformed_bias_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parsed_params("--logit-bias", "five")
+    assert stop.value.code == 2
+    assert "TOKEN=NUMBER" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+"""`compile` as a program."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.tools.conftest import RunCLI, write_tiny_model
+from warploom.tools.cli import main
+
+
+def test_compile_json_tells_where_the_artifact_is(run_cli: RunCLI, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "tiny-llama")
+    out = tmp_path / "out"
+    flags = ("--quantization", "int8", "--max-context", "64", "--json")
+    result = run_cli("compile", model, "-o", out, *flags)
+    assert (result.returncode, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert (report["path"], report["quantization"], report["max_context"]) == (str(out), "int8", 64)
+    assert report["seconds"] > 0
+    answer = run_cli("generate", out, "hello", "--max-tokens", "3", "--json")
+    assert json.loads(answer.stdout)["completions"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["nowhere/at/all.gguf"], "nowhere/at/all.gguf"),
+        (["x", "--target", "tpu"], "tpu"),
+        (["{model}", "--max-context", "100000"], "max_context"),
+        (["{model}", "-o", "{model}"], "is not an artifact"),
+    ],
+)
+def test_bad_input_exits_with_2_and_leaves_nothing(
+    run_cli: RunCLI, tmp_path: Path, arguments: list[str], named: str
+) -> None:
+    model = write_tiny_model(tmp_path / "tiny-llama")
+    before = sorted(tmp_path.rglob("*"))
+    filled = [argument.format(model=model) for argument in arguments]
+    out = [] if "-o" in filled else ["-o", str(tmp_path / "out")]
+    result = run_cli("compile", *filled, *out)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert named in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_serving_install_says_what_compiling_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "warploom.compiler", raising=False)
+    monkeypatch.setitem(sys.modules, "mlir.ir", None)  # as if it were not installed
+    assert main(["compile", "anything"]) == 2
+    assert "pip install 'warploom[compile]'" in capsys.readouterr().err

@@ -1,0 +1,128 @@
+"""`inspect`: its views agree with the artifact's own files, as tables and as JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import warploom
+from tests.unit.tools.conftest import RunCLI
+from warploom.tools.cli import main
+from warploom.tools.fusion_log import FusionDecision, fusion_decisions
+from warploom.tools.inspection import VIEWS
+from warploom.tools.table import count, size
+
+
+@pytest.fixture
+def view(tiny_artifact: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """What `inspect ... --json` prints, decoded."""
+
+    def inspect(*arguments: str) -> Any:
+        assert main(["inspect", str(tiny_artifact), *arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return inspect
+
+
+def test_the_summary_counts_every_byte(view: Any, tiny_artifact: Path) -> None:
+    summary = view("--verify")
+    on_disk = sum(path.stat().st_size for path in tiny_artifact.rglob("*") if path.is_file())
+    assert summary["bytes"]["total"] == on_disk - (tiny_artifact / "manifest.json").stat().st_size
+    assert summary["max_context"] == 128
+    assert summary["kv_bytes_per_token"] == 2 * 2 * 2 * 64 * 4  # layers, K and V, heads, head_dim, f32
+    assert summary["chat"] is True
+
+
+def test_kernels_are_those_of_the_plan(view: Any, tiny_artifact: Path) -> None:
+    plan = warploom.load(tiny_artifact).plan("cpu")
+    rows = view("kernels")
+    assert {row["kernel"] for row in rows} == set(plan.kernels)
+    assert sum(row["launches"] for row in rows) == sum(len(entry.launches) for entry in plan.entries.values())
+    assert any(row["kind"] == "attention" and row["location"] == "model.layers.0.self_attn" for row in rows)
+
+
+def test_work_grows_with_the_tokens(view: Any) -> None:
+    def linear_flops(*arguments: str) -> int:
+        return sum(row["flops"] for row in view("kernels", *arguments) if row["location"].endswith("mlp"))
+
+    assert linear_flops("--dims", "T=10") == 10 * linear_flops() > 0
+
+
+def test_weights_memory_and_plan(view: Any, tiny_artifact: Path) -> None:
+    params = warploom.load(tiny_artifact).params
+    assert {row["weight"]: row["bytes"] for row in view("weights")} == {
+        name: array.nbytes for name, array in params.items()
+    }
+    memory = {row["memory"]: row["bytes"] for row in view("memory", "--dims", "T=64,R=2")}
+    assert memory["KV cache, one page of 16 tokens"] == 16 * memory["KV cache, one token"]
+    assert any("@step" in name and "T=64" in name for name in memory)
+    launches = [row for row in view("plan") if row["entry"] == "step"]
+    assert launches[0]["location"] == "model.embed_tokens"
+    assert launches[-1]["location"] == "lm_head"
+
+
+def test_fusion_tells_what_was_fused_in_both_layers(view: Any) -> None:
+    decisions = [row for row in view("fusion") if row["location"] == "model.layers.*.mlp"]
+    assert any("swiglu" in row["decision"] and row["times"] == 2 for row in decisions)
+
+
+def test_stages_and_sources_are_text(run_cli: RunCLI, view: Any, tiny_artifact: Path) -> None:
+    stages = [row["stage"] for row in view("ir")]
+    assert stages[0] == "00-trace"
+    for name in (stages[-1], stages[-1][:2], stages[-1][3:]):
+        assert view("ir", name) == (tiny_artifact / f"ir/{stages[-1]}.mlir").read_text()
+    kernel = view("kernels")[0]["kernel"]
+    assert f"@{kernel}(" in run_cli("inspect", tiny_artifact, "source", kernel).stdout
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_view_prints_text(run_cli: RunCLI, tiny_artifact: Path, name: str) -> None:
+    result = run_cli("inspect", tiny_artifact, name)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ir", "99"], ["source", "nothing"], ["weights", "x"], ["kernels", "--dims", "Z=1"], ["plan", "--dims", "T=0"]],
+)
+def test_what_is_not_there_is_named(run_cli: RunCLI, tiny_artifact: Path, arguments: list[str]) -> None:
+    result = run_cli("inspect", tiny_artifact, *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert "fix" in result.stderr or "expected" in result.stderr
+
+
+def test_verify_finds_a_changed_weight(run_cli: RunCLI, tiny_artifact: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_artifact, tmp_path / "copy")
+    weights = next((copy / "weights").iterdir())
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert run_cli("inspect", copy).returncode == 0
+    result = run_cli("inspect", copy, "--verify")
+    assert result.returncode == 2
+    assert weights.name in result.stderr
+
+
+def test_fusion_decisions_of_like_layers_are_counted() -> None:
+    text = (
+        'module {\n  func.func @step(%arg0: tensor<4xf32> {wl.name = "x"}) -> tensor<4xf32> attributes {wl.dims = {},'
+        ' wl.fusion = ["model.layers.0.mlp: linear: fused linear + add as @linear_0",'
+        ' "model.layers.1.mlp: linear: fused linear + add as @linear_3",'
+        ' "lm_head: linear: wl.add stays outside: it says \\22no\\22: never"]} {\n'
+        '  func.func private @linear_0() attributes {wl.kind = "linear"} {\n'
+    )
+    assert fusion_decisions(text) == [
+        FusionDecision("step", "model.layers.*.mlp", "linear", 2, "fused linear + add"),
+        FusionDecision("step", "lm_head", "linear", 1, 'wl.add stays outside: it says "no": never'),
+    ]
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert [size(n) for n in (0, 999, 1000, 269_231_360)] == ["0 B", "999 B", "1 kB", "269 MB"]
+    assert [count(n) for n in (7, 134_515_008)] == ["7", "135 M"]

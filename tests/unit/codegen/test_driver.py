@@ -23,6 +23,7 @@ from tests.unit.codegen.fused_programs import (
 from warploom.codegen.cpu.driver import CpuProduct, compile_entries
 from warploom.codegen.cpu.executor import NativeModule
 from warploom.codegen.cpu.isa import LEVELS, X86_64_V3, X86_64_V4
+from warploom.codegen.cpu.templates import templates
 from warploom.errors import CompileError
 from warploom.ir.function import FunctionBuilder, scope
 from warploom.ir.interpreter import evaluate
@@ -30,6 +31,7 @@ from warploom.ir.ops.elementwise import add
 from warploom.ir.ops.parameters import param
 from warploom.ir.types import tensor
 from warploom.ir.verify import verify
+from warploom.passes import fuse_heroes, fuse_loops
 
 CPU_FLAGS = set(Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split())
 RUNNABLE = [level for level in LEVELS if CPU_FLAGS.issuperset(level.features)]
@@ -149,3 +151,8 @@ def test_an_unfused_op_is_named(wl: mlir.Context, tmp_path: Path) -> None:
         builder.finish({"out": add(x, x)})
     with pytest.raises(CompileError, match=r"wl.add of @step \(model.norm\) is in no fusion group"):
         built(module, tmp_path)
+
+
+def test_every_kind_that_the_passes_make_has_a_kernel_family() -> None:
+    made = {kind for kind, _ in fuse_heroes.RULES.values()} | {fuse_loops.KIND}
+    assert made == {family.KIND for family in templates()}

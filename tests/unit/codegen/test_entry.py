@@ -19,7 +19,7 @@ from warploom.runtime.expr import Expr, evaluate, names
 from warploom.runtime.plan import Buffer, DimRange, Entry, Launch
 
 DIMS = {"T": DimRange(0, 100), "S": DimRange(0, 100)}
-NUM_ARGS = 24
+NUM_ARGS = 64
 
 
 def library_of(entry: Entry, path: Path) -> ctypes.CDLL:
@@ -59,7 +59,7 @@ EXPRESSIONS = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(
     expressions=st.lists(EXPRESSIONS, min_size=NUM_ARGS, max_size=NUM_ARGS), t=st.integers(1, 100), s=st.integers(0, 9)
 )

@@ -15,10 +15,11 @@ from warploom.runtime.device import StepOutput
 from warploom.runtime.machine import available_memory, cpu_features, num_cores
 from warploom.runtime.manifest import KVInfo, Variant
 from warploom.runtime.native import NativeEntry, anonymous_array
-from warploom.runtime.plan import DimRange
+from warploom.runtime.plan import DimRange, Entry
 from warploom.runtime.step_batch import StepBatch
 from warploom.runtime.weights import numpy_dtype
 
+_ENTRIES = ("step", "sample", "logprobs")
 _DEFAULT_MAX_TOKENS = 512
 _DEFAULT_MAX_SEQS = 16
 
@@ -69,7 +70,7 @@ class CpuDevice:
     ) -> None:
         manifest, target = artifact.manifest, artifact.target("cpu")
         variant = select_variant(target.variants, cpu_features())
-        entries = artifact.plan("cpu").entries
+        entries = _entries(artifact)
         dims = entries["step"].dims
         self.isa, self.threads = variant.isa, num_cores() if threads is None else threads
         self.max_tokens = _limit("max_tokens", max_tokens, _DEFAULT_MAX_TOKENS, dims["T"])
@@ -88,8 +89,7 @@ class CpuDevice:
         self._destroy_pool = weakref.finalize(self, library.wl_pool_destroy, pool)
         limits = {"T": self.max_tokens, "S": self.max_seqs, "R": self.max_seqs, "C": self.num_pages}
         self._step, self._sample, self._logprobs = (
-            NativeEntry(name, entries[name], library, pool, artifact.params, limits)
-            for name in ("step", "sample", "logprobs")
+            NativeEntry(name, entries[name], library, pool, artifact.params, limits) for name in _ENTRIES
         )
         self._kv = _kv_cache(manifest.kv, self.num_pages)
         self._min_rows = dims["R"].min
@@ -145,6 +145,19 @@ class CpuDevice:
 
 
 _NO_TOKENS = StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), None, None)
+
+
+def _entries(artifact: Artifact) -> dict[str, Entry]:
+    entries = artifact.plan("cpu").entries
+    missing = [name for name in _ENTRIES if name not in entries]
+    if missing:
+        raise ArtifactError(
+            f"The plan of {artifact.path} lacks the entry {missing[0]!r}",
+            expected=", ".join(_ENTRIES),
+            found=", ".join(entries) or "no entries",
+            fix="compile the model again",
+        )
+    return entries
 
 
 def _limit(name: str, given: int | None, default: int, compiled: DimRange) -> int:

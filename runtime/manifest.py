@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
+Positive: TypeAlias = Annotated[int, msgspec.Meta(gt=0)]
 Quantization: TypeAlias = Literal["f32", "bf16", "int8"]
 
 
@@ -57,12 +58,12 @@ class GenerationInfo(msgspec.Struct, frozen=True):
 class KVInfo(msgspec.Struct, frozen=True):
     """The KV cache: [num_layers, pages, 2, num_kv_heads, page_size * head_dim] of `dtype` (f32 or bf16)."""
 
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    page_size: int
+    num_layers: Positive
+    num_kv_heads: Positive
+    head_dim: Positive
+    page_size: Positive
     dtype: str
-    bytes_per_page: int
+    bytes_per_page: Positive
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -102,8 +103,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     warploom_version: str
     model: ModelInfo
     config: dict[str, Any]
-    vocab_size: int
-    max_context: int
+    vocab_size: Positive
+    max_context: Positive
     tokenizer: TokenizerInfo
     generation: GenerationInfo = GenerationInfo()
     kv: KVInfo

@@ -218,6 +218,7 @@ CORRUPTIONS: dict[str, tuple[Any, str]] = {
         "missing required field",
     ),
     "field of wrong type": (lambda f: edit_manifest(f, vocab_size="many"), r"\$.vocab_size"),
+    "number out of range": (lambda f: edit_manifest(f, vocab_size=0), r"\$.vocab_size"),
     "unlisted file": (lambda f: edit_manifest(f, files={}), "does not list the file 'tokenizer.json'"),
     "file name leaves the folder": (
         lambda f: edit_manifest(

@@ -296,6 +296,12 @@ def test_a_parameter_must_fit_the_plan(artifact: Artifact) -> None:
         CpuDevice(artifact)
 
 
+def test_a_plan_must_have_every_entry(artifact: Artifact) -> None:
+    (artifact.path / "plan.cpu.json").write_text('{"entries": {}, "kernels": {}}')
+    with pytest.raises(ArtifactError, match=r"lacks the entry 'step'(.|\n)*found: no entries"):
+        CpuDevice(artifact)
+
+
 def test_a_cpu_without_the_features_is_told_which(
     tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

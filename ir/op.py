@@ -102,8 +102,8 @@ class Op:
 
     @property
     def summary(self) -> str:
-        """First line of the class docstring."""
-        return (inspect.getdoc(type(self)) or "").splitlines()[0]
+        """First paragraph of the class docstring, on one line."""
+        return (inspect.getdoc(type(self)) or "").partition("\n\n")[0].replace("\n", " ")
 
     def __call__(self, *values: mlir.Value, **attrs: AttrValue) -> Any:
         """Build the op at the current insertion point.

@@ -91,10 +91,11 @@ module {
     irdl.operation @concat {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
-      %2 = irdl.base "#builtin.integer"
-      irdl.operands(xs: variadic %0)
-      irdl.results(out: %1)
-      irdl.attributes {"axis" = %2}
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.integer"
+      irdl.operands(x: %0, y: %1)
+      irdl.results(out: %2)
+      irdl.attributes {"axis" = %3}
     }
     irdl.operation @constant {
       %0 = irdl.base "!builtin.tensor"

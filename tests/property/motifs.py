@@ -120,6 +120,7 @@ def identities(choose: Builder) -> Sequence[mlir.Value]:
     x = choose.value(FLOATS, min_rank=1)
     type_ = type_of(x)
     shape, dtype = type_.shape, type_.dtype.value
+    is_static = isinstance(shape[0], int)
     reverse = tuple(reversed(range(type_.rank)))
     kinds: list[Callable[[], mlir.Value]] = [
         lambda: add(x, full(shape=shape, value=0.0, dtype=dtype)),
@@ -129,9 +130,8 @@ def identities(choose: Builder) -> Sequence[mlir.Value]:
         lambda: cast(x, dtype=dtype),
         lambda: neg(neg(x)),
         lambda: maximum(x, x),
-        lambda: concat(x, axis=0),
         lambda: select(choose.like(type_.with_dtype(DType.I1)), x, x),
-        lambda: slice_axis(concat(x, x, axis=0), axis=0, start=0, stop=1) if isinstance(shape[0], int) else neg(x),
+        lambda: slice_axis(concat(x, x, axis=0), axis=0, start=0, stop=shape[0]) if is_static else neg(x),
         lambda: add(x, cast(iota(shape=shape, axis=0), dtype=dtype)),
     ]
     return [choose.choice(kinds)()]

@@ -1,0 +1,194 @@
+"""From a fused module to CUDA kernels and the plan that launches them, for one architecture.
+
+Groups whose kernels have equal specs share one kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import mlir.ir as mlir
+
+from warploom.codegen.binding import Binding, Lowering, Slot
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Pointer, Step, Template
+from warploom.codegen.cuda.templates import find_kernels, kind_of, templates
+from warploom.codegen.cuda.variants import live_variants
+from warploom.codegen.expressions import substitute
+from warploom.codegen.plan import build_entry, called, callee
+from warploom.errors import CompileError
+from warploom.ir.function import Function, functions, path_of, public_functions
+from warploom.ir.verify import PREPARE
+from warploom.runtime.expr import Expr
+from warploom.runtime.plan import CudaInfo, DimParam, Guard, KernelInfo, Plan, PointerParam, TensorMapParam
+
+Progress = Callable[[str, float], None]  # what is going on, and the fraction of it that is done
+
+
+@dataclass(frozen=True)
+class CudaProduct:
+    """What code generation for one architecture gives.
+
+    Attributes:
+        plan: the launch plan of all entries.
+        files: by the paths in the artifact that the plan names: `kernels/cuda/sm_90/<kernel>.{py,ttir,ptx,cubin}`.
+    """
+
+    plan: Plan
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A kernel and the kind of the groups that it computes."""
+
+    kind: str
+    spec: CudaKernelSpec
+
+
+def compile_entries(
+    module: mlir.Module,
+    target: CudaTarget,
+    progress: Progress = lambda stage, fraction: None,
+    families: Sequence[Template] | None = None,
+) -> CudaProduct:
+    """Compile every entry of a module but `@prepare`.
+
+    Args:
+        module: verified and fused: entries hold params and calls of groups.
+        target: one architecture; kernels and plan are its own.
+        families: the kernel families; None: all of `kernels/`.
+
+    Raises:
+        CompileError: a group without a kernel, an entry that cannot be planned, or a kernel that does not compile.
+    """
+    entries = {name: f for name, f in public_functions(module).items() if name != PREPARE}
+    groups = functions(module)
+    matches = _match_groups(entries, groups, target, templates() if families is None else families)
+    kernels = _distinct_kernels(groups, matches)
+    lowerings = {name: _lower(groups[name], match) for name, match in matches.items()}
+    planned = {name: build_entry(function, groups, lowerings) for name, function in entries.items()}
+    stage = f"compiling kernels for {target.arch}"
+    specs = [choice.spec for choice in kernels.values()]
+    compiled = compile_kernels(specs, target, lambda done: progress(stage, done / len(specs)))
+    folder = f"kernels/cuda/{target.arch}"
+    return CudaProduct(
+        plan=Plan(planned, {k.name: _describe(c, k, folder) for c, k in zip(kernels.values(), compiled, strict=True)}),
+        files={path: data for kernel in compiled for path, data in _files(kernel, folder)},
+    )
+
+
+def _match_groups(
+    entries: dict[str, Function], groups: dict[str, Function], target: CudaTarget, families: Sequence[Template]
+) -> dict[str, Match]:
+    """The kernels of every group that is called, in order of first call, without variants that are never chosen."""
+    matches: dict[str, Match] = {}
+    for entry in entries.values():
+        for call in called(entry):
+            name = callee(call)
+            if name in matches:
+                continue
+            found = find_kernels(groups[name], target, families)
+            if isinstance(found, str):
+                raise CompileError(
+                    f"no CUDA kernel computes the group @{name} of @{entry.name} ({path_of(call) or 'no module path'})",
+                    expected="a family in codegen/cuda/kernels that takes it",
+                    found=found,
+                    fix="add the case to a kernel family, or let the passes decompose the group's hero",
+                )
+            matches[name] = Match(live_variants(name, found.variants, entry.dims), found.temps)
+    return matches
+
+
+def _steps(matches: Mapping[str, Match]) -> Iterator[tuple[str, Step]]:
+    """All launches, with the name of the group that they belong to."""
+    for name, match in matches.items():
+        for variant in match.variants:
+            for step in variant.steps:
+                yield name, step
+
+
+def _distinct_kernels(groups: dict[str, Function], matches: dict[str, Match]) -> dict[str, _Choice]:
+    """The kernels by name, equal specs once."""
+    kernels: dict[str, _Choice] = {}
+    for name, step in _steps(matches):
+        known = kernels.setdefault(step.spec.name, _Choice(kind_of(groups[name]), step.spec))
+        if known.spec != step.spec:
+            raise CompileError(
+                f"two kernels are named {step.spec.name}",
+                expected="a name that tells specs apart",
+                found=f"{known.spec} and {step.spec}",
+            )
+    return kernels
+
+
+def _lower(group: Function, match: Match) -> Lowering:
+    """The match with all expressions over the group's symbols, folded."""
+    return Lowering(
+        tuple(_bind(group, step, variant.when) for variant in match.variants for step in variant.steps), match.temps
+    )
+
+
+def _bind(group: Function, step: Step, when: Guard | None) -> Binding:
+    spec, symbols = step.spec, {name: name for name in group.dims}
+
+    def over_symbols(expr: Expr, names: Mapping[str, Expr]) -> Expr:
+        try:
+            return substitute(expr, names)
+        except KeyError as error:
+            raise CompileError(
+                f"kernel {spec.name} reads a dim that @{group.name} does not give it",
+                expected=f"one of {', '.join(names) or 'no dims'}",
+                found=str(error.args[0]),
+            ) from error
+
+    if len(step.operands) != len(spec.operands):
+        raise CompileError(f"kernel {spec.name} has {len(spec.operands)} operands", found=f"{len(step.operands)} slots")
+    dims = {name: over_symbols(step.dims[name], symbols) for name in spec.dims}
+    operands = tuple(Slot(s.side, s.index, over_symbols(s.offset, symbols)) for s in step.operands)
+    grid = tuple(over_symbols(extent, dims) for extent in spec.grid)
+    blocks = substitute("(x) * (y) * (z)", dict(zip("xyz", grid, strict=True)))
+    return Binding(spec.name, operands, tuple(dims.values()), blocks, grid, when)
+
+
+def _describe(choice: _Choice, kernel: CompiledKernel, folder: str) -> KernelInfo:
+    spec, resources, path = choice.spec, kernel.resources, f"{folder}/{kernel.name}"
+    return KernelInfo(
+        kind=choice.kind,
+        summary=str(spec),
+        source=f"{path}.py",
+        dims=list(spec.dims),
+        flops=spec.flops,
+        bytes=spec.bytes,
+        cuda=CudaInfo(
+            cubin=f"{path}.cubin",
+            ptx=f"{path}.ptx",
+            ttir=f"{path}.ttir",
+            num_warps=resources.num_warps,
+            shared_bytes=resources.shared_bytes,
+            registers=resources.registers,
+            spill_bytes=resources.spill_bytes,
+            pdl=spec.options.pdl,
+            params=[*_operand_params(spec, kernel), *(DimParam() for _ in spec.dims)],
+        ),
+    )
+
+
+def _operand_params(spec: CudaKernelSpec, kernel: CompiledKernel) -> Iterator[PointerParam | TensorMapParam]:
+    tensormaps = iter(kernel.tensormaps)
+    for operand in spec.operands:
+        if isinstance(operand, Pointer):
+            yield PointerParam()
+        else:
+            box, swizzle = next(tensormaps)
+            yield TensorMapParam(str(operand.dtype), list(operand.shape), list(box), swizzle)
+
+
+def _files(kernel: CompiledKernel, folder: str) -> Iterator[tuple[str, bytes]]:
+    path = f"{folder}/{kernel.name}"
+    yield f"{path}.py", kernel.source.encode()
+    yield f"{path}.ttir", kernel.ttir.encode()
+    yield f"{path}.ptx", kernel.ptx.encode()
+    yield f"{path}.cubin", kernel.cubin

@@ -1,0 +1,44 @@
+"""Which variants of a group can be chosen, and the proof that one always is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from warploom.codegen.cuda.kernel import Variant
+from warploom.errors import CompileError
+from warploom.ir.dims import DimRange
+from warploom.runtime.expr import evaluate
+
+
+def live_variants(group: str, variants: Sequence[Variant], dims: Mapping[str, DimRange]) -> tuple[Variant, ...]:
+    """The variants that can hold; one that always holds loses its guard.
+
+    Args:
+        group: for messages.
+        variants: all on one value, by rising ranges.
+        dims: of the entry.
+
+    Raises:
+        CompileError: for some dims no variant holds, or more than one.
+    """
+    if len(variants) == 1 and variants[0].when is None:
+        return tuple(variants)
+    guards = [variant.when for variant in variants if variant.when is not None]
+    if len(guards) != len(variants) or len({guard.value for guard in guards}) != 1:
+        raise CompileError(f"the variants of @{group} are not guarded by one value", found=f"{guards}")
+    value = guards[0].value
+    low, high = (evaluate(value, {name: getattr(d, end) for name, d in dims.items()}) for end in ("min", "max"))
+    live = [v for v in variants if v.when is not None and v.when.min <= high and v.when.max >= low]
+    edges = [low - 1]
+    for variant in live:
+        assert variant.when is not None
+        if variant.when.min > edges[-1] + 1 or (len(edges) > 1 and variant.when.min != edges[-1] + 1):
+            raise CompileError(
+                f"the variants of @{group} leave out or repeat values of {value}",
+                expected=f"ranges that partition {low} to {high}",
+                found=f"{[(g.min, g.max) for g in guards]}",
+            )
+        edges.append(variant.when.max)
+    if edges[-1] < high:
+        raise CompileError(f"no variant of @{group} takes {value} above {edges[-1]}", expected=f"up to {high}")
+    return (Variant(live[0].steps),) if len(live) == 1 else tuple(live)

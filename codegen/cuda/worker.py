@@ -1,0 +1,81 @@
+"""The compiler process: Triton source in, machine code out. Run as `python -m warploom.codegen.cuda.worker`.
+
+One job per line of stdin, one answer per line of stdout, both JSON (see `compile`). Triton needs neither torch nor a
+GPU for this: the target is explicit. A source that Triton rejects is an answer; one that makes LLVM abort ends the
+process, which is why it is one of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+Job = dict[str, Any]
+POINTER_ALIGNMENT = 16
+
+
+def main() -> None:
+    """Answer jobs until stdin ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what Triton prints is no answer
+    with tempfile.TemporaryDirectory(prefix="warploom-triton-") as folder:
+        for line in sys.stdin:
+            try:
+                answer = compile_job(json.loads(line), Path(folder))
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            print(json.dumps(answer), file=answers, flush=True)
+
+
+def compile_job(job: Job, folder: Path) -> Job:
+    """Compile `job["source"]`: its function `job["name"]` for `job["capability"]`."""
+    import triton  # takes most of a second
+    from triton import knobs
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    knobs.cache.dir = str(folder / "cache")
+    function = getattr(_load(job["name"], job["source"], folder), job["name"])
+    signature: dict[str, str] = job["signature"]
+    aligned = {
+        (index,): [["tt.divisibility", POINTER_ALIGNMENT]]
+        for index, kind in enumerate(signature.values())
+        if kind.startswith("*")
+    }
+    kernel = triton.compile(
+        ASTSource(function, signature, constexprs={}, attrs=aligned),
+        target=GPUTarget("cuda", job["capability"], 32),
+        options={"enable_fp_fusion": True, **job["options"]},
+    )
+    metadata = kernel.metadata
+    return {
+        "cubin": base64.b64encode(kernel.asm["cubin"]).decode(),
+        "ptx": kernel.asm["ptx"],
+        "ttir": kernel.asm["ttir"],
+        "num_warps": metadata.num_warps,
+        "shared_bytes": metadata.shared,
+        "scratch_bytes": metadata.global_scratch_size + metadata.profile_scratch_size,
+        "tensormaps": [{"box": list(m["block_size"]), "swizzle": m["swizzle"]} for m in metadata.tensordesc_meta or []],
+    }
+
+
+def _load(name: str, source: str, folder: Path) -> ModuleType:
+    """The module of a source; Triton reads the source of functions from its file."""
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ from tests.unit.codegen.cpu_harness import RUNNABLE, compiled, on_every_isa
 from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernels.sample import SampleSpec
 from warploom.codegen.cpu.kernels.top_logprobs import TopLogprobsSpec
+from warploom.ir.ops.random import random_bits
 from warploom.ir.ops.sample import sample, top_logprobs
 
 Inputs = dict[str, np.ndarray]
@@ -136,6 +137,17 @@ def test_banned_tokens_are_never_drawn(isa: Isa) -> None:
     for temperature in (0.0, 1.0):
         tokens, _ = run(neutral(logits, temperature=np.full(64, temperature), **banned), isa)
         assert (tokens == 19).all()
+
+
+@on_every_isa
+def test_noise_is_finite_where_the_uniform_rounds_to_one(isa: Isa) -> None:
+    """Seed 0, position 25095, token 322: all 24 bits are set, and (2^24 - 1 + 0.5) * 2^-24 is 1 in f32."""
+    bits = random_bits.evaluate(np.zeros((1, 2), np.int32), np.array([25095], np.int32), n=323)
+    assert np.asarray(bits)[0, 322].view(np.uint32) >> 8 == 2**24 - 1
+    logits = np.zeros((1, 1000), np.float32)
+    logits[0, 322] = -20
+    tokens, _ = run(neutral(logits, temperature=[1], sample_positions=[25095]), isa)
+    assert tokens[0] != 322
 
 
 @on_every_isa

@@ -12,22 +12,16 @@ by exp(0) = 1 and adds zeros.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from warploom.codegen.cpu.control import carry, carry_while, loop, when
+from warploom.codegen.cpu.control import loop, when
 from warploom.codegen.cpu.emitter import Kernel, Library
-from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import (
-    input_slot,
-    kv_slot,
-    only_op,
-    refuse_activations,
-    refuse_cache,
-    result_slot,
-)
+from warploom.codegen.cpu.kernels import groups
+from warploom.codegen.cpu.kernels.ragged import find_sequence, load_index
+from warploom.codegen.cpu.kernels.register_product import largest_divisor, multiply, register_blocks, scalars, vectors
 from warploom.codegen.cpu.math import exp
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import (
@@ -80,7 +74,7 @@ class AttentionSpec:
     def heads(self) -> int:
         """Query heads of a tile: those of one kv head, or an equal part of them."""
         group = self.num_heads // self.num_kv_heads
-        return _largest_divisor(group, MAX_ROWS)
+        return largest_divisor(group, MAX_ROWS)
 
     @property
     def tokens(self) -> int:
@@ -126,30 +120,18 @@ class AttentionSpec:
 def _emit_tile(spec: AttentionSpec, k: Kernel, first: Value, group: Value) -> None:
     """All tokens of the tile at once when one sequence holds them all, else one by one."""
     starts, sequences = k.operands["query_start"], k.dims["S"]
-    live = _load_index(starts, sequences)
+    live = load_index(starts, sequences)
     stop = minimum(first + spec.tokens, k.dims["T"])
-    sequence = _find_sequence(starts, sequences, first)
-    together = (first + spec.tokens <= live) & (first + spec.tokens <= _load_index(starts, sequence + 1))
+    sequence = find_sequence(starts, sequences, first)
+    together = (first + spec.tokens <= live) & (first + spec.tokens <= load_index(starts, sequence + 1))
     with when(together):
         _Rows(spec, k, spec.tokens, first, group, sequence).emit()
     with when(~together), loop(first, stop) as token:
         with when(token < live):
-            _Rows(spec, k, 1, token, group, _find_sequence(starts, sequences, token)).emit()
+            _Rows(spec, k, 1, token, group, find_sequence(starts, sequences, token)).emit()
         with when(token >= live), loop(0, spec.heads * spec.head_dim, LANES) as i:
             row = (token * spec.num_heads + group * spec.heads) * spec.head_dim
             k.operands["out"].store(row + i, constant(0.0, "f32", LANES))
-
-
-def _find_sequence(starts: Ptr, sequences: Value, token: Value) -> Value:
-    """The last s < S with starts[s] <= token, by bisection: empty sequences never hold a token."""
-
-    def halve(low: Value, high: Value) -> list[Value]:
-        middle = (low + high) >> 1
-        right = _load_index(starts, middle) <= token
-        return [select(right, middle, low), select(right, high, middle)]
-
-    low, _ = carry_while([constant(0, "i64"), sequences], lambda low, high: low + 1 < high, halve)
-    return low
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +180,15 @@ class _Rows:
     def emit(self) -> None:
         """Attend all visible keys and write the rows."""
         spec, starts = self.spec, self.k.operands["query_start"]
-        context = _load_index(self.k.operands["context_lens"], self.sequence)
-        position = context - _load_index(starts, self.sequence + 1) + self.first  # of the first token
+        context = load_index(self.k.operands["context_lens"], self.sequence)
+        position = context - load_index(starts, self.sequence + 1) + self.first  # of the first token
         stop = position + self.tokens  # keys that the last token sees
         begin = maximum(position - (spec.window - 1), 0) if spec.window else constant(0, "i64")
         self.reset()
         with loop(begin // BLOCK * BLOCK, stop, BLOCK) as block:
             pages = self.find_pages(block, stop)
             self.score(pages)
-            with loop(0, self.count) as row:
+            with loop(0, self.count) as row:  # nested in two loops, LLVM prefers its constants to totals in registers
                 self.update_softmax(row, position + row // spec.heads - block)
             self.add_values(pages, maximum(begin - block, 0), minimum(stop - block, BLOCK))
         self.write()
@@ -225,19 +207,19 @@ class _Rows:
         kv_head = self.group * spec.heads // (spec.num_heads // spec.num_kv_heads)
         table = self.k.operands["page_table"].at(self.sequence * self.k.dims["P"])
         last = (stop - 1) >> 4
-        indices = [_load_index(table, minimum((block >> 4) + i, last)) for i in range(BLOCK_PAGES)]
+        indices = [load_index(table, minimum((block >> 4) + i, last)) for i in range(BLOCK_PAGES)]
         return [self.k.operands["kv"].at((index * (2 * spec.num_kv_heads) + kv_head) * page_size) for index in indices]
 
     def score(self, pages: Sequence[Ptr]) -> None:
         """scores[row, key] = q[row] . k[key], dims in order."""
         spec = self.spec
         q = self.k.operands["q"].at((self.first * spec.num_heads + self.group * spec.heads) * spec.head_dim)
-        for rows, columns in _register_blocks(self.count, BLOCK_PAGES, self.k.isa):
-            totals = _multiply(
+        for rows, columns in register_blocks(self.count, BLOCK_PAGES, self.k.isa):
+            totals = multiply(
                 [constant(0.0, "f32", LANES) for _ in rows for _ in columns],
                 (0, spec.head_dim),
-                [_scalars(q.at(self.row_offset(row))) for row in rows],
-                [_vectors(pages[column], PAGE) for column in columns],
+                [scalars(q.at(self.row_offset(row))) for row in rows],
+                [vectors(pages[column], PAGE) for column in columns],
             )
             for total, (row, column) in zip(totals, product(rows, columns), strict=True):
                 self.scores.store(row * BLOCK + column * LANES, total)
@@ -267,17 +249,17 @@ class _Rows:
     def add_values(self, pages: Sequence[Ptr], begin: Value, end: Value) -> None:
         """out[row] = out[row] * decay[row] + sum over keys [begin, end) of weight * v[key], keys in order."""
         size, shift = self.spec.head_dim, self.spec.num_kv_heads * PAGE * self.spec.head_dim
-        for rows, columns in _register_blocks(self.count, size // LANES, self.k.isa):
+        for rows, columns in register_blocks(self.count, size // LANES, self.k.isa):
             state = [
                 self.out.load(row * size + column * LANES) * self.decay[row] for row, column in product(rows, columns)
             ]
             for number, page in enumerate(pages):
                 low, high = (minimum(maximum(x - number * PAGE, 0), PAGE) for x in (begin, end))
-                state = _multiply(
+                state = multiply(
                     state,
                     (low, high),
-                    [_scalars(self.scores.at(row * BLOCK + number * PAGE)) for row in rows],
-                    [_vectors(page.at(shift + column * LANES), size) for column in columns],
+                    [scalars(self.scores.at(row * BLOCK + number * PAGE)) for row in rows],
+                    [vectors(page.at(shift + column * LANES), size) for column in columns],
                 )
             for total, (row, column) in zip(state, product(rows, columns), strict=True):
                 self.out.store(row * size + column * LANES, total)
@@ -294,67 +276,22 @@ class _Rows:
 
 def match(group: Function) -> Match | str:
     """The kernel of a group that is one `attention`, or why there is none."""
-    operation = only_op(group, attention)
+    operation = groups.only_op(group, attention)
     if isinstance(operation, str):
         return operation
     q, kv, page_table, query_start, context_lens = operation.operands
     attrs = attention.attrs_of(operation)
     tokens, num_heads, head_dim = type_of(q).shape
-    refusal = refuse_activations(q) or refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
+    refusal = groups.refuse_activations(q) or groups.refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
     if refusal is not None:
         return refusal
-    num_kv_heads = type_of(kv).shape[3]
-    assert isinstance(num_heads, int)
-    assert isinstance(num_kv_heads, int)
-    assert isinstance(head_dim, int)
-    dtype = type_of(kv).dtype.value
-    spec = AttentionSpec(num_heads, num_kv_heads, head_dim, dtype, attrs["scale"], attrs["window"])
+    heads = (groups.static(num_heads), groups.static(type_of(kv).shape[3]))
+    spec = AttentionSpec(*heads, groups.static(head_dim), type_of(kv).dtype.value, attrs["scale"], attrs["window"])
     operands = (
-        input_slot(group, q),
-        kv_slot(group, kv, attrs["layer"]),
-        *(input_slot(group, value) for value in (page_table, query_start, context_lens)),
-        result_slot(group, operation.results[0]),
+        groups.input_slot(group, q),
+        groups.kv_slot(group, kv, attrs["layer"]),
+        *(groups.input_slot(group, value) for value in (page_table, query_start, context_lens)),
+        groups.result_slot(group, operation.results[0]),
     )
     sequences, width = type_of(page_table).shape
     return Match(spec, operands, {"T": str(tokens), "S": str(sequences), "P": str(width)})
-
-
-Access = Callable[[Value], Value]
-
-
-def _scalars(base: Ptr) -> Access:
-    return lambda i: base[i]
-
-
-def _vectors(base: Ptr, stride: int) -> Access:
-    return lambda i: base.load(i * stride)
-
-
-def _multiply(
-    initial: Sequence[Value], inner: tuple[Value | int, Value | int], left: Sequence[Access], right: Sequence[Access]
-) -> list[Value]:
-    """initial[row, column] + sum over i in `inner`, in order, of left[row](i) * right[column](i), in registers."""
-
-    def step(i: Value, *totals: Value) -> list[Value]:
-        vectors, state = [read(i) for read in right], iter(totals)
-        # Row by row, each scalar beside its uses: LLVM keeps this order, and all scalars first would spill.
-        return [fma(vector, scalar, next(state)) for read in left for scalar in [read(i)] for vector in vectors]
-
-    return carry(*inner, initial, step)
-
-
-def _register_blocks(rows: int, columns: int, isa: Isa) -> Iterator[tuple[range, range]]:
-    """Cut rows x columns into equal blocks whose totals fit the vector registers of the level."""
-    height = _largest_divisor(rows, isa.accumulators)
-    width = _largest_divisor(columns, isa.accumulators // height)
-    for row in range(0, rows, height):
-        for column in range(0, columns, width):
-            yield range(row, row + height), range(column, column + width)
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return max(divisor for divisor in range(1, limit + 1) if number % divisor == 0)
-
-
-def _load_index(base: Ptr, offset: Value) -> Value:
-    return convert_int(base[offset], "i64")

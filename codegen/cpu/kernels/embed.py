@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.control import loop
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot
+from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot, static
 from warploom.codegen.cpu.kernels.panels import PANEL
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, broadcast, convert_int, maximum, minimum, to_f32
@@ -87,8 +87,6 @@ def match(group: Function) -> Match | str:
     attrs = embed.attrs_of(operation)
     if attrs["layout"] not in ("row", "panel"):
         return f"no lookup in layout {attrs['layout']}, only in row and panel"
-    columns = type_of(table).shape[1]
-    assert isinstance(columns, int)
-    spec = EmbedSpec(attrs["n"], columns, type_of(table).dtype.value, attrs["layout"])
+    spec = EmbedSpec(attrs["n"], static(type_of(table).shape[1]), type_of(table).dtype.value, attrs["layout"])
     inputs = tuple(input_slot(group, value) for value in (ids, table, *scale))
     return Match(spec, (*inputs, result_slot(group, operation.results[0])), {"T": str(product(type_of(ids).shape))})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import mlir.ir as mlir
 
 from warploom.codegen.cpu.kernel import Slot
-from warploom.ir.dims import product
+from warploom.ir.dims import DimLike, product
 from warploom.ir.function import Function
 from warploom.ir.op import Op
 from warploom.ir.ops.shape import reshape, slice_axis
@@ -40,13 +40,19 @@ def kv_slot(group: Function, kv: mlir.Value, layer: int) -> Slot:
     return input_slot(group, kv, str(layer_bytes))
 
 
+def static(dim: DimLike) -> int:
+    """A dimension that was checked to be static."""
+    assert isinstance(dim, int)
+    return dim
+
+
 def refuse_activations(*values: mlir.Value) -> str | None:
     """Why the kernels cannot read or write values, or None: they compute on f32 only."""
     found = [str(type_of(value)) for value in values if type_of(value).dtype is not DType.F32]
     return f"activations must be f32; here {', '.join(found)}" if found else None
 
 
-def refuse_cache(kv: mlir.Value, head_dim: object, page_size: int, k_layout: str) -> str | None:
+def refuse_cache(kv: mlir.Value, head_dim: DimLike, page_size: int, k_layout: str) -> str | None:
     """Why the kernels cannot use a cache, or None."""
     if page_size != 16 or k_layout != "dim_major":
         return f"pages must be 16 tokens, dim_major; here {page_size}, {k_layout}"

@@ -21,6 +21,7 @@ from warploom.codegen.cpu.kernels.groups import (
     refuse_activations,
     refuse_cache,
     result_slot,
+    static,
 )
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import LANES, Value, convert_int
@@ -155,12 +156,8 @@ def match(group: Function) -> Match | str:
         return sources
     *rotated, values = sources
     q = _range(rotated[0]) if queries else None
-    num_heads = type_of(queries[0]).shape[1] if queries else 0
-    assert isinstance(num_heads, int)
-    assert isinstance(num_kv_heads, int)
-    assert isinstance(head_dim, int)
-    dtype = type_of(kv).dtype.value
-    spec = RopeKvWriteSpec(num_heads, num_kv_heads, head_dim, dtype, q, _range(rotated[-1]), _range(values))
+    shape = (static(type_of(queries[0]).shape[1]) if queries else 0, static(num_kv_heads), static(head_dim))
+    spec = RopeKvWriteSpec(*shape, type_of(kv).dtype.value, q, _range(rotated[-1]), _range(values))
     operands = (
         *(input_slot(group, source.matrix) for source in sources),
         *(input_slot(group, value) for value in (*angles, slots)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.control import carry, carry_if, loop, when
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot
+from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot, static
 from warploom.codegen.cpu.kernels.row_folds import argmax_row, load_row, log_sum_exp_row, sum_row
 from warploom.codegen.cpu.kernels.truncation import top_k_threshold, top_p_threshold
 from warploom.codegen.cpu.loops.arithmetic import threefry
@@ -231,9 +231,8 @@ def match(group: Function) -> Match | str:
     values = dict(zip((operand.name for operand in sample.operands), operation.operands, strict=True))
     rows, vocab_size = type_of(values["logits"]).shape
     history, biases = type_of(values["penalty_tokens"]).shape[1], type_of(values["bias_tokens"]).shape[1]
-    assert isinstance(vocab_size, int)
     operands = (
         *(input_slot(group, value) for value in values.values()),
         *(result_slot(group, value) for value in operation.results),
     )
-    return Match(SampleSpec(vocab_size), operands, {"R": str(rows), "H": str(history), "B": str(biases)})
+    return Match(SampleSpec(static(vocab_size)), operands, {"R": str(rows), "H": str(history), "B": str(biases)})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.control import carry
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot
+from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot, static
 from warploom.codegen.cpu.kernels.row_folds import argmax_row, load_row, log_sum_exp_row
 from warploom.codegen.cpu.values import Value, constant
 from warploom.ir.function import Function
@@ -68,7 +68,6 @@ def match(group: Function) -> Match | str:
         return operation
     (logits,) = operation.operands
     rows, vocab_size = type_of(logits).shape
-    assert isinstance(vocab_size, int)
-    spec = TopLogprobsSpec(vocab_size, top_logprobs.attrs_of(operation)["k"])
+    spec = TopLogprobsSpec(static(vocab_size), top_logprobs.attrs_of(operation)["k"])
     operands = (input_slot(group, logits), *(result_slot(group, value) for value in operation.results))
     return Match(spec, operands, {"R": str(rows)})

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import mlir.ir as mlir
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.property.motifs import mlp, tied_head
 from tests.property.pass_properties import Pass, PassCase, check_orders, check_pass
 from tests.property.programs import Program, programs
+from warploom.ir.context import new_context
 from warploom.ir.function import Function
 from warploom.ir.op import op_of
 from warploom.ir.ops.linear import linear
@@ -30,9 +34,10 @@ from warploom.passes.hoist_weights import hoist_weights
 from warploom.passes.merge_linears import merge_linears
 from warploom.passes.narrow_weights import narrow_weights
 from warploom.passes.pipeline import pipeline
+from warploom.passes.quantize_weights import quantize_weights
 from warploom.passes.simplify import simplify
 
-EXAMPLES = 20
+EXAMPLES = 200
 
 
 def panels(operation: mlir.Operation, feeds_swiglu: bool) -> str:
@@ -48,6 +53,17 @@ def refuses_large(group: Function) -> str | None:
 EAGER = Target("eager", refuses=lambda _: None, layout=panels)
 MODEST = Target("modest", refuses=refuses_large, layout=lambda _operation, _pair: "panel")
 UNABLE = Target("unable", refuses=lambda _: "no kernels at all", layout=lambda _operation, _pair: "row")
+
+
+def on_int8_grid(program: Program) -> Program:
+    """Weight matrices whose rows are k * 2^-9 with max |k| = 127: int8 and bf16 hold them exactly."""
+
+    def snapped(weight: np.ndarray) -> np.ndarray:
+        wide = weight.astype(np.float32)
+        steps = np.rint(wide / np.abs(wide).max(-1, keepdims=True) * 127)
+        return (steps / 512).astype(weight.dtype) if weight.ndim == 2 else weight
+
+    return replace(program, checkpoint={name: snapped(w) for name, w in program.checkpoint.items()})
 
 
 def num_ops(module: mlir.Module) -> int:
@@ -77,6 +93,10 @@ CASES = {
     "decompose": PassCase(decompose, exact=False),
     "fuse_loops": PassCase(fuse_loops, measure=num_ops),
 }
+LOSSY = {
+    "narrow_weights_bf16": PassCase(partial(narrow_weights, dtype=DType.BF16)),
+    "quantize_weights": PassCase(quantize_weights),
+}
 ANY_ORDER: Sequence[Pass] = [
     simplify, cse, dce, merge_linears, partial(assign_layouts, target=EAGER), hoist_weights, donate, decompose
 ]  # fmt: skip
@@ -87,6 +107,22 @@ ANY_ORDER: Sequence[Pass] = [
 @given(program=programs())
 def test_pass_keeps_its_promises(name: str, program: Program) -> None:
     check_pass(CASES[name], program)
+
+
+@pytest.mark.parametrize("name", LOSSY)
+@settings(max_examples=EXAMPLES)
+@given(program=programs(ops=(), motifs=(mlp, tied_head)).map(on_int8_grid))
+def test_narrower_weights_lose_nothing_that_they_can_hold(name: str, program: Program) -> None:
+    check_pass(LOSSY[name], program)
+
+
+@settings(max_examples=EXAMPLES)
+@given(program=programs())
+def test_hoisting_leaves_no_work_on_weights_at_run_time(program: Program) -> None:
+    with new_context(), mlir.Location.unknown():
+        module = program.parse()
+        hoist_weights(module)
+        assert run_time_weight_ops(module) == 0
 
 
 @settings(max_examples=EXAMPLES)

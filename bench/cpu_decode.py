@@ -34,6 +34,7 @@ class Worker:
     """An engine in a process of its own, which answers each round with {measurement: tokens per second}."""
 
     def __init__(self, python: str, script: str, model: Path, threads: int, **environment: str) -> None:
+        self._script = script
         self._process = subprocess.Popen(
             [python, HERE / script, model, str(threads)],
             stdin=subprocess.PIPE,
@@ -50,7 +51,7 @@ class Worker:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise ChildProcessError(f"{self._process.args} ended with exit status {self._process.wait()}")
+            raise ChildProcessError(f"{self._script} ended with exit status {self._process.wait()}")
         rates: dict[str, float] = json.loads(line)
         return rates
 

@@ -14,7 +14,7 @@ import random
 import sys
 import time
 
-from llama_cpp import llama_cpp as llama
+from llama_cpp import llama_cpp as llama  # type: ignore[import-not-found]
 
 PROMPT, CONTEXT, STEPS, VOCAB = 512, 96, 64, 49152
 

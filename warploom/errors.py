@@ -54,3 +54,7 @@ class InvalidRequestError(WarploomError, ValueError):
 
 class EngineError(WarploomError):
     """The engine cannot take or finish a request."""
+
+
+class DeviceError(WarploomError):
+    """The machine has no GPU that can run the artifact, or its driver or memory does not do."""

@@ -1,0 +1,85 @@
+"""The tiles that tuning tries for a linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
+from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, SkinnyTile
+from warploom.ir.types import DType
+
+SMALL_WEIGHT = 1 << 24  # elements; below it time goes to latency, and few tiles are worth a try
+
+
+def candidates(problem: LinearProblem, thorough: bool = True) -> Iterator[Choice]:
+    """Choices for single ranges of tokens; `thorough`: all that may be fastest, else one of each sort."""
+    tiles = _all if thorough else _one_of_each
+    yield from tiles(problem)
+
+
+def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
+    """Code paths that the default choices do not take."""
+    yield Choice(1, GemvTile(4, 256, 2, num_warps=4), fused_norm=True)
+    for tokens, splits, ahead, tma, fused in (
+        (16, 1, 2, False, False),
+        (16, 3, 2, True, True),
+        (32, 2, 0, False, True),
+        (64, 1, 2, True, True),
+    ):
+        tile = SkinnyTile(64, tokens, 64, num_warps=4, num_stages=3, splits=splits, ahead=ahead, tma=tma)
+        yield Choice(tokens, tile, fused_norm=fused)
+    yield Choice(None, GemmTile(64, 64, 64, num_warps=4, num_stages=3))
+    if problem.x is DType.BF16:
+        yield Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3, blocks=132, tma=True))
+
+
+def _all(problem: LinearProblem) -> Iterator[Choice]:
+    yield from (Choice(1, tile, fused_norm=True) for tile in _gemv(problem))
+    fused = (True, False) if problem.norm is not None else (False,)
+    for tokens in (16, 32, 64):
+        for tile, norm in product(_skinny(problem, tokens), fused):
+            yield Choice(tokens, tile, fused_norm=norm)
+    if problem.n * problem.k > SMALL_WEIGHT:
+        yield from (Choice(None, tile) for tile in _gemm())
+
+
+def _gemv(problem: LinearProblem) -> Iterator[GemvTile]:
+    longest = 1 << (problem.k - 1).bit_length()
+    for rows, columns, warps, ahead in product((1, 2, 4), (512, 1024, 2048), (1, 2, 4, 8), (2, 4, 8)):
+        per_thread = rows * columns / (32 * warps) * (2 if problem.epilogue == "swiglu" else 1)
+        pieces = -(-problem.k // columns)
+        in_flight = min(ahead, pieces) * per_thread
+        if columns <= longest and 8 <= per_thread <= 32 and 24 <= in_flight <= 128 and ahead <= max(2, pieces):
+            yield GemvTile(rows, columns, ahead, warps)
+
+
+def _skinny(problem: LinearProblem, tokens: int) -> Iterator[SkinnyTile]:
+    small = problem.n * problem.k <= SMALL_WEIGHT
+    for rows, columns, stages, tma in product((64, 128), (64, 128, 256), (3, 4, 6), (False, True)):
+        waiting = (rows + tokens) * columns * 2 * stages
+        if not 48 << 10 <= waiting <= 200 << 10 or (small and (rows, stages) != (64, 4)):
+            continue
+        tiles = -(-problem.n // rows)
+        for splits in (1, 2, 4, 8):
+            if problem.k // splits >= 2 * columns and (96 <= tiles * splits <= 1200 or (splits == 1 and tiles > 96)):
+                warps = 8 if rows * tokens > 4096 else 4
+                yield SkinnyTile(rows, tokens, columns, warps, stages, splits, ahead=2, tma=tma)
+
+
+def _gemm() -> Iterator[GemmTile]:
+    for tokens, outputs, columns, warps, stages in (
+        (64, 64, 128, 4, 4),
+        (64, 128, 64, 4, 4),
+        (64, 128, 128, 4, 3),
+        (64, 256, 64, 4, 4),
+        (128, 64, 64, 4, 4),
+        (128, 64, 128, 4, 3),
+        (128, 128, 64, 4, 4),
+        (128, 128, 64, 8, 4),
+        (128, 128, 128, 8, 3),
+        (128, 256, 64, 8, 3),
+        (256, 128, 64, 8, 3),
+    ):
+        for blocks in (0, 132):
+            yield GemmTile(tokens, outputs, columns, warps, stages, group=8, blocks=blocks, tma=True)

@@ -1,0 +1,78 @@
+"""A linear layer of many tokens: tensor cores, limited by them.
+
+out = x @ W^T in tiles. With tensor maps (sm_90 on) operands come by TMA and wait in shared memory, pipelined over the
+columns; a persistent grid overlaps the end of one tile with the start of the next (triton tutorial 09,
+"persistent matmul"). Tiles are numbered so that `group` blocks of tokens meet the same W while it is in L2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warploom.codegen.cuda.kernel import Operand, Options, TensorMap
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
+from warploom.codegen.cuda.kernels.tiles import GemmTile
+from warploom.codegen.cuda.render import render
+from warploom.ir.types import DType
+
+
+@dataclass(frozen=True, slots=True)
+class GemmSpec:
+    """out [T, width] for x [T, k]; the norm, if any, is done before."""
+
+    problem: LinearProblem
+    tile: GemmTile
+    pdl: bool
+
+    @property
+    def name(self) -> str:
+        t = self.tile
+        shape = f"{t.block_t}x{t.block_n}x{t.block_k}g{t.group}"
+        kind = f"{'_tma' if t.tma else ''}{f'_p{t.blocks}' if t.blocks else ''}"
+        return f"{self.problem.name}_gemm_{shape}{kind}_w{t.num_warps}s{t.num_stages}"
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        p, t = self.problem, self.tile
+        if not t.tma:
+            return p.operands
+        rows = t.block_n // 2 if p.epilogue == "swiglu" else t.block_n
+        maps = {
+            "x": TensorMap("x", DType.BF16, ("T", p.k), (t.block_t, t.block_k)),
+            "w": TensorMap("w", DType.BF16, (p.n, p.k), (rows, t.block_k)),
+        }
+        return tuple(maps.get(operand.name, operand) for operand in p.operands)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return ("T",)
+
+    @property
+    def tiles_n(self) -> int:
+        """Tiles that cover the rows of W."""
+        return -(-self.problem.n // self.tile.block_n)
+
+    @property
+    def grid(self) -> tuple[str, int, int]:
+        t = self.tile
+        tiles = f"(T + {t.block_t - 1}) // {t.block_t} * {self.tiles_n}"
+        return f"min({t.blocks}, {tiles})" if t.blocks else tiles, 1, 1
+
+    @property
+    def options(self) -> Options:
+        return Options(num_warps=self.tile.num_warps, num_stages=self.tile.num_stages, pdl=self.pdl)
+
+    @property
+    def flops(self) -> str:
+        return self.problem.flops("T")
+
+    @property
+    def bytes(self) -> str:
+        return self.problem.bytes("T")
+
+    def source(self) -> str:
+        return render("gemm.py.j2", spec=self, p=self.problem, t=self.tile)
+
+    def __str__(self) -> str:
+        t = self.tile
+        return f"{self.problem.name}, tiles of {t.block_t} tokens x {t.block_n} x {t.block_k} weights"

@@ -1,0 +1,85 @@
+"""RMSNorm of rows: one block a row, which it holds in registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, one_launch
+from warploom.codegen.cuda.render import render
+from warploom.ir.dims import product
+from warploom.ir.function import Function
+from warploom.ir.ops.norm import rms_norm
+from warploom.ir.rewrite import is_op
+from warploom.ir.types import DType, type_of
+
+KIND = "rms_norm"
+COLUMNS_PER_THREAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RmsNormSpec:
+    """out [T, k] = x / sqrt(mean(x^2) + eps) * gain, computed in f32."""
+
+    k: int
+    x: DType
+    gain: DType
+    out: DType
+    eps: float
+    pdl: bool
+
+    @property
+    def name(self) -> str:
+        eps = f"{self.eps:g}".replace("-", "m").replace(".", "p")
+        return f"rms_norm_{self.k}_{self.x}_{self.gain}_{self.out}_{eps}"
+
+    @property
+    def operands(self) -> tuple[Pointer, ...]:
+        return Pointer("x", self.x), Pointer("gain", self.gain), Pointer("out", self.out)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return ("T",)
+
+    @property
+    def grid(self) -> tuple[str, int, int]:
+        return "T", 1, 1
+
+    @property
+    def block(self) -> int:
+        """The row, padded to a power of two."""
+        return 1 << (self.k - 1).bit_length()
+
+    @property
+    def options(self) -> Options:
+        return Options(num_warps=max(1, min(16, self.block // (32 * COLUMNS_PER_THREAD))), pdl=self.pdl)
+
+    @property
+    def flops(self) -> str:
+        return f"{4 * self.k} * T"
+
+    @property
+    def bytes(self) -> str:
+        return f"{self.k * (self.x.numpy.itemsize + self.out.numpy.itemsize)} * T"
+
+    def source(self) -> str:
+        return render("rms_norm.py.j2", spec=self)
+
+    def __str__(self) -> str:
+        return f"RMSNorm of rows of {self.k} {self.x}"
+
+
+def match(group: Function, target: CudaTarget) -> Match | str:
+    """The kernel of an RMSNorm alone."""
+    operation, *others = group.ops
+    if others or not is_op(operation, rms_norm):
+        return f"takes rms_norm alone, not {', '.join(op.name for op in group.ops)}"
+    x, gain = (type_of(value) for value in operation.operands)
+    *rows, k = x.shape
+    if not isinstance(k, int):
+        return f"the row must be static; here {k}"
+    eps = rms_norm.attrs_of(operation)["eps"]
+    spec = RmsNormSpec(k, x.dtype, gain.dtype, type_of(operation.results[0]).dtype, eps, target.has_tma)
+    inputs = list(group.inputs.values())
+    operands = (*(Slot("input", inputs.index(value)) for value in operation.operands), Slot("result", 0))
+    return one_launch(spec, operands, {"T": str(product(rows))})

@@ -1,0 +1,74 @@
+"""How a linear layer is cut into blocks: the numbers that tuning chooses. None of them changes what is computed."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+
+class GemvTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gemv"):
+    """One token on CUDA cores: a block computes `block_n` outputs, `block_k` columns at a time.
+
+    Attributes:
+        ahead: how many pieces of W are loaded before the previous kernel is waited for, and then kept in flight.
+    """
+
+    block_n: int
+    block_k: int
+    ahead: int
+    num_warps: int
+
+
+class SkinnyTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="skinny"):
+    """Few tokens on tensor cores, W on their left side: a block computes `block_n` outputs of `block_t` tokens.
+
+    Attributes:
+        splits: blocks that share the columns of one tile.
+        ahead: how many pieces of W are called into L2 before the previous kernel is waited for.
+        tma: W comes through a tensor map; sm_90 and later.
+    """
+
+    block_n: int
+    block_t: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    splits: int = 1
+    ahead: int = 0
+    tma: bool = False
+
+
+class GemmTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gemm"):
+    """Many tokens on tensor cores: a block computes tiles of `block_t` tokens and `block_n` outputs.
+
+    Attributes:
+        group: tiles of this many token blocks are computed together, so that they find W in L2.
+        blocks: of a persistent grid; 0: one block for each tile.
+        tma: operands come through tensor maps; sm_90 and later.
+    """
+
+    block_t: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    group: int = 8
+    blocks: int = 0
+    tma: bool = False
+
+
+Tile: TypeAlias = GemvTile | SkinnyTile | GemmTile
+
+
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tile for a range of token counts.
+
+    Attributes:
+        up_to: the last of the range, which begins after the previous choice's; None: no end.
+        fused_norm: the norm is part of the kernel, if there is one; else a kernel before it.
+    """
+
+    up_to: int | None
+    tile: Tile
+    fused_norm: bool = False

@@ -1,0 +1,166 @@
+"""Compile the linear kernels that `run_linear.py` checks and times on a GPU. Needs no GPU.
+
+    python tests/gpu/build_linear.py [--sweep] [FOLDER]
+
+writes FOLDER (default `.warploom/gpu/linear`): `programs.json` and the cubins. A program is what one variant of a group
+runs: a problem, a range of tokens, launches, temps. Nothing there needs the compiler any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from warploom.codegen.binding import Slot
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.candidates import candidates
+from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Pointer, Variant
+from warploom.codegen.cuda.kernels.linear import lower
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm
+from warploom.codegen.cuda.kernels.tiles import Choice
+from warploom.codegen.cuda.tuning import choices_for, key_of
+from warploom.ir.types import DType
+
+TARGET = CudaTarget("sm_90")
+NORM = Norm(1e-5, DType.F32)
+F32 = {"x": DType.F32, "out": DType.F32}
+TO_F32 = {"out": DType.F32}
+
+LLAMA_8B = {
+    "qkv": LinearProblem(6144, 4096, norm=NORM),
+    "o": LinearProblem(4096, 4096, epilogue="residual"),
+    "gate_up": LinearProblem(28672, 4096, norm=NORM, epilogue="swiglu"),
+    "down": LinearProblem(4096, 14336, epilogue="residual"),
+    "head": LinearProblem(128256, 4096, **TO_F32),
+}
+SMOLLM2 = {
+    "smol_qkv": LinearProblem(960, 576, norm=NORM),
+    "smol_o": LinearProblem(576, 576, epilogue="residual"),
+    "smol_gate_up": LinearProblem(3072, 576, norm=NORM, epilogue="swiglu"),
+    "smol_down": LinearProblem(576, 1536, epilogue="residual"),
+    "smol_head": LinearProblem(49152, 576, **TO_F32),
+}
+# Shapes that fit no tile: ragged rows of W, ragged columns, f32 in and out.
+SMALL = {
+    "plain": LinearProblem(200, 320),
+    "rms": LinearProblem(200, 328, norm=Norm(1e-5, DType.BF16)),
+    "residual": LinearProblem(192, 1096, epilogue="residual"),
+    "swiglu": LinearProblem(400, 264, epilogue="swiglu"),
+    "rms_swiglu": LinearProblem(512, 576, norm=NORM, epilogue="swiglu"),
+    "rms_residual": LinearProblem(256, 2048, norm=NORM, epilogue="residual"),
+    "f32": LinearProblem(333, 512, **F32),
+    "to_f32": LinearProblem(136, 1024, **TO_F32),
+}
+
+
+class Collection:
+    """Programs and the kernels that they launch."""
+
+    def __init__(self) -> None:
+        self.programs: list[dict[str, Any]] = []
+        self.specs: dict[str, CudaKernelSpec] = {}
+
+    def add(self, use: str, name: str, problem: LinearProblem, choices: tuple[Choice, ...], begin: int = 1) -> None:
+        """Every choice as a program."""
+        operands = [operand.name for operand in problem.operands]
+        slots = {operand: Slot("input", index) for index, operand in enumerate(operands)}
+        found = lower(problem, slots, "T", choices, TARGET)
+        for choice, variant in zip(choices, found.variants, strict=True):
+            for step in variant.steps:
+                self.specs[step.spec.name] = step.spec
+            end = choice.up_to
+            self.programs.append(
+                {
+                    "use": use,
+                    "name": name,
+                    "key": key_of(problem),
+                    "problem": asdict(problem) | {"width": problem.width},
+                    "begin": begin,
+                    "end": end,
+                    "choice": msgspec.to_builtins(choice),
+                    "temps": [
+                        {"shape": [str(d) for d in t.type.shape], "dtype": str(t.type.dtype), "zeroed": t.zeroed}
+                        for t in found.temps
+                    ],
+                    "steps": list(_steps(variant, operands)),
+                }
+            )
+            begin = (end or 0) + 1
+
+
+def _steps(variant: Variant, operands: list[str]) -> Iterator[dict[str, Any]]:
+    for step in variant.steps:
+        names = [operands[slot.index] if slot.side == "input" else slot.index for slot in step.operands]
+        yield {"kernel": step.spec.name, "operands": names}
+
+
+def describe(spec: CudaKernelSpec, kernel: CompiledKernel) -> dict[str, Any]:
+    """What a launcher has to know."""
+    boxes = iter(kernel.tensormaps)
+    params: list[dict[str, Any]] = []
+    for operand in spec.operands:
+        if isinstance(operand, Pointer):
+            params.append({"kind": "pointer"})
+        else:
+            box, swizzle = next(boxes)
+            shape = [str(extent) for extent in operand.shape]
+            params.append({"kind": "tensormap", "shape": shape, "box": box, "swizzle": swizzle})
+    return {
+        "params": params,
+        "dims": len(spec.dims),
+        "grid": [str(extent) for extent in spec.grid],
+        "pdl": spec.options.pdl,
+        **asdict(kernel.resources),
+    }
+
+
+def collect(sweep: bool) -> Collection:
+    """Small shapes to check, large ones to time; with `sweep` every candidate tile of those."""
+    collection = Collection()
+    for name, problem in SMALL.items():
+        collection.add("check", name, problem, choices_for(problem, TARGET))
+        for choice in candidates(problem, thorough=False):
+            collection.add("check", name, problem, (choice,))
+    for name, problem in (LLAMA_8B | SMOLLM2).items():
+        collection.add("bench", name, problem, choices_for(problem, TARGET))
+        if sweep:
+            for choice in candidates(problem):
+                collection.add("sweep", name, problem, (choice,))
+    return collection
+
+
+def main() -> None:
+    """Build."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(".warploom/gpu/linear"))
+    parser.add_argument("--sweep", action="store_true", help="also every candidate tile")
+    given = parser.parse_args()
+    collection = collect(given.sweep)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    specs = list(collection.specs.values())
+    print(f"{len(collection.programs)} programs, {len(specs)} kernels")
+
+    def progress(done: int) -> None:
+        if done % 50 == 0:
+            print(f"  {done}/{len(specs)}", flush=True)
+
+    kernels = compile_kernels(specs, TARGET, progress, refuse_excess=False)
+    described = {}
+    for spec, kernel in zip(specs, kernels, strict=True):
+        if kernel.resources.excess(TARGET) is None:
+            described[kernel.name] = describe(spec, kernel)
+            (given.folder / f"{kernel.name}.cubin").write_bytes(kernel.cubin)
+    fitting = [p for p in collection.programs if all(step["kernel"] in described for step in p["steps"])]
+    print(f"{len(collection.programs) - len(fitting)} programs do not fit the GPU and are left out")
+    (given.folder / "programs.json").write_text(json.dumps({"programs": fitting, "kernels": described}))
+
+
+if __name__ == "__main__":
+    main()

@@ -43,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
     parser.add_argument("view", nargs="?", default="summary", choices=VIEWS, metavar="VIEW", help="see below")
     parser.add_argument("name", nargs="?", metavar="NAME", help="a stage or a kernel")
+    parser.add_argument("--target", metavar="NAME", help="of the artifact's targets (default: the first)")
     parser.add_argument("--dims", type=_dims, default={}, metavar="D=N,...", help="sizes to evaluate expressions at")
     parser.add_argument("--verify", action="store_true", help="also check the hash of every byte of the weights")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -61,7 +62,8 @@ class Stage:
 def run(args: argparse.Namespace) -> None:
     """Print the view of a parsed command line."""
     artifact = load(args.artifact, verify=args.verify)
-    content = _content(artifact, args.view, args.name, args.dims)
+    target = args.target or next(iter(artifact.manifest.targets))
+    content = _content(artifact, args.view, args.name, target, args.dims)
     if args.json:
         print(msgspec.json.encode(content).decode())
     elif isinstance(content, str):
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         print(table(content))
 
 
-def _content(artifact: Artifact, view: str, name: str | None, dims: Mapping[str, int]) -> Any:
+def _content(artifact: Artifact, view: str, name: str | None, target: str, dims: Mapping[str, int]) -> Any:
     """What a view shows: text, a summary, or rows."""
     if name is not None and view not in ("ir", "source"):
         raise InvalidRequestError(f"The view {view} takes no name", found=name, fix="see `warploom inspect --help`")
@@ -81,9 +83,11 @@ def _content(artifact: Artifact, view: str, name: str | None, dims: Mapping[str,
     if view == "ir":
         return _stages(artifact) if name is None else artifact.read_text(_find_stage(artifact, name).file)
     if view == "fusion":
-        stages = _stages(artifact)
-        return fusion_decisions(artifact.read_text(stages[-1].file)) if stages else []
-    (target,) = artifact.manifest.targets  # format version 1 knows one
+        return fusion_decisions(artifact.read_text(_stages(artifact)[-1].file))
+    return _content_of_plan(artifact, view, name, target, dims)
+
+
+def _content_of_plan(artifact: Artifact, view: str, name: str | None, target: str, dims: Mapping[str, int]) -> Any:
     plan, page_size = artifact.plan(target), artifact.manifest.kv.page_size
     _check_dims(plan, dims)
     if view == "source" and name is not None:

@@ -145,13 +145,22 @@ def decode_dims(entry: Entry, page_size: int, given: Mapping[str, int]) -> dict[
     }
 
 
+def running(entry: Entry, dims: Mapping[str, int]) -> list[Launch]:
+    """Return the launches that run at these dims: some kernels are for a range of a dim only."""
+    return [
+        launch
+        for launch in entry.launches
+        if launch.when is None or launch.when.min <= evaluate(launch.when.value, dims) <= launch.when.max
+    ]
+
+
 def kernel_rows(plan: Plan, page_size: int, given: Mapping[str, int]) -> list[KernelRow]:
     """Return one row per entry and kernel, in the order of their first launch."""
     rows = []
     for entry_name, entry in plan.entries.items():
         dims = decode_dims(entry, page_size, given)
         by_kernel: dict[str, list[Launch]] = {}
-        for launch in entry.launches:
+        for launch in running(entry, dims):
             by_kernel.setdefault(launch.kernel, []).append(launch)
         rows += [_kernel_row(plan, entry_name, launches, dims) for launches in by_kernel.values()]
     return rows
@@ -201,23 +210,25 @@ def memory_rows(artifact: Artifact, target: str, plan: Plan, given: Mapping[str,
     for name, entry in plan.entries.items():
         dims = decode_dims(entry, kv.page_size, given)
         shown_dims = " ".join(f"{dim}={value}" for dim, value in dims.items())
-        rows.append(
-            MemoryRow(f"arena of @{name} at {shown_dims}", evaluate(entry.arena_bytes, dims), str(entry.arena_bytes))
-        )
+        label = f"arena of @{name} at {shown_dims}"
+        rows.append(MemoryRow(label, evaluate(entry.arena_bytes, dims), str(entry.arena_bytes)))
     return rows
 
 
 def launch_rows(plan: Plan, page_size: int, given: Mapping[str, int]) -> list[LaunchRow]:
-    """Return every kernel call in the order of execution."""
-    return [
-        LaunchRow(
-            name,
-            number,
-            launch.kernel,
-            evaluate(launch.tiles, decode_dims(entry, page_size, given)),
-            launch.location,
-            ", ".join(launch.operands),
-        )
-        for name, entry in plan.entries.items()
-        for number, launch in enumerate(entry.launches)
-    ]
+    """Return the kernel calls of each entry in the order of execution."""
+    rows = []
+    for name, entry in plan.entries.items():
+        dims = decode_dims(entry, page_size, given)
+        rows += [
+            LaunchRow(
+                entry=name,
+                number=number,
+                kernel=launch.kernel,
+                tiles=evaluate(launch.tiles, dims),
+                location=launch.location,
+                operands=", ".join(launch.operands),
+            )
+            for number, launch in enumerate(running(entry, dims))
+        ]
+    return rows

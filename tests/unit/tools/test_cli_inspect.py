@@ -11,9 +11,11 @@ import pytest
 
 import warploom
 from tests.unit.tools.conftest import RunCLI
+from warploom.runtime.plan import DimRange, Entry, Guard, Launch
 from warploom.tools.cli import main
 from warploom.tools.fusion_log import FusionDecision, fusion_decisions
 from warploom.tools.inspection import VIEWS
+from warploom.tools.reports import running
 from warploom.tools.table import count, size
 
 
@@ -126,3 +128,13 @@ def test_fusion_decisions_of_like_layers_are_counted() -> None:
 def test_numbers_as_people_read_them() -> None:
     assert [size(n) for n in (0, 999, 1000, 269_231_360)] == ["0 B", "999 B", "1 kB", "269 MB"]
     assert [count(n) for n in (7, 134_515_008)] == ["7", "135 M"]
+
+
+def test_kernels_for_other_dims_are_left_out() -> None:
+    def launch(kernel: str, when: Guard | None) -> Launch:
+        return Launch(kernel, [], [], "1", "lm_head", when=when)
+
+    launches = [launch("small", Guard("T", 1, 8)), launch("large", Guard("T", 9, 64)), launch("both", None)]
+    entry = Entry(dims={"T": DimRange(1, 64)}, externals=[], buffers=[], launches=launches, arena_bytes=0)
+    assert [one.kernel for one in running(entry, {"T": 8})] == ["small", "both"]
+    assert [one.kernel for one in running(entry, {"T": 9})] == ["large", "both"]

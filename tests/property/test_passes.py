@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from tests.property.motifs import mlp, tied_head
 from tests.property.pass_properties import Pass, PassCase, check_orders, check_pass
 from tests.property.programs import Program, programs
+from tests.targets import EAGER, MODEST, UNABLE
 from warploom.ir.context import new_context
-from warploom.ir.function import Function
 from warploom.ir.op import op_of
-from warploom.ir.ops.linear import linear
 from warploom.ir.ops.parameters import param
 from warploom.ir.rewrite import entries, is_weight
 from warploom.ir.target import Target
@@ -38,21 +37,6 @@ from warploom.passes.quantize_weights import quantize_weights
 from warploom.passes.simplify import simplify
 
 EXAMPLES = 200
-
-
-def panels(operation: mlir.Operation, feeds_swiglu: bool) -> str:
-    """What the CPU asks for: panels, paired where gate and up are halves of whole panels."""
-    return "panel_pair" if feeds_swiglu and linear.attrs_of(operation)["n"] % 64 == 0 else "panel"
-
-
-def refuses_large(group: Function) -> str | None:
-    """A target whose kernels take at most two ops."""
-    return f"{len(group.ops)} ops are too many" if len(group.ops) > 2 else None
-
-
-EAGER = Target("eager", refuses=lambda _: None, layout=panels)
-MODEST = Target("modest", refuses=refuses_large, layout=lambda _operation, _pair: "panel")
-UNABLE = Target("unable", refuses=lambda _: "no kernels at all", layout=lambda _operation, _pair: "row")
 
 
 def on_int8_grid(program: Program) -> Program:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from warploom.errors import ArtifactError
 from warploom.runtime.manifest import FORMAT_VERSION, MANIFEST_FILE, FileInfo, Manifest, TargetInfo
+from warploom.runtime.noise import random_param
 from warploom.runtime.plan import Plan
 from warploom.runtime.publish import publish
 from warploom.runtime.weights import WeightsWriter, read_weights
@@ -69,12 +70,18 @@ class Artifact:
             raise ArtifactError(f"The plan {path} is malformed", found=str(error), fix=_AGAIN) from error
 
     @cached_property
-    def params(self) -> dict[str, NDArray[Any]]:
-        """The packed parameters by name: read-only arrays over memory-mapped files, bf16 as uint16."""
+    def stored_params(self) -> dict[str, NDArray[Any]]:
+        """The parameters that have data, by name: read-only arrays over memory-mapped files, bf16 as uint16."""
         merged: dict[str, NDArray[Any]] = {}
         for name in self.manifest.weights:
             merged |= read_weights(self.path / name)
         return merged
+
+    @cached_property
+    def params(self) -> dict[str, NDArray[Any]]:
+        """All parameters by name; the random ones are made now, in memory."""
+        made = {name: random_param(param) for name, param in self.manifest.random_params.items()}
+        return self.stored_params | made
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Artifact:

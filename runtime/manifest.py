@@ -74,12 +74,54 @@ class Variant(msgspec.Struct, frozen=True):
     features: list[str]
 
 
+class CudaTargetInfo(msgspec.Struct, frozen=True):
+    """What the target `cuda:<arch>` needs.
+
+    CUDA versions are 1000 * major + 10 * minor, as the driver counts them.
+
+    Attributes:
+        arch: what its machine code is for: `sm_90`.
+        portable: the code uses nothing that only this architecture has: its cubins run on later GPUs of the same
+            major version, and its PTX on all later GPUs.
+        min_driver: CUDA version that a driver must know to load the cubins.
+        min_ptx_driver: the same, to translate the PTX.
+    """
+
+    arch: str
+    portable: bool
+    min_driver: int
+    min_ptx_driver: int
+
+
 class TargetInfo(msgspec.Struct, frozen=True):
-    """One target: its plan's path, code variants from most to least demanding, scratch bytes per thread."""
+    """One target.
+
+    Attributes:
+        plan: path of its plan.
+        variants: CPU: its code, from most to least demanding.
+        scratch_bytes: CPU: scratch of one thread.
+        cuda: set for `cuda:<arch>`, whose code the plan names kernel by kernel.
+    """
 
     plan: str
-    variants: list[Variant]
+    variants: list[Variant] = []
     scratch_bytes: int = 0
+    cuda: CudaTargetInfo | None = None
+
+
+class RandomParam(msgspec.Struct, frozen=True):
+    """A parameter that is made up at load: value `mean + scale * u`, u from the noise of `noise.random_param`.
+
+    Attributes:
+        dtype: a plan dtype: bf16, f16, f32 or i8.
+        seed: which stretch of the noise it takes.
+    """
+
+    shape: list[int]
+    dtype: str
+    mean: float
+    scale: float
+    seed: int
 
 
 class FileInfo(msgspec.Struct, frozen=True):
@@ -95,7 +137,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         config: the model's Hugging Face config.
         max_context: most tokens (prompt and output) of one sequence.
-        targets: by name; format version 1 knows `cpu`.
+        targets: by name: `cpu`, or `cuda:sm_90` and the like.
+        random_params: parameters without data (a model compiled with dummy weights), by name.
         weights: paths of the safetensors shards. `files`: every file but the manifest. The writer fills both.
     """
 
@@ -110,5 +153,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     kv: KVInfo
     quantization: Quantization
     targets: dict[str, TargetInfo]
+    random_params: dict[str, RandomParam] = {}
     weights: list[str] = []
     files: dict[str, FileInfo] = {}

@@ -1,0 +1,75 @@
+"""Random numbers for parameters that have no data, fast to make at any size: one block of noise, repeated.
+
+Dummy weights need to look like weights to the hardware (no zeros, no constant bits, no repeated rows, nothing that
+fits in a cache) and to give finite logits; they need not be good random numbers. So one block of BLOCK uniform
+numbers is made, and a parameter is a stretch of its endless repetition. Repeating is a copy, which a GPU does at the
+speed of its memory, and which numpy can do too: all targets get equal values.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warploom.errors import ArtifactError
+from warploom.runtime.manifest import RandomParam
+
+# 64 times a prime: a matrix whose rows are 64 * n long repeats a row only after 262139 others, and every stretch
+# begins at a multiple of 64 elements.
+UNIT = 64
+BLOCK = UNIT * 262139
+_SEED = 20261122
+
+
+def noise_block(dtype: str, mean: float, scale: float) -> NDArray[Any]:
+    """Return `mean + scale * u` for BLOCK values u, uniform in [-1, 1); bf16 as uint16, i8 rounded.
+
+    The array need not be contiguous.
+
+    Raises:
+        ArtifactError: a dtype that random parameters cannot have.
+    """
+    values = _uniform() * np.float32(scale)
+    if mean:
+        values += np.float32(mean)
+    if dtype == "bf16":
+        return _round_to_bf16(values)
+    if dtype == "i8":
+        return np.clip(np.rint(values), -127, 127).astype(np.int8)
+    if dtype in ("f32", "f16"):
+        return values.astype(np.float32 if dtype == "f32" else np.float16)
+    raise ArtifactError("A random parameter has an unknown dtype", expected="bf16, f16, f32 or i8", found=dtype)
+
+
+def noise_start(seed: int) -> int:
+    """Return the element of the block at which a parameter of this seed begins."""
+    return seed * 40503 % (BLOCK // UNIT) * UNIT  # any odd factor spreads consecutive seeds
+
+
+def random_param(param: RandomParam) -> NDArray[Any]:
+    """Return the values of a random parameter; bf16 as uint16."""
+    block = np.roll(noise_block(param.dtype, param.mean, param.scale), -noise_start(param.seed))
+    size = math.prod(param.shape)
+    return np.tile(block, -(-size // BLOCK))[:size].reshape(param.shape)
+
+
+@lru_cache(maxsize=1)
+def _uniform() -> NDArray[np.float32]:
+    values = np.random.default_rng(_SEED).random(BLOCK, np.float32)
+    values *= 2
+    values -= 1
+    return values
+
+
+def _round_to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round to nearest even, in place; the bits of a bf16 are the high half of those of an f32."""
+    bits = values.view(np.uint32)
+    odd = bits >> 16
+    odd &= 1
+    bits += odd
+    bits += 0x7FFF
+    return bits.view(np.uint16)[1::2]

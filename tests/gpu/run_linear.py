@@ -1,0 +1,330 @@
+"""Check and time the linear kernels that `build_linear.py` compiled. Runs on the GPU machine.
+
+    python tests/gpu/run_linear.py FOLDER OUT [--sweep] [--only check|bench]
+
+needs cuda-bindings; torch allocates, draws random numbers and is the oracle (f64). Timed: graphs of many launches of
+our kernels with programmatic dependent launch, over weights that rotate through more than L2, medians. Writes JSON to
+OUT and prints tables; a program that fails is reported and the rest goes on. Exit status 1 if a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from launcher import Graph, Kernel, Timer, number
+
+BANDWIDTH = 3.17e12  # bytes/s, measured read stream of an H100
+PEAK = 798e12  # flop/s, measured cuBLAS bf16 8192^3 on random data
+CHECKED_TOKENS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 256, 300, 512, 2048, 4096)
+TIMED_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+SWEPT_TOKENS = {"gemv": (1,), "gemm": (128, 256, 512, 1024, 4096)}
+ROTATED = 300 << 20  # bytes of weights between two uses of one
+TORCH = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
+Problem = dict[str, Any]
+Row = dict[str, Any]
+
+
+class Bench:
+    """Kernels and memory of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        found = json.loads((folder / "programs.json").read_text())
+        self.programs: list[Row] = found["programs"]
+        self.infos: dict[str, Row] = found["kernels"]
+        self.folder = folder
+        self.stream = torch.cuda.Stream()
+        self.timer = Timer(self.stream.cuda_stream)
+        self.kernels: dict[str, Kernel] = {}
+
+    def kernel(self, name: str) -> Kernel:
+        """Loaded when it is needed."""
+        if name not in self.kernels:
+            self.kernels[name] = Kernel(name, self.infos[name], self.folder)
+        return self.kernels[name]
+
+    def drop_kernels(self) -> None:
+        """Unload all."""
+        torch.cuda.synchronize()
+        for kernel in self.kernels.values():
+            kernel.unload()
+        self.kernels.clear()
+
+    def temps(self, program: Row, limit: int) -> list[torch.Tensor]:
+        """Memory for a program's temps: zeros, or garbage that would be seen."""
+        made = []
+        for temp in program["temps"]:
+            shape = [number(extent, limit) for extent in temp["shape"]]
+            fill = 0 if temp["dtype"] == "i32" else float("nan")
+            made.append(torch.full(shape, fill, dtype=TORCH[temp["dtype"]], device="cuda"))
+        return made
+
+    def launches(
+        self, program: Row, arrays: dict[str, torch.Tensor], temps: list[torch.Tensor], tokens: int, limit: int
+    ) -> list[Any]:
+        """The launches of a program."""
+        made = []
+        for step in program["steps"]:
+            operands = [temps[o] if isinstance(o, int) else arrays[o] for o in step["operands"]]
+            launch = self.kernel(step["kernel"]).bind([o.data_ptr() for o in operands], tokens, limit, pdl=True)
+            if launch is not None:
+                made.append(launch)
+        return made
+
+
+def make_arrays(p: Problem, tokens: int, weights: int = 1) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """Random operands with room for `tokens`, and several weights."""
+
+    def normal(*shape: int, dtype: str = "bf16", scale: float = 1.0) -> torch.Tensor:
+        return (torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * scale).to(TORCH[dtype])
+
+    arrays = {
+        "x": normal(tokens, p["k"], dtype=p["x"]),
+        "gain": normal(p["k"], dtype=p["norm"]["gain"] if p["norm"] else "f32", scale=0.1) + 1,
+        "residual": normal(tokens, p["width"], dtype=p["out"]),
+        "out": torch.full((tokens, p["width"]), float("nan"), dtype=TORCH[p["out"]], device="cuda"),
+    }
+    return arrays, [normal(p["n"], p["k"], scale=p["k"] ** -0.5) for _ in range(weights)]
+
+
+def reference(p: Problem, arrays: dict[str, torch.Tensor], w: torch.Tensor, tokens: int) -> torch.Tensor:
+    """The meaning, in f64."""
+    x = arrays["x"][:tokens].double()
+    if p["norm"]:
+        x = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + p["norm"]["eps"]) * arrays["gain"].double()
+    y = x @ w.double().T
+    if p["epilogue"] == "swiglu":
+        gate, up = y.chunk(2, -1)
+        return gate * torch.sigmoid(gate) * up
+    return y + arrays["residual"][:tokens].double() if p["epilogue"] == "residual" else y
+
+
+def in_range(program: Row, tokens: tuple[int, ...]) -> Iterator[int]:
+    end = program["end"] or max(tokens)
+    yield from (t for t in tokens if program["begin"] <= t <= end)
+
+
+def label(program: Row) -> str:
+    choice = program["choice"]
+    tile = " ".join(f"{k}={v}" for k, v in choice["tile"].items() if k != "type" and v)
+    fused = " fused_norm" if choice["fused_norm"] and program["problem"]["norm"] else ""
+    return f"{choice['tile']['type']} {tile}{fused}"
+
+
+def check(bench: Bench) -> list[Row]:
+    """Every checked program against f64, for every number of tokens in its range."""
+    rows = []
+    for program in bench.programs:
+        if program["use"] != "check":
+            continue
+        try:
+            rows += check_program(bench, program)
+        except Exception as error:
+            rows.append({"name": program["name"], "program": label(program), "failures": [f"{error}"]})
+            traceback.print_exc()
+    return rows
+
+
+def check_program(bench: Bench, program: Row) -> list[Row]:
+    p, limit = program["problem"], 4224
+    arrays, (w,) = make_arrays(p, limit)
+    arrays["w"] = w
+    rows = []
+    for tokens in in_range(program, CHECKED_TOKENS):
+        failures = []
+        x = arrays["x"].clone()
+        arrays["x"][tokens:] = float("nan")  # leftovers
+        arrays["out"].fill_(float("nan"))
+        temps = bench.temps(program, limit)
+        launches = bench.launches(program, arrays, temps, tokens, limit)
+        runs = []
+        for _ in range(2):
+            torch.cuda.synchronize()
+            for launch in launches:
+                launch(bench.stream.cuda_stream)
+            torch.cuda.synchronize()
+            runs.append(arrays["out"].clone())
+        expected = reference(p, arrays, w, tokens)
+        scale = expected.square().mean().sqrt()
+        wrong = ((runs[0][:tokens].double() - expected).abs() / (scale + expected.abs() / 4)).nan_to_num(1e9)
+        if wrong.max() > 0.03 or wrong.mean() > 0.004:
+            failures.append(f"error {wrong.max():.3g} (mean {wrong.mean():.3g})")
+        if not torch.equal(runs[0][:tokens], runs[1][:tokens]):
+            failures.append("two runs differ")
+        if not runs[0][tokens:].isnan().all():
+            failures.append("rows past the tokens were written")
+        arrays["x"] = x
+        rows.append(
+            {
+                "name": program["name"],
+                "program": label(program),
+                "tokens": tokens,
+                "error": float(wrong.max()),
+                "failures": failures,
+                "row": [float(v) for v in runs[0][0].float()[:64]],
+            }
+        )
+        if failures:
+            print("FAILED", program["name"], label(program), tokens, failures, flush=True)
+    return rows
+
+
+def time_program(bench: Bench, program: Row, data: tuple[Any, list[Any]], tokens: int, limit: int) -> float:
+    """Microseconds of one run of a program, median over replays of a graph of many."""
+    arrays, weights = data
+    temps = bench.temps(program, limit)
+    p = program["problem"]
+    estimate = max(2 * p["n"] * p["k"] / 3e12, 2 * p["n"] * p["k"] * tokens / 6e14) + 2e-6
+    runs = max(len(weights), min(200, int(2e-3 / estimate)))
+    launches = []
+    for run in range(runs):
+        arrays["w"] = weights[run % len(weights)]
+        launches += bench.launches(program, arrays, temps, tokens, limit)
+    graph = Graph(launches, bench.stream.cuda_stream)
+    graph.replay()
+    found = bench.timer.times(graph.replay, 7)
+    graph.destroy()
+    return found[len(found) // 2] / runs
+
+
+def time_torch(bench: Bench, data: tuple[Any, list[Any]], tokens: int) -> float:
+    """The same of cuBLAS, the product alone."""
+    arrays, weights = data
+    x = arrays["x"][:tokens].bfloat16()
+    runs = max(len(weights), 8)
+    for w in weights[:1]:
+        torch.nn.functional.linear(x, w)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=bench.stream):
+        for run in range(runs):
+            torch.nn.functional.linear(x, weights[run % len(weights)])
+    with torch.cuda.stream(bench.stream):
+        graph.replay()
+        found = bench.timer.times(graph.replay, 7)
+    return found[len(found) // 2] / runs
+
+
+def measured(program: Row, tokens: int, us: float) -> Row:
+    p = program["problem"]
+    flops = 2 * p["n"] * p["k"] * tokens
+    moved = 2 * p["n"] * p["k"] + 2 * tokens * (p["k"] + p["width"])
+    limit = max(flops / PEAK, moved / BANDWIDTH) * 1e6
+    return {
+        "name": program["name"],
+        "key": program["key"],
+        "tokens": tokens,
+        "us": us,
+        "tbps": moved / us / 1e6,
+        "tflops": flops / us / 1e6,
+        "of_limit": limit / us,
+        "program": label(program),
+        "choice": program["choice"],
+    }
+
+
+def benchmark(bench: Bench, use: str, seconds: float) -> list[Row]:
+    """Time all programs of one use, shape by shape."""
+    rows: list[Row] = []
+    names = list(dict.fromkeys(p["name"] for p in bench.programs if p["use"] == use))
+    deadline = time.monotonic() + seconds
+    for name in names:
+        programs = [p for p in bench.programs if p["use"] == use and p["name"] == name]
+        p = programs[0]["problem"]
+        limit = 512 if p["n"] > 40000 else 4096
+        data = make_arrays(p, limit, max(1, ROTATED // (2 * p["n"] * p["k"]) + 1))
+        torch_us: dict[int, float] = {}
+        for program in programs:
+            kind = program["choice"]["tile"]["type"]
+            swept = SWEPT_TOKENS.get(kind, (program["end"],)) if use == "sweep" else TIMED_TOKENS
+            for tokens in in_range(program, tuple(t for t in swept if t <= limit)):
+                if time.monotonic() > deadline:
+                    print(f"out of time in {name}", flush=True)
+                    return rows
+                try:
+                    if tokens not in torch_us:
+                        torch_us[tokens] = time_torch(bench, data, tokens)
+                    us = time_program(bench, program, data, tokens, limit)
+                    rows.append(measured(program, tokens, us) | {"cublas_us": torch_us[tokens]})
+                except Exception as error:
+                    print("FAILED", name, label(program), tokens, error, flush=True)
+        bench.drop_kernels()
+        del data
+        torch.cuda.empty_cache()
+    return rows
+
+
+def show(rows: list[Row]) -> None:
+    print(f"{'layer':14} {'T':>5} {'us':>9} {'TB/s':>6} {'TFLOP/s':>8} {'of limit':>8} {'cuBLAS us':>9}  kernel")
+    for r in sorted(rows, key=lambda r: (r["name"].startswith("smol"), r["key"], r["tokens"], r["us"])):
+        print(
+            f"{r['name']:14} {r['tokens']:5} {r['us']:9.2f} {r['tbps']:6.2f} {r['tflops']:8.1f} "
+            f"{r['of_limit']:8.1%} {r['cublas_us']:9.2f}  {r['program']}"
+        )
+
+
+def best(rows: list[Row], keep: int = 3) -> list[Row]:
+    """The fastest few for each layer and number of tokens."""
+    found: dict[tuple[str, int], list[Row]] = {}
+    for row in sorted(rows, key=lambda r: r["us"]):
+        found.setdefault((row["name"], row["tokens"]), []).append(row)
+    return [row for rows in found.values() for row in rows[:keep]]
+
+
+def show_invariance(rows: list[Row]) -> None:
+    """Which programs give the same bits for the first row, whatever the tokens, and whatever the program."""
+    for name in dict.fromkeys(r["name"] for r in rows):
+        bits: dict[tuple[float, ...], set[str]] = {}
+        for r in rows:
+            if r["name"] == name and "row" in r:
+                bits.setdefault(tuple(r["row"]), set()).add(f"{r['program']} T={r['tokens']}")
+        groups = ", ".join(str(len(g)) for g in bits.values())
+        print(f"invariance of {name}: {len(bits)} different first rows, among programs x tokens: {groups}")
+        for group in bits.values():
+            print("    ", "; ".join(sorted(group))[:400])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--sweep", action="store_true", help="time every candidate tile")
+    parser.add_argument("--only", choices=["check", "bench"])
+    parser.add_argument("--seconds", type=float, default=150, help="for timing")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    torch.cuda.init()
+    torch.zeros(1, device="cuda")
+    print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
+    bench, failed = Bench(given.folder), 0
+    if given.only != "bench":
+        begin = time.monotonic()
+        rows = check(bench)
+        failed = sum(bool(r["failures"]) for r in rows)
+        print(f"{len(rows)} checks, {failed} failed, {time.monotonic() - begin:.0f} s", flush=True)
+        show_invariance(rows)
+        (given.out / "check.json").write_text(json.dumps(rows))
+    if given.only != "check":
+        begin = time.monotonic()
+        rows = benchmark(bench, "bench", given.seconds)
+        show(rows)
+        print(f"{time.monotonic() - begin:.0f} s", flush=True)
+        (given.out / "bench.json").write_text(json.dumps(rows))
+    if given.sweep:
+        begin = time.monotonic()
+        rows = benchmark(bench, "sweep", given.seconds)
+        (given.out / "sweep.json").write_text(json.dumps(rows))
+        show(best(rows))
+        print(f"{len(rows)} timings, {time.monotonic() - begin:.0f} s", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,6 +20,7 @@ from warploom.ir.ops.elementwise import (
     exp,
     log,
     maximum,
+    minimum,
     mul,
     neg,
     select,
@@ -33,6 +34,7 @@ from warploom.ir.ops.shape import full, gather, iota, reshape, scatter
 from warploom.ir.types import DType, TensorType, tensor, type_of
 
 F32, I32 = frozenset({DType.F32}), frozenset({DType.I32})
+BELOW_ONE = 1 - 2.0**-24  # 24 set bits would round to 1 in f32, whose noise is infinite
 LOWEST = -3e38  # stands for a removed token: below every logit, yet finite
 Generated = tuple[list[mlir.Value], dict[str, AttrValue]]
 
@@ -179,6 +181,7 @@ def _sample_row(logits: np.ndarray, *row: Any) -> int:
     bits = random_bits.evaluate(seed[None], np.array([position], np.int32), n=x.size)
     assert isinstance(bits, np.ndarray)
     uniform = ((bits[0].view(np.uint32) >> 8).astype(x.dtype) + x.dtype.type(0.5)) * x.dtype.type(2**-24)
+    uniform = np.minimum(uniform, x.dtype.type(BELOW_ONE))
     return int(np.where(kept, x - np.log(-np.log(uniform)), LOWEST).argmax())
 
 
@@ -246,7 +249,7 @@ def _gumbel(x: mlir.Value, seeds: mlir.Value, positions: mlir.Value) -> mlir.Val
     assert isinstance(vocab, int)
     bits = random_bits(seeds, positions, n=vocab)
     top = cast(shr(bits, _like(bits, 8)), dtype="f32")
-    uniform = mul(add(top, _like(top, 0.5)), _like(top, 2.0**-24))
+    uniform = minimum(mul(add(top, _like(top, 0.5)), _like(top, 2.0**-24)), _like(top, BELOW_ONE))
     return neg(log(neg(log(uniform))))
 
 

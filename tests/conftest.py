@@ -17,7 +17,7 @@ from warploom.ir.context import new_context
 
 _SHARED = {
     "deadline": None,  # two loaded cores say nothing of our speed
-    "max_examples": int(os.environ.get("WARPLOOM_EXAMPLES", "50")),
+    "max_examples": int(os.environ.get("WARPLOOM_EXAMPLES", "30")),
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     "print_blob": True,
 }

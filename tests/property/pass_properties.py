@@ -15,10 +15,10 @@ import mlir.ir as mlir
 import numpy as np
 from hypothesis import assume
 
-from tests.property.programs import Program, result_types
+from tests.property.programs import Program, dialect, result_types
 from tests.property.specialize import specialize
 from tests.tolerances import assert_close
-from warploom.ir.context import new_context, parse, print_module
+from warploom.ir.context import parse, print_module
 from warploom.ir.function import public_functions
 from warploom.ir.types import type_of
 from warploom.ir.verify import PREPARE, verify
@@ -46,7 +46,7 @@ class PassCase:
 
 def check_pass(case: PassCase, program: Program) -> None:
     """Properties 1 to 7 and 9 of one pass on one program."""
-    with new_context(), mlir.Location.unknown():
+    with dialect():
         module = program.parse()
         signature, size = signatures(module), case.measure(module) if case.measure else 0
         case.apply(module)
@@ -64,7 +64,7 @@ def check_pass(case: PassCase, program: Program) -> None:
 
 def check_orders(passes: Sequence[Pass], program: Program) -> None:
     """Property 8: `passes`, in this order, keep the meaning; every stage verifies."""
-    with new_context(), mlir.Location.unknown():
+    with dialect():
         module = program.parse()
         signature = signatures(module)
         for step in passes:

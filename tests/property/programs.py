@@ -9,8 +9,10 @@ leave the range on the program's own inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import mlir.ir as mlir
@@ -39,6 +41,16 @@ RUNNABLE_OPS = sorted(name for name, op in OPS.items() if hasattr(op, "generate"
 
 # What one step of the generator appends: an op, or a motif.
 Step = Op | Callable[[Any], Sequence[mlir.Value]]
+
+
+_context = cache(new_context)  # one for all examples: making it takes longer than most programs
+
+
+@contextmanager
+def dialect() -> Iterator[None]:
+    """Enter a context that knows the dialect, and an unknown location."""
+    with _context(), mlir.Location.unknown():
+        yield
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def programs(
     """Programs over some ops and motifs; two steps of three are ops."""
     specs = [OPS[name] for name in ops]
     kinds: list[Sequence[Step]] = [kind for kind in (specs, specs, motifs) if kind]
-    with new_context(), mlir.Location.unknown():
+    with dialect():
         builder = ProgramBuilder(draw)
         for i in range(max_steps):
             if i and builder.integer(0, 5) == 0:

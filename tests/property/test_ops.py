@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.property.programs import RUNNABLE_OPS, Program, programs
+from tests.property.programs import RUNNABLE_OPS, Program, dialect, programs
 from tests.tolerances import assert_close
-from warploom.ir.context import new_context, parse, print_module
+from warploom.ir.context import parse, print_module
 from warploom.ir.expand import expand
 from warploom.ir.function import Function, functions
 from warploom.ir.op import OPS, Op, op_of
@@ -28,7 +28,7 @@ COMPOSITES = [name for name in RUNNABLE_OPS if OPS[name].decompose is not None]
 @given(data=st.data())
 def test_meaning_has_the_inferred_type(name: str, data: st.DataObject) -> None:
     program = data.draw(programs(ops=[name], motifs=(), max_steps=2))
-    with new_context(), mlir.Location.unknown():
+    with dialect():
         module = program.parse()
         step = functions(module)["step"]
         assert name in {op_of(op).name for op in step.ops}
@@ -43,7 +43,7 @@ def test_meaning_has_the_inferred_type(name: str, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_rebuilding_from_decoded_attributes_gives_the_same_text(name: str, data: st.DataObject) -> None:
     program = data.draw(programs(ops=[name], motifs=(), max_steps=1))
-    with new_context(), mlir.Location.unknown():
+    with dialect():
         module = program.parse()
         for operation in functions(module)["step"].ops:
             rebuild(operation, lambda op, values, attrs: op(*values, **attrs))
@@ -54,7 +54,7 @@ def test_rebuilding_from_decoded_attributes_gives_the_same_text(name: str, data:
 @given(data=st.data())
 def test_decomposition_means_the_same(name: str, data: st.DataObject) -> None:
     program = data.draw(programs(ops=[name], motifs=(), max_steps=1))
-    with new_context(), mlir.Location.unknown():
+    with dialect():
         module = program.parse()
         losses = program.losses(module)
         assume(losses is not None)
@@ -70,7 +70,7 @@ def test_decomposition_means_the_same(name: str, data: st.DataObject) -> None:
 
 @given(programs())
 def test_text_round_trip_is_exact(program: Program) -> None:
-    with new_context(), mlir.Location.unknown():
+    with dialect():
         module = program.parse()
         verify(module)
         assert print_module(module) == program.text
@@ -80,7 +80,7 @@ def test_text_round_trip_is_exact(program: Program) -> None:
 @given(programs())
 def test_programs_do_not_hang_on_rounding(program: Program) -> None:
     """Double precision agrees with single precision on most programs: the oracle has something to say."""
-    with new_context(), mlir.Location.unknown():
+    with dialect():
         module = program.parse()
         losses = program.losses(module)
         assume(losses is not None)

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from tests.property.motifs import mlp, tied_head
 from tests.property.pass_properties import Pass, PassCase, check_orders, check_pass
-from tests.property.programs import Program, programs
+from tests.property.programs import Program, dialect, programs
 from tests.targets import EAGER, MODEST, UNABLE
-from warploom.ir.context import new_context
 from warploom.ir.op import op_of
 from warploom.ir.ops.parameters import param
 from warploom.ir.rewrite import entries, is_weight
@@ -103,7 +102,7 @@ def test_narrower_weights_lose_nothing_that_they_can_hold(name: str, program: Pr
 @settings(max_examples=EXAMPLES)
 @given(program=programs())
 def test_hoisting_leaves_no_work_on_weights_at_run_time(program: Program) -> None:
-    with new_context(), mlir.Location.unknown():
+    with dialect():
         module = program.parse()
         hoist_weights(module)
         assert run_time_weight_ops(module) == 0

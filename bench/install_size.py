@@ -1,4 +1,4 @@
-"""Size of the base (serving) install: a new venv, `pip install warploom`, bytes on disk per package.
+"""Size of the base (serving) install: a new venv, `pip install warploom`, disk blocks per package.
 
     python bench/install_size.py
 
@@ -17,10 +17,11 @@ from pathlib import Path
 MEGABYTES = 150
 ROOT = Path(__file__).resolve().parent.parent
 LIST_SIZES = """
-import json, os
+import json
 from importlib.metadata import distributions
-print(json.dumps({d.metadata["Name"]: sum(os.path.getsize(f.locate()) for f in d.files or () if f.locate().is_file())
-                  for d in distributions()}))
+def blocks(package):
+    return sum(512 * f.locate().stat().st_blocks for f in package.files or () if f.locate().is_file())
+print(json.dumps({package.metadata["Name"]: blocks(package) for package in distributions()}))
 """
 
 

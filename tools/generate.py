@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="a text to continue; - reads standard input")
     parser.add_argument("--chat", action="store_true", help="ask the prompt as a user, through the chat template")
     parser.add_argument("--json", action="store_true", help="print one JSON object with texts, tokens and times")
+    parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: report the N likeliest tokens (0..20)")
     parser.add_argument("--stats", action="store_true", help="print times and tokens/s on stderr")
     parser.add_argument("--threads", type=int, metavar="N", help="worker threads (default: one per core)")
     add_sampling_flags(parser)

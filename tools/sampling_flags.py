@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from warploom.errors import InvalidRequestError
 from warploom.runtime.sampling_params import SamplingParams
 
 
@@ -24,7 +25,6 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--logit-bias", type=_bias, action=_Merge, metavar="TOKEN=X", help="add X (or -inf) to a token's logit"
     )
-    group.add_argument("--logprobs", type=int, metavar="N", help="with --json: report the N likeliest tokens (0..20)")
     limits = parser.add_argument_group("length")
     limits.add_argument("--max-tokens", type=int, metavar="N", help="most tokens of the answer (default: 256)")
     limits.add_argument("--min-tokens", type=int, metavar="N", help="least tokens of the answer")
@@ -41,9 +41,22 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_params(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
-    """Return `defaults` with the flags that were given; InvalidRequestError if a value is out of range."""
-    values = {field.name: getattr(args, field.name) for field in fields(SamplingParams)}
-    return replace(defaults, **{name: value for name, value in values.items() if value is not None})
+    """Return `defaults` with the flags that were given.
+
+    Raises:
+        InvalidRequestError: a value is out of range; or flags choose among tokens while the defaults are greedy, so
+            that they would do nothing.
+    """
+    flags = {field.name: getattr(args, field.name, None) for field in fields(SamplingParams)}
+    given = {name: value for name, value in flags.items() if value is not None}
+    params = replace(defaults, **given)
+    idle = [f"--{name.replace('_', '-')}" for name in ("top_k", "top_p", "min_p") if name in given]
+    if idle and params.temperature == 0 and "temperature" not in given:
+        raise InvalidRequestError(
+            f"{' and '.join(idle)} would do nothing: this model's own default is to take the likeliest token",
+            fix="add --temperature 1, or another above 0",
+        )
+    return params
 
 
 def _bias(text: str) -> dict[int, float]:

@@ -11,7 +11,7 @@ from dataclasses import fields
 import pytest
 
 from tests.unit.tools.conftest import RunCLI
-from warploom.errors import ArtifactError
+from warploom.errors import ArtifactError, InvalidRequestError
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.tools.cli import COMMANDS, build_parser, main
 from warploom.tools.sampling_flags import sampling_params
@@ -157,7 +157,15 @@ def test_flags_become_parameters() -> None:
 def test_what_is_not_given_stays_as_the_authors_recommend() -> None:
     defaults = SamplingParams(temperature=0.0, top_p=0.8, max_tokens=11)
     assert parsed_params(defaults=defaults) == defaults
-    assert parsed_params("--temperature", "0", "--seed", "0", defaults=defaults).top_p == 0.8
+    assert parsed_params("--temperature", "1", "--seed", "0", defaults=defaults).top_p == 0.8
+
+
+def test_flags_that_would_do_nothing_are_refused() -> None:
+    greedy = SamplingParams(temperature=0.0)
+    with pytest.raises(InvalidRequestError, match="--top-k and --min-p would do nothing"):
+        parsed_params("--top-k", "5", "--min-p", "0.1", defaults=greedy)
+    assert parsed_params("--top-k", "5", "--temperature", "0", defaults=greedy).top_k == 5
+    assert parsed_params("--top-k", "5", "--temperature", "1", defaults=greedy).top_k == 5
 
 
 def test_a_malformed_bias_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

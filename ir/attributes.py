@@ -7,9 +7,9 @@ from enum import Enum
 import mlir.ir as mlir
 import numpy as np
 
-from warploom.ir.dims import Dim, DimLike, Shape, dim
+from warploom.ir.dims import Dim, DimLike, dim
 
-AttrValue = int | float | bool | str | tuple[int, ...] | Shape | np.ndarray
+AttrValue = int | float | bool | str | tuple[int, ...] | tuple[DimLike | str, ...] | np.ndarray
 
 
 class Kind(Enum):

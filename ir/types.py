@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -87,7 +87,7 @@ class TensorType:
         """Whether no dimension is symbolic."""
         return all(isinstance(d, int) for d in self.shape)
 
-    def with_shape(self, dims: tuple[DimLike | str, ...]) -> TensorType:
+    def with_shape(self, dims: Sequence[DimLike | str]) -> TensorType:
         """The same dtype with another shape."""
         return TensorType(shape(dims), self.dtype)
 
@@ -114,7 +114,7 @@ class TensorType:
         return mlir.Type.parse(str(self))
 
 
-def tensor(dims: tuple[DimLike | str, ...] | list[DimLike | str], dtype: DType | str = DType.F32) -> TensorType:
+def tensor(dims: Sequence[DimLike | str], dtype: DType | str = DType.F32) -> TensorType:
     """A tensor type from integers, symbols and expressions.
 
     Raises:

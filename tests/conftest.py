@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import mlir.ir as mlir
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from warploom.ir.context import new_context
 
-_SHARED = {
+_SHARED: dict[str, Any] = {
     "deadline": None,  # two loaded cores say nothing of our speed
     "max_examples": int(os.environ.get("WARPLOOM_EXAMPLES", "30")),
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

@@ -11,6 +11,7 @@ from typing import Protocol
 import mlir.ir as mlir
 import numpy as np
 
+from warploom.ir.attributes import AttrValue
 from warploom.ir.dims import DimLike
 from warploom.ir.op import Chooser
 from warploom.ir.ops.activation import swiglu
@@ -75,7 +76,11 @@ def attention_layer(choose: Builder) -> Sequence[mlir.Value]:
     dtype = choose.choice([DType.F32, DType.BF16])
     name = f"kv{choose.integer(0, 2**30)}"
     kv = choose.donated(name, tensor((1, PAGES, 2, kv_heads, PAGE_SIZE * head), dtype))
-    paging = {"layer": 0, "page_size": PAGE_SIZE, "k_layout": choose.choice(["token_major", "dim_major"])}
+    paging: dict[str, AttrValue] = {
+        "layer": 0,
+        "page_size": PAGE_SIZE,
+        "k_layout": choose.choice(["token_major", "dim_major"]),
+    }
     kv = kv_write(kv, rope(k, cos, sin), v, slots, **paging)
     choose.give_back(name, kv)
     attended = attention(
@@ -120,7 +125,6 @@ def identities(choose: Builder) -> Sequence[mlir.Value]:
     x = choose.value(FLOATS, min_rank=1)
     type_ = type_of(x)
     shape, dtype = type_.shape, type_.dtype.value
-    is_static = isinstance(shape[0], int)
     reverse = tuple(reversed(range(type_.rank)))
     kinds: list[Callable[[], mlir.Value]] = [
         lambda: add(x, full(shape=shape, value=0.0, dtype=dtype)),
@@ -131,7 +135,7 @@ def identities(choose: Builder) -> Sequence[mlir.Value]:
         lambda: neg(neg(x)),
         lambda: maximum(x, x),
         lambda: select(choose.like(type_.with_dtype(DType.I1)), x, x),
-        lambda: slice_axis(concat(x, x, axis=0), axis=0, start=0, stop=shape[0]) if is_static else neg(x),
+        lambda: _first_half(concat(x, x, axis=0)),
         lambda: add(x, cast(iota(shape=shape, axis=0), dtype=dtype)),
     ]
     return [choose.choice(kinds)()]
@@ -144,6 +148,11 @@ MOTIFS: tuple[Callable[[Builder], Sequence[mlir.Value]], ...] = (
     mlp,
     attention_layer,
 )
+
+
+def _first_half(x: mlir.Value) -> mlir.Value:
+    size = type_of(x).shape[0]
+    return slice_axis(x, axis=0, start=0, stop=size // 2) if isinstance(size, int) else x
 
 
 def _hidden(choose: Builder) -> mlir.Value:

@@ -31,7 +31,7 @@ def test_meaning_has_the_inferred_type(name: str, data: st.DataObject) -> None:
     with dialect():
         module = program.parse()
         step = functions(module)["step"]
-        assert name in {op_of(op).name for op in step.ops}
+        assert f"wl.{name}" in {op.name for op in step.ops}
         results = program.run(module)  # the interpreter compares every value with its type
         for key, value in step.results.items():
             wanted = type_of(value)
@@ -58,11 +58,13 @@ def test_decomposition_means_the_same(name: str, data: st.DataObject) -> None:
         module = program.parse()
         losses = program.losses(module)
         assume(losses is not None)
+        assert losses is not None
         whole = program.run(module)
         decompose_all(functions(module)["step"], name)
         verify(module)
         widened = program.losses(module)
         assume(widened is not None)
+        assert widened is not None
         parts = program.run(module)
         for key, value in functions(module)["step"].results.items():
             assert_close(parts[key], whole[key], type_of(value).dtype, max(losses[key], widened[key]))
@@ -84,6 +86,7 @@ def test_programs_do_not_hang_on_rounding(program: Program) -> None:
         module = program.parse()
         losses = program.losses(module)
         assume(losses is not None)
+        assert losses is not None
         assert all(np.isfinite(loss) for loss in losses.values())
 
 

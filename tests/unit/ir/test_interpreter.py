@@ -73,7 +73,9 @@ def test_results_are_named_and_symbols_bound(affine: mlir.Module) -> None:
         ({"x": (9, 3)}, {"w": (2, 3)}, "T is outside of its bounds"),
     ],
 )
-def test_wrong_data_is_named(affine: mlir.Module, inputs: dict, params: dict, message: str) -> None:
+def test_wrong_data_is_named(
+    affine: mlir.Module, inputs: dict[str, tuple[int, ...]], params: dict[str, tuple[int, ...]], message: str
+) -> None:
     arrays = [{k: np.zeros(v, F32) for k, v in group.items()} for group in (inputs, params)]
     with pytest.raises(IRError, match=message):
         evaluate(affine, "step", *arrays)

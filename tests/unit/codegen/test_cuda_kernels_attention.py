@@ -1,0 +1,156 @@
+"""Paged attention on CUDA: its sources in Triton's interpreter against the numpy meaning, and which groups it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.unit.codegen.triton_interpreter import run_kernel
+from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
+from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec
+from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec
+from warploom.ir.ops.attention import attention
+from warploom.runtime.expr import evaluate
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+PAGE = 64
+
+
+@dataclass
+class Batch:
+    """A step: sequences of `context` tokens in cache, the last `query` of each being this step's tokens."""
+
+    q: np.ndarray
+    kv: np.ndarray
+    page_table: np.ndarray
+    query_start: np.ndarray
+    context_lens: np.ndarray
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        return [self.q, self.kv, self.page_table, self.query_start, self.context_lens]
+
+    @property
+    def dims(self) -> dict[str, int]:
+        return {"T": len(self.q), "S": len(self.context_lens), "P": self.page_table.shape[1]}
+
+    def meaning(self, problem: AttentionProblem) -> np.ndarray:
+        attrs: dict[str, Any] = {
+            "layer": 0,
+            "page_size": PAGE,
+            "k_layout": "token_major",
+            "scale": problem.scale,
+            "window": problem.window,
+        }
+        q, kv, *rest = self.arrays
+        return attention.evaluate(q.astype(np.float64), kv[None].astype(np.float64), *rest, **attrs)
+
+
+def make_batch(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int = 0) -> Batch:
+    """Random data; `sequences` are (query, context) lengths; unused cache memory is NaN."""
+    rng = np.random.default_rng(1)
+    pages = [-(-context // PAGE) for _, context in sequences]
+    count = sum(pages) + 1
+    shape = (count, 2, problem.num_kv_heads, PAGE, problem.head_dim)
+    kv = rng.standard_normal(shape).astype(np.float32)
+    order, table = iter(rng.permutation(count)), np.zeros((len(sequences), max(pages) + 1), np.int32)
+    for row, (used, (_, context)) in enumerate(zip(pages, sequences, strict=True)):
+        table[row, :used] = [next(order) for _ in range(used)]
+        if context % PAGE:
+            kv[table[row, used - 1], :, :, context % PAGE :] = np.nan
+    starts = np.cumsum([0, *(query for query, _ in sequences)]).astype(np.int32)
+    q = rng.standard_normal((starts[-1] + padding, problem.num_heads, problem.head_dim))
+    contexts = np.array([context for _, context in sequences], np.int32)
+    return Batch(q.astype(BF16), kv.reshape(*shape[:3], -1).astype(BF16), table, starts, contexts)
+
+
+def problem_of(heads: int, kv_heads: int, size: int, window: int = 0) -> AttentionProblem:
+    return AttentionProblem(heads, kv_heads, size, size**-0.5, window)
+
+
+def run_decode(problem: AttentionProblem, batch: Batch) -> np.ndarray:
+    spec = DecodeAttentionSpec(problem, num_stages=3, pdl=False)
+    out = np.full(batch.q.shape, np.nan, BF16)
+    temps = [
+        np.zeros(t.type.resolve(batch.dims), t.type.dtype.numpy)
+        if t.zeroed
+        else np.full(t.type.resolve(batch.dims), np.nan, t.type.dtype.numpy)
+        for t in spec.temps
+    ]
+    run_kernel(spec, [*batch.arrays, *temps, out], batch.dims)
+    assert not temps[-1].any(), "counters are left zero"
+    return out
+
+
+def run_ragged(problem: AttentionProblem, batch: Batch, tile: AttentionTile) -> np.ndarray:
+    out = np.full(batch.q.shape, np.nan, BF16)
+    run_kernel(RaggedAttentionSpec(problem, tile, pdl=False), [*batch.arrays, out], batch.dims)
+    return out
+
+
+def close(out: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(out.astype(np.float64), expected, rtol=1.6e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("problem", "contexts", "padding"),
+    [
+        (problem_of(8, 2, 64), [1, 64, 65, 300], 0),
+        (problem_of(3, 1, 80), [700, 1], 2),
+        (problem_of(4, 4, 96, window=100), [400, 90, 128], 0),
+        (problem_of(16, 1, 256), [2000], 0),
+    ],
+    ids=str,
+)
+def test_decode_is_its_meaning(problem: AttentionProblem, contexts: list[int], padding: int) -> None:
+    batch = make_batch(problem, [(1, context) for context in contexts] + [(0, 0)] * padding, padding)
+    batch.q[len(contexts) :] = np.nan
+    close(run_decode(problem, batch), batch.meaning(problem))
+
+
+def test_decode_kernel_finds_tokens_of_prompts_and_of_later_sequences() -> None:
+    problem = problem_of(2, 1, 64)
+    batch = make_batch(problem, [(0, 0), (2, 70), (0, 0), (1, 5)], padding=1)
+    close(run_decode(problem, batch), batch.meaning(problem))
+
+
+@pytest.mark.parametrize(
+    ("problem", "sequences", "padding"),
+    [
+        (problem_of(8, 2, 64), [(17, 17), (1, 130), (0, 0), (20, 90)], 3),
+        (problem_of(3, 1, 80), [(40, 200)], 0),
+        (problem_of(4, 4, 96, window=50), [(70, 70), (1, 128), (64, 192)], 70),
+        (problem_of(14, 2, 128), [(1, 1), (9, 64), (2, 65)], 0),
+        (problem_of(16, 1, 16), [(0, 0), (33, 100)], 0),
+    ],
+    ids=str,
+)
+def test_ragged_is_its_meaning(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int) -> None:
+    batch = make_batch(problem, sequences, padding)
+    close(run_ragged(problem, batch, AttentionTile(64, 128, 4, 1)), batch.meaning(problem))
+
+
+def test_a_ragged_row_never_depends_on_its_neighbours() -> None:
+    problem, tile = problem_of(4, 2, 64, window=90), AttentionTile(32, 64, 4, 1)
+    batch = make_batch(problem, [(30, 30), (25, 150)])
+    together = run_ragged(problem, batch, tile)
+    alone = Batch(batch.q[42:], batch.kv, batch.page_table[1:], np.array([0, 13], np.int32), batch.context_lens[1:])
+    np.testing.assert_array_equal(run_ragged(problem, alone, tile).view(np.int16), together[42:].view(np.int16))
+
+
+@pytest.mark.parametrize("sequences", [[1] * 7, [300, 1, 0, 5], [0, 0, 63], [64, 64]])
+@pytest.mark.parametrize("group", [1, 3, 8])
+def test_blocks_of_ragged_sequences_do_not_overlap(sequences: list[int], group: int) -> None:
+    """The numbering of blocks that the source relies on."""
+    spec = RaggedAttentionSpec(problem_of(group, 1, 64), AttentionTile(64, 64, 4, 1), pdl=False)
+    starts = np.cumsum([0, *sequences])
+    first = starts // spec.block_t + np.arange(len(starts))
+    needed = -(-np.array(sequences) // spec.block_t)
+    assert (first[:-1] + needed <= first[1:]).all()
+    padded = int(starts[-1]) + 100
+    blocks = evaluate(spec.grid[0], {"T": padded, "S": len(sequences)})
+    assert first[-1] + -(-100 // spec.block_t) <= blocks

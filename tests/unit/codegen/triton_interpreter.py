@@ -1,0 +1,159 @@
+"""Runs the source of a CUDA kernel in Triton's interpreter, on numpy arrays and without a GPU.
+
+`run_kernel` is what tests call. The interpreter is chosen by an environment variable before triton is imported, so it
+lives in a process of its own: this module run as a program, one pickled job after another.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Job = tuple[str, str, list[np.ndarray], list[int], tuple[int, ...]]  # name, source, arrays, dims, grid
+
+
+def run_kernel(spec: Any, arrays: Sequence[np.ndarray], dims: Mapping[str, int]) -> None:
+    """Run a `CudaKernelSpec` for all blocks of its grid, one after another; arrays are overwritten.
+
+    The spec must be one without programmatic dependent launch, whose instructions are no Triton.
+    """
+    from warploom.runtime.expr import evaluate
+
+    assert not spec.options.pdl
+    assert [str(operand.dtype) for operand in spec.operands] == [_NAMES[array.dtype.name] for array in arrays]
+    grid = tuple(evaluate(extent, dims) for extent in spec.grid)
+    job = spec.name, spec.source(), list(arrays), [dims[name] for name in spec.dims], grid
+    worker = _worker()
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    pickle.dump(job, worker.stdin)
+    worker.stdin.flush()
+    answer = pickle.load(worker.stdout)
+    assert not isinstance(answer, str), answer
+    for array, result in zip(arrays, answer, strict=True):
+        array[...] = result
+
+
+@cache
+def _worker() -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, __file__]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    atexit.register(_end, worker)
+    return worker
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    worker.communicate()  # the end of its stdin ends it
+
+
+_NAMES = {
+    "float32": "f32",
+    "bfloat16": "bf16",
+    "float16": "f16",
+    "int32": "i32",
+    "int64": "i64",
+    "int8": "i8",
+    "bool": "i1",
+}
+
+
+class _Array:
+    """A numpy array as the interpreter wants its tensors: with torch's names."""
+
+    def __init__(self, array: np.ndarray | None = None) -> None:
+        self.array = array
+
+    @property
+    def dtype(self) -> str:
+        assert self.array is not None
+        return {"bool": "int1"}.get(self.array.dtype.name, self.array.dtype.name)
+
+    def data_ptr(self) -> int:
+        assert self.array is not None
+        return self.array.ctypes.data
+
+    def new_empty(self, *_: Any, **__: Any) -> _Array:
+        return _Array()
+
+    def set_(self, storage: _Array, *_: Any) -> None:
+        self.array = storage.array
+
+    def untyped_storage(self) -> _Array:
+        return self
+
+    cpu = untyped_storage
+
+    def storage_offset(self) -> int:
+        return 0
+
+    size = stride = storage_offset
+
+    def copy_(self, _: _Array) -> None:
+        """It is the same memory."""
+
+
+def _serve() -> None:
+    """Run jobs until stdin ends."""
+    jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what kernels print is no answer
+    _mend()
+    with tempfile.TemporaryDirectory() as folder:
+        while jobs.peek(1):
+            try:
+                answer: list[np.ndarray] | str = _run(pickle.load(jobs), Path(folder))
+            except Exception:
+                answer = traceback.format_exc()
+            pickle.dump(answer, answers)
+            answers.flush()
+
+
+def _mend() -> None:
+    """What Triton 3.6 gets wrong: loops to scalars of kernels, under NumPy 2.4, and products of bf16."""
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    patch_tensor, create_dot = interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    def widened(x: Any) -> Any:
+        if x.dtype.scalar != tl.bfloat16:
+            return x
+        return interpreter.TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    interpreter._patch_lang_tensor = patched
+    interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: create_dot(
+        self, widened(a), widened(b), *rest
+    )
+
+
+def _run(job: Job, folder: Path) -> list[np.ndarray]:
+    name, source, arrays, dims, grid = job
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    getattr(module, name)[grid](*(_Array(array) for array in arrays), *dims)
+    return arrays
+
+
+if __name__ == "__main__":
+    _serve()

@@ -119,3 +119,15 @@ def test_any_order_of_passes_means_the_same(program: Program, order: list[Pass])
 @given(program=programs())
 def test_the_whole_pipeline_means_the_same(target: Target, program: Program) -> None:
     check_orders(pipeline(target, "f32"), program)
+
+
+@pytest.mark.parametrize("target", [EAGER, UNABLE], ids=lambda t: t.name)
+@settings(max_examples=EXAMPLES)
+@given(program=programs())
+def test_after_the_pipeline_entries_hold_parameters_views_and_calls(target: Target, program: Program) -> None:
+    with dialect():
+        module = program.parse()
+        for step in pipeline(target, "f32"):
+            step(module)
+        left = {op.name for f in entries(module) for op in f.ops}
+        assert left <= {"wl.param", "wl.reshape", "func.call"}

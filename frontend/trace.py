@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,19 @@ def geometry_of(config: Mapping[str, Any]) -> Geometry:
 
 def trace(
     config: Mapping[str, Any],
-    tensors: Mapping[str, LazyTensor],
+    require: Callable[[str, tuple[int, ...]], LazyTensor],
     cache: CacheSpec,
     limits: Limits,
     activation: DType = DType.F32,
 ) -> mlir.Module:
     """Trace a model in the current MLIR context.
+
+    Args:
+        config: as in Hugging Face's config.json.
+        require: the checkpoint tensor of a name, checked to have a shape; its data is not read.
+        cache: of the target.
+        limits: bounds of the symbolic dims.
+        activation: dtype of what flows between ops, f32 or bf16.
 
     Raises:
         UnsupportedModelError: architecture or config field that we do not implement.
@@ -58,7 +65,7 @@ def trace(
     builder = FunctionBuilder(module, "step", _step_dims(cache, limits))
     inputs = _step_inputs(builder, cache, geometry, activation)
     with builder.point:
-        logits, kv = family.forward(parsed, Weights(tensors, prepare, {}), inputs)
+        logits, kv = family.forward(parsed, Weights(require, prepare, {}), inputs)
     builder.finish({"logits": logits, "kv": kv})
     prepare.finish({})
     _trace_sample(module, geometry.vocab_size, limits)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import mlir.ir as mlir
 import msgspec
 import numpy as np
 
-from warploom.codegen.cpu.driver import CpuProduct, compile_entries
-from warploom.codegen.cpu.isa import LEVELS
-from warploom.codegen.cpu.target import CPU, K_LAYOUT, PAGE_SIZE
+from warploom.codegen.backend import Backend, Progress, backend_of
 from warploom.errors import CompileError
 from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
+from warploom.frontend.dummy import dummy_checkpoint, dummy_tensor
 from warploom.frontend.models.inputs import CacheSpec
 from warploom.frontend.models.registry import Geometry
 from warploom.frontend.tokenizer import TokenizerFiles
@@ -23,22 +21,28 @@ from warploom.frontend.trace import Limits, geometry_of, trace
 from warploom.ir.context import new_context, print_module
 from warploom.ir.function import functions, path_of
 from warploom.ir.interpreter import evaluate_exports
+from warploom.ir.ops.parameters import checkpoint as checkpoint_op
 from warploom.ir.ops.parameters import export
 from warploom.ir.rewrite import entries, is_op
-from warploom.ir.types import DType
+from warploom.ir.types import DType, TensorType, type_of
 from warploom.ir.verify import PREPARE, verify
 from warploom.passes.donate import REFUSED
 from warploom.passes.pipeline import Pass, pipeline, run
 from warploom.runtime.artifact import Artifact, ArtifactWriter, load
-from warploom.runtime.manifest import GenerationInfo, KVInfo, Manifest, ModelInfo, TargetInfo, TokenizerInfo, Variant
+from warploom.runtime.manifest import (
+    GenerationInfo,
+    KVInfo,
+    Manifest,
+    ModelInfo,
+    Quantization,
+    RandomParam,
+    TargetInfo,
+    TokenizerInfo,
+)
 from warploom.version import __version__
 
-TARGETS = ("cpu",)
-PLAN, TOKENIZER, CHAT_TEMPLATE = "plan.cpu.json", "tokenizer.json", "chat_template.jinja"
-MAX_TOKENS = 2048  # of one step: prompt chunks and decodes together
+TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 MAX_SEQUENCES = 256  # running at once
-
-Progress = Callable[[str, float], None]  # what is going on, and the fraction of it that is done
 
 
 @dataclass(frozen=True)
@@ -47,34 +51,38 @@ class _Job:
 
     checkpoint: Checkpoint
     geometry: Geometry
-    quantization: str
+    backend: Backend
+    quantization: Quantization
     limits: Limits
+    dummy_weights: bool
     progress: Progress
 
     @property
     def cache(self) -> CacheSpec:
         dtype = DType.F32 if self.quantization == "f32" else DType.BF16
-        return CacheSpec(PAGE_SIZE, dtype, K_LAYOUT)
+        return CacheSpec(self.backend.page_size, dtype, self.backend.k_layout)
 
 
 def compile(
     model_id: str | Path,
     *,
     target: str = "cpu",
-    quantization: str = "bf16",
+    quantization: Quantization = "bf16",
     out: str | Path | None = None,
     max_context: int | None = None,
+    dummy_weights: bool = False,
     progress: Progress = lambda stage, fraction: None,
 ) -> Artifact:
     """Compile a model ahead of time.
 
     Args:
         model_id: a hub id, a folder in Hugging Face's layout, or a `.gguf` file.
-        target: `cpu`.
+        target: `cpu`, or `cuda:<arch>` such as `cuda:sm_90`; no GPU is needed.
         quantization: how weight matrices are stored: `f32`, `bf16`, or `int8` (one scale per output channel).
-            Activations are f32; the KV cache is f32 for `f32` and bf16 otherwise.
+            Activations are f32 on the CPU and bf16 on CUDA; the KV cache is f32 for `f32` and bf16 otherwise.
         out: the artifact's folder; default: `<model name>-<quantization>.warploom` in the working directory.
         max_context: most tokens of one sequence; default and upper bound: what the model was trained for.
+        dummy_weights: only config.json is read; weights are random and made at load, to measure speed.
         progress: called with the stage and the fraction of it that is done.
 
     Returns:
@@ -85,22 +93,34 @@ def compile(
         CompileError: a bad option, or code generation failed.
         ArtifactError: the artifact cannot be written.
     """
-    if target not in TARGETS:
-        raise CompileError(f"unknown target {target!r}", expected=", ".join(TARGETS), found=str(target))
-    passes = pipeline(CPU, quantization)
+    backend = backend_of(target)
+    passes = pipeline(backend.target, quantization)
+    _check_quantization(backend, quantization)
     progress("reading the checkpoint", 0.0)
-    checkpoint = open_checkpoint(model_id)
+    checkpoint = dummy_checkpoint(model_id) if dummy_weights else open_checkpoint(model_id)
     geometry = geometry_of(checkpoint.config)
-    limits = Limits(MAX_TOKENS, MAX_SEQUENCES, _context(geometry, max_context))
-    job = _Job(checkpoint, geometry, quantization, limits, progress)
+    limits = Limits(backend.max_tokens, MAX_SEQUENCES, _context(geometry, max_context))
+    job = _Job(checkpoint, geometry, backend, quantization, limits, dummy_weights, progress)
     folder = Path(out) if out is not None else Path(f"{_model_name(model_id)}-{quantization}.warploom")
     with new_context(), mlir.Location.unknown(), ArtifactWriter(folder) as writer:
         module = _lower(job, passes, writer)
-        product = _generate(job, module, writer)
-        parameters = _prepare(job, module, writer)
+        info = backend.generate(module, writer, progress)
+        random = _random_params(job, module)
+        if not dummy_weights:
+            _prepare(job, module, writer)
         _add_tokenizer(checkpoint.tokenizer, writer)
-        writer.finish(_manifest(job, product, parameters))
+        writer.finish(_manifest(job, info, random, _num_parameters(module)))
     return load(folder)
+
+
+def _check_quantization(backend: Backend, quantization: Quantization) -> None:
+    if quantization not in backend.quantizations:
+        raise CompileError(
+            f"{backend.target.name} has no kernels for {quantization} weights yet",
+            expected=", ".join(backend.quantizations),
+            found=quantization,
+            fix="choose another quantization, or another target",
+        )
 
 
 def _context(geometry: Geometry, wanted: int | None) -> int:
@@ -120,7 +140,8 @@ def _model_name(model_id: str | Path) -> str:
 
 def _lower(job: _Job, passes: list[Pass], writer: ArtifactWriter) -> mlir.Module:
     """Trace the model and run the passes; every stage that changed the program is kept in `ir/`."""
-    module = trace(job.checkpoint.config, job.checkpoint.tensors, job.cache, job.limits)
+    require = dummy_tensor if job.dummy_weights else job.checkpoint.require
+    module = trace(job.checkpoint.config, require, job.cache, job.limits, job.backend.activation)
     verify(module)
     previous = print_module(module)
     writer.add_text("ir/00-trace.mlir", previous)
@@ -143,34 +164,46 @@ def _check_in_place(module: mlir.Module) -> None:
                 raise CompileError(f"{path_of(operation)}: the KV cache would be copied", found=reason)
 
 
-def _generate(job: _Job, module: mlir.Module, writer: ArtifactWriter) -> CpuProduct:
-    """Native code for every ISA level, its plan and its readable sources."""
-    with tempfile.TemporaryDirectory() as scratch:
-        job.progress("generating code", 0.0)
-        product = compile_entries(module, LEVELS, Path(scratch))
-        for isa, library in product.libraries.items():
-            writer.add_file(f"kernels/cpu/{isa.name}.so", library)
-    for path, source in product.sources.items():
-        writer.add_text(path, source)
-    writer.add_bytes(PLAN, msgspec.json.format(msgspec.json.encode(product.plan)))
-    return product
+def _exports(module: mlir.Module) -> Iterator[tuple[str, TensorType]]:
+    """Names and types of the packed parameters."""
+    for op in functions(module)[PREPARE].ops:
+        if is_op(op, export):
+            yield op.attributes["name"].value, type_of(op.operands[0])
 
 
-def _prepare(job: _Job, module: mlir.Module, writer: ArtifactWriter) -> int:
-    """Run `@prepare` into the weight files, one parameter at a time; returns the number of checkpoint values used."""
-    tensors = job.checkpoint.tensors
-    total = sum(is_op(op, export) for op in functions(module)[PREPARE].ops)
-    used: dict[str, int] = {}
+def _prepare(job: _Job, module: mlir.Module, writer: ArtifactWriter) -> None:
+    """Run `@prepare` into the weight files, one parameter at a time."""
+    total = len(list(_exports(module)))
 
     def read(name: str) -> np.ndarray:
-        array = tensors[name].load()
-        used[name] = array.size
-        return array
+        return job.checkpoint.tensors[name].load()
 
     for done, (name, array) in enumerate(evaluate_exports(module, read), 1):
         writer.add_param(name, array)
         job.progress("packing weights", done / total)
-    return sum(used.values())
+
+
+def _random_params(job: _Job, module: mlir.Module) -> dict[str, RandomParam]:
+    """What stands for the parameters of a model without weights: gains of 1, matrices as at initialization."""
+    if not job.dummy_weights:
+        return {}
+    spread = 3**0.5 * float(job.checkpoint.config.get("initializer_range", 0.02))  # of a uniform distribution
+    return {name: _random_param(type_, spread, i) for i, (name, type_) in enumerate(_exports(module))}
+
+
+def _random_param(type_: TensorType, spread: float, seed: int) -> RandomParam:
+    shape = list(type_.resolve({}))
+    if type_.dtype is DType.I8:
+        return RandomParam(shape, "i8", 0.0, 127.0, seed)
+    if len(shape) == 1:
+        return RandomParam(shape, type_.dtype.value, 1.0, 0.0, seed)
+    return RandomParam(shape, type_.dtype.value, 0.0, spread, seed)
+
+
+def _num_parameters(module: mlir.Module) -> int:
+    """Numbers in the checkpoint tensors that the model uses."""
+    used = [op for op in functions(module)[PREPARE].ops if is_op(op, checkpoint_op)]
+    return sum(int(np.prod(type_of(op.results[0]).resolve({}))) for op in used)
 
 
 def _add_tokenizer(files: TokenizerFiles, writer: ArtifactWriter) -> None:
@@ -190,7 +223,7 @@ def _tokenizer(files: TokenizerFiles) -> TokenizerInfo:
     )
 
 
-def _manifest(job: _Job, product: CpuProduct, num_parameters: int) -> Manifest:
+def _manifest(job: _Job, info: TargetInfo, random: dict[str, RandomParam], num_parameters: int) -> Manifest:
     checkpoint, geometry, cache = job.checkpoint, job.geometry, job.cache
     page_bytes = 2 * geometry.num_kv_heads * geometry.head_dim * cache.page_size * cache.dtype.numpy.itemsize
     return Manifest(
@@ -210,11 +243,6 @@ def _manifest(job: _Job, product: CpuProduct, num_parameters: int) -> Manifest:
             bytes_per_page=page_bytes * geometry.num_layers,
         ),
         quantization=job.quantization,
-        targets={
-            "cpu": TargetInfo(
-                plan=PLAN,
-                variants=[Variant(isa.name, f"kernels/cpu/{isa.name}.so", list(isa.features)) for isa in LEVELS],
-                scratch_bytes=product.scratch_bytes,
-            )
-        },
+        targets={job.backend.target.name: info},
+        random_params=random,
     )

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlir.ir as mlir
 
-from warploom.frontend.tensors import LazyTensor, require
+from warploom.frontend.tensors import LazyTensor
 from warploom.ir.function import FunctionBuilder, scope
 from warploom.ir.ops.parameters import checkpoint, export, param
 
 
 @dataclass
 class Weights:
-    """Tensors under a prefix; `weights / "self_attn"` goes one module down."""
+    """Tensors under a prefix; `weights / "self_attn"` goes one module down.
 
-    tensors: Mapping[str, LazyTensor]
+    `require` gives the tensor of a full name, checked to have a shape.
+    """
+
+    require: Callable[[str, tuple[int, ...]], LazyTensor]
     prepare: FunctionBuilder
     params: dict[str, mlir.Value]
     prefix: str = ""
 
     def __truediv__(self, module: str | int) -> Weights:
-        return Weights(self.tensors, self.prepare, self.params, f"{self.prefix}{module}.")
+        return Weights(self.require, self.prepare, self.params, f"{self.prefix}{module}.")
 
     @property
     def path(self) -> str:
@@ -37,7 +40,7 @@ class Weights:
         """
         full = self.prefix + name
         if full not in self.params:
-            tensor = require(self.tensors, full, shape)
+            tensor = self.require(full, shape)
             with self.prepare.point, scope(full):
                 export(checkpoint(name=full, shape=shape, dtype=tensor.dtype), name=full)
             self.params[full] = param(name=full, shape=shape, dtype=tensor.dtype)

@@ -8,8 +8,8 @@ import mlir.ir as mlir
 import numpy as np
 import pytest
 
-from tests.unit.passes.tiny_llama import LAYERS, LIMITS, random_tensors, traced
 from tests.unit.passes.tiny_llama import CONFIG as TINY
+from tests.unit.passes.tiny_llama import LAYERS, LIMITS, random_tensors, traced
 from warploom.codegen.cpu.target import CPU
 from warploom.errors import CompileError
 from warploom.ir.function import Function, functions

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import mlir.ir as mlir
 import numpy as np
 
 from warploom.frontend.models.inputs import CacheSpec
-from warploom.frontend.tensors import LazyTensor
+from warploom.frontend.tensors import LazyTensor, require
 from warploom.frontend.trace import Limits, trace
 from warploom.ir.types import DType
 
@@ -55,4 +56,4 @@ def random_tensors(config: dict[str, Any], seed: int = 0) -> dict[str, LazyTenso
 def traced(config: dict[str, Any] | None = None) -> mlir.Module:
     """The traced module, in the current context."""
     config = {**CONFIG, **(config or {})}
-    return trace(config, random_tensors(config), CACHE, LIMITS)
+    return trace(config, partial(require, random_tensors(config)), CACHE, LIMITS)

@@ -1,0 +1,47 @@
+"""The CUDA targets of `compile`: one architecture each."""
+
+from __future__ import annotations
+
+import mlir.ir as mlir
+import msgspec
+
+from warploom.codegen.backend import Progress
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.driver import compile_entries
+from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
+from warploom.ir.types import DType
+from warploom.runtime.artifact import ArtifactWriter
+from warploom.runtime.manifest import CudaTargetInfo, TargetInfo
+
+# Triton 3.6 assembles with ptxas 12.8: its cubins load on every CUDA 12 driver, its PTX 8.7 needs the one of 12.8.
+MIN_DRIVER, MIN_PTX_DRIVER = 12000, 12080
+
+
+class CudaBackend:
+    """Cubins, PTX and Triton sources for one architecture; see `codegen.backend.Backend`."""
+
+    page_size = PAGE_SIZE
+    k_layout = K_LAYOUT
+    activation = DType.BF16
+    max_tokens = 8192
+    quantizations = ("bf16",)
+
+    def __init__(self, arch: str) -> None:
+        """`arch` is such as `sm_90`; an unknown one is a CompileError."""
+        self._cuda = CudaTarget(arch)
+        self.target = cuda(self._cuda)
+
+    def generate(self, module: mlir.Module, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
+        """Kernels in every form, and their plan."""
+        product = compile_entries(module, self._cuda, progress)
+        for path, data in product.files.items():
+            writer.add_bytes(path, data)
+        plan = f"plan.cuda.{self._cuda.arch}.json"
+        writer.add_bytes(plan, msgspec.json.format(msgspec.json.encode(product.plan)))
+        info = CudaTargetInfo(
+            arch=self._cuda.arch,
+            portable=self._cuda.capability < 90,  # from Hopper on Triton uses what only that architecture has
+            min_driver=MIN_DRIVER,
+            min_ptx_driver=MIN_PTX_DRIVER,
+        )
+        return TargetInfo(plan=plan, cuda=info)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from warploom.errors import ArtifactError
 
@@ -82,11 +82,22 @@ def compile_expr(expr: Expr, dims: Sequence[str]) -> Callable[..., int]:
             found=", ".join(sorted(unknown)),
             fix="compile the model again; if it recurs, report it",
         )
+    return _function(tree, dims)
+
+
+def compile_exprs(exprs: Sequence[Expr], dims: Sequence[str]) -> Callable[..., tuple[int, ...]]:
+    """Return one fast function of the dims' values that gives the values of all `exprs`; see `compile_expr`."""
+    for expr in exprs:
+        compile_expr(expr, dims)  # names the one that is wrong
+    return _function(ast.Tuple([parse(expr) for expr in exprs], ast.Load()), dims)
+
+
+def _function(body: ast.expr, dims: Sequence[str]) -> Callable[..., Any]:
     arguments = ast.arguments(
         posonlyargs=[], args=[ast.arg(name) for name in dims], kwonlyargs=[], kw_defaults=[], defaults=[]
     )
-    function = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, tree)))
-    compiled: Callable[..., int] = eval(compile(function, "<plan expression>", "eval"), {**_FUNCTIONS})
+    function = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, body)))
+    compiled: Callable[..., Any] = eval(compile(function, "<plan expression>", "eval"), {**_FUNCTIONS})
     return compiled
 
 

@@ -87,9 +87,13 @@ class Driver:
         status, *amounts = self.api.cuMemGetInfo()
         return (int(amounts[0]), int(amounts[1])) if status == 0 else (0, 0)
 
+    def release(self, function: str, *args: Any) -> None:
+        """Free something. On a GPU that has failed that fails too, as everything does; the process's end frees it."""
+        getattr(self.api, function)(*args)
+
     def close(self) -> None:
         """Let go of the context."""
-        self.call("cuDevicePrimaryCtxRelease", self._device)
+        self.release("cuDevicePrimaryCtxRelease", self._device)
 
     def _describe(self, version: int) -> Gpu:
         attribute = self.api.CUdevice_attribute

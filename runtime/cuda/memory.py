@@ -61,12 +61,12 @@ class DeviceMemory:
     def give_back(self, purpose: str) -> None:
         """Free what was taken for a purpose."""
         address, _ = self._taken.pop(purpose)
-        self._driver.call("cuMemFree", address)
+        self._driver.release("cuMemFree", address)
 
     def free(self) -> None:
         """Give everything back."""
         for address, _ in self._taken.values():
-            self._driver.call("cuMemFree", address)
+            self._driver.release("cuMemFree", address)
         self._taken.clear()
 
 
@@ -85,7 +85,7 @@ class PinnedArray:
 
     def free(self) -> None:
         """Give the memory back."""
-        self._driver.call("cuMemFreeHost", self.address)
+        self._driver.release("cuMemFreeHost", self.address)
 
 
 def aligned(num_bytes: int) -> int:

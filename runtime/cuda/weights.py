@@ -96,7 +96,7 @@ class _Lane:
         self._pinned = PinnedArray(driver, num_bytes)
         resources.callback(self._pinned.free)
         self._stream = driver.call("cuStreamCreate", driver.api.CUstream_flags.CU_STREAM_NON_BLOCKING)
-        resources.callback(driver.call, "cuStreamDestroy", self._stream)
+        resources.callback(driver.release, "cuStreamDestroy", self._stream)
 
     def copy(self, chunk: _Chunk) -> None:
         """Copy a chunk to the GPU; returns when it is there."""

@@ -1,0 +1,203 @@
+"""The CUDA device: an artifact's program on one GPU, as steps.
+
+A step is: one copy of its inputs, then `@feed` (puts tokens that only the GPU knows yet into `token_ids`), `@step`,
+`@sample` and, where asked for, `@logprobs`, all on one stream; results are copied back on another. A decode step is a
+captured graph from `@feed` to `@sample`. `launch` returns when all that is enqueued, so the next step can be launched
+before this one's tokens are known: its `token_sources` say which of its tokens are rows of this one's result.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warploom.runtime.artifact import Artifact
+from warploom.runtime.cuda.architecture import choose_target
+from warploom.runtime.cuda.driver import Driver
+from warploom.runtime.cuda.graphs import GraphKey, Graphs
+from warploom.runtime.cuda.limits import DEFAULT_MEMORY_FRACTION, CacheBudget, step_limits
+from warploom.runtime.cuda.program import ENTRIES, FEED, LOGPROBS, SAMPLE, STEP, Program, named_entries
+from warploom.runtime.cuda.results import Pending, ResultRing
+from warploom.runtime.cuda.step_shape import StepShape, bucket_dims, make_buckets, shape_step
+from warploom.runtime.device import StepOutput
+from warploom.runtime.step_batch import StepBatch
+from warploom.runtime.weights import numpy_dtype
+
+I32 = NDArray[np.int32]
+
+
+class Ticket(NamedTuple):
+    """A step under way; `pending` is None if it samples nothing."""
+
+    pending: Pending | None
+
+
+class CudaDevice:
+    """Runs steps on one GPU.
+
+    Args:
+        ordinal: which GPU, as the driver counts them.
+        max_tokens, max_seqs: most tokens and sequences of a step; None: 8192 and 256, or what was compiled if less.
+        kv_bytes: memory of the KV cache; None: what is left of `memory_fraction` of the GPU's memory, but no more
+            than `max_seqs` full contexts.
+        graphs: whether decode steps are captured; without, every kernel is launched by itself.
+        api: in place of `cuda.bindings.driver`.
+
+    Attributes:
+        gpu: what it runs on. target: which of the artifact's targets.
+        program: kernels, weights and memory.
+        load_seconds: how long the stages of loading took.
+
+    Raises:
+        ArtifactError: the artifact's parts do not fit together.
+        DeviceError: no GPU, driver or memory that does; see `Driver`, `choose_target` and `DeviceMemory`.
+        EngineError: the limits are not possible.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        ordinal: int = 0,
+        max_tokens: int | None = None,
+        max_seqs: int | None = None,
+        kv_bytes: int | None = None,
+        memory_fraction: float = DEFAULT_MEMORY_FRACTION,
+        graphs: bool = True,
+        api: Any = None,
+    ) -> None:
+        self.load_seconds: dict[str, float] = {}
+        self._lapped = time.perf_counter()
+        self._resources = ExitStack()
+        try:
+            self._open_gpu(artifact, ordinal, api)
+            entries = named_entries(artifact, artifact.plan(self.target))
+            limits = step_limits(artifact.manifest, entries, max_tokens, max_seqs)
+            self._load(artifact, limits, CacheBudget(kv_bytes, memory_fraction))
+            self.page_size, self.num_pages = artifact.manifest.kv.page_size, limits["C"]
+            self.max_tokens, self.max_seqs = limits["T"], limits["S"]
+            self._min_rows = entries[STEP].dims["R"].min
+            self._buckets = make_buckets(limits["S"], limits["P"]) if graphs else None
+            self._capture_common()
+        except BaseException:
+            self.close()
+            raise
+
+    def execute(self, batch: StepBatch) -> StepOutput:
+        """Run one step and sample; see `Device`. DeviceError if the GPU fails."""
+        return self.result(self.launch(batch))
+
+    def launch(self, batch: StepBatch, token_sources: I32 | None = None) -> Ticket:
+        """Enqueue one step.
+
+        Args:
+            token_sources: [T]: row of the last launched step's result that is the token, or -1: it is in
+                `token_ids`. None: all of them are.
+
+        Raises:
+            EngineError: the batch is beyond the device's limits, or too many results are unread.
+            DeviceError: the GPU or its driver fails.
+        """
+        self._results.begin_step()
+        shape = self._upload(batch, token_sources)
+        samples = batch.sampling is not None
+        reports = samples and batch.top_logprobs
+        fed = shape.bucket is not None or token_sources is not None
+        names = [name for name, runs in zip(ENTRIES, (fed, True, samples, reports), strict=True) if runs]
+        self._enqueue(shape, names)
+        if not samples:
+            return Ticket(None)
+        return Ticket(self._results.collect(self._arrays if reports else self._arrays[:2], len(batch.logit_rows)))
+
+    def result(self, ticket: Ticket) -> StepOutput:
+        """Wait for a step and return what it gave; once per ticket. DeviceError if the GPU has failed."""
+        if ticket.pending is None:
+            return _NO_TOKENS
+        read = self._results.read(ticket.pending)
+        return StepOutput(read["tokens"], read["logprobs"], read.get("top_tokens"), read.get("top_logprobs"))
+
+    def logits(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Run one step and return the logits of the batch's `logit_rows`, [R, vocab_size]; nothing is sampled."""
+        self._enqueue(self._upload(batch, None)._replace(plain=False), [FEED, STEP])
+        array = self.program.result(STEP, "logits")
+        host = np.empty((len(batch.logit_rows), *array.row_shape), numpy_dtype(array.dtype))
+        self._driver.call("cuStreamSynchronize", self._stream)
+        if host.size:
+            self._driver.call("cuMemcpyDtoH", host.ctypes.data, array.address, host.nbytes)
+        return host
+
+    def close(self) -> None:
+        """Free everything on the GPU; a second call does nothing."""
+        self._resources.close()
+
+    def lap(self, stage: str) -> None:
+        """Note that a stage of loading is done."""
+        now = time.perf_counter()
+        self.load_seconds[stage] = now - self._lapped
+        self._lapped = now
+
+    def _open_gpu(self, artifact: Artifact, ordinal: int, api: Any) -> None:
+        self._driver = driver = Driver(ordinal, api)
+        self._resources.callback(driver.close)
+        self._choice = choose_target(artifact.manifest.targets, driver.gpu)
+        self.gpu, self.target = driver.gpu, self._choice.target
+        self._stream = driver.call("cuStreamCreate", driver.api.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self._resources.callback(driver.release, "cuStreamDestroy", self._stream)
+        self.lap("driver")
+
+    def _load(self, artifact: Artifact, limits: dict[str, int], budget: CacheBudget) -> None:
+        driver, stream, resources = self._driver, self._stream, self._resources
+        self.program = Program(
+            driver, stream, artifact, self.target, self._choice.form, limits, budget, resources, self.lap
+        )
+        self._arrays = [
+            *(self.program.result(SAMPLE, name) for name in ("tokens", "logprobs")),
+            *(self.program.result(LOGPROBS, name) for name in ("top_tokens", "top_logprobs")),
+        ]
+        self._results = ResultRing(driver, stream, self._arrays)
+        resources.callback(self._results.close)
+        self._graphs = Graphs(driver, stream)
+        resources.callback(self._graphs.close)
+        resources.callback(driver.release, "cuCtxSynchronize")  # first of all: nothing runs while things are freed
+        self.lap("staging")
+
+    def _capture_common(self) -> None:
+        """Capture the graphs of plain decode steps of short contexts, the largest first; others when first needed."""
+        if self._buckets is not None:
+            for rows in reversed(self._buckets.rows):
+                self._graph(GraphKey(rows, self._buckets.pages[0], _PLAIN))
+        self._driver.call("cuStreamSynchronize", self._stream)
+        self.lap("graphs")
+
+    def _graph(self, key: GraphKey) -> Any:
+        """The graph of a decode step."""
+        dims = {**bucket_dims(key.rows, key.pages), "C": self.num_pages, "H": 1, "B": 1}
+        return self._graphs.get(key, lambda: self.program.enqueue(key.entries, dims))
+
+    def _upload(self, batch: StepBatch, token_sources: I32 | None) -> StepShape:
+        """Enqueue the copy of a step's inputs; return the shape that they have been padded to."""
+        shape = shape_step(batch, self._buckets, self._min_rows, self.num_pages)
+        arrays = {**batch._asdict(), **(batch.sampling._asdict() if batch.sampling else {})}
+        if token_sources is not None:
+            arrays["token_sources"] = token_sources
+        if shape.bucket is not None:
+            arrays["query_start"] = np.arange(shape.dims["S"] + 1, dtype=np.int32)
+        self.program.inputs.upload(shape.dims, arrays)
+        return shape
+
+    def _enqueue(self, shape: StepShape, names: list[str]) -> None:
+        """Enqueue entries, the first of them as a graph in decode steps."""
+        if shape.bucket is not None:
+            captured = _PLAIN if shape.plain else _WITHOUT_SAMPLE
+            self._graphs.launch(self._graph(GraphKey(*shape.bucket, captured)))
+            names = names[len(captured) :]
+        self.program.enqueue(names, shape.dims)
+
+
+_NO_TOKENS = StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), None, None)
+_WITHOUT_SAMPLE = (FEED, STEP)
+_PLAIN = (FEED, STEP, SAMPLE)

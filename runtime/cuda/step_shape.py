@@ -1,0 +1,76 @@
+"""The dims that a step runs with: its own, or for decode steps those of a bucket, for which there is a graph.
+
+A graph fixes grids and addresses, so a decode step (one token of every sequence) is padded to the next bucket of
+rows and of page-table columns. Padding rows are sequences of one token that read page 0 and write nothing (slot -1):
+valid work for every kernel. Rows of the page table are padded with page 0, which no kernel reads past the context.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import NamedTuple
+
+from warploom.runtime.step_batch import StepBatch
+
+_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
+_ROWS_STEP = 64  # beyond those
+_FIRST_PAGES, _PAGES_FACTOR = 16, 4
+
+
+class Buckets(NamedTuple):
+    """Numbers of rows and of page-table columns that graphs are made for, rising; the last are the device's limits."""
+
+    rows: tuple[int, ...]
+    pages: tuple[int, ...]
+
+
+class StepShape(NamedTuple):
+    """The dims of all entries in one step.
+
+    Attributes:
+        bucket: rows and pages of the decode graph to run, or None.
+        plain: sampling without history, biases and reports, which is part of the graph.
+    """
+
+    dims: dict[str, int]
+    bucket: tuple[int, int] | None
+    plain: bool
+
+
+def make_buckets(max_seqs: int, max_pages: int) -> Buckets:
+    """Return the buckets of a device with these limits."""
+    rows = [*_ROWS, *range(_ROWS[-1] + _ROWS_STEP, max_seqs, _ROWS_STEP)]
+    pages, bucket = [], _FIRST_PAGES
+    while bucket < max_pages:
+        pages.append(bucket)
+        bucket *= _PAGES_FACTOR
+    return Buckets((*(row for row in rows if row < max_seqs), max_seqs), (*pages, max_pages))
+
+
+def shape_step(batch: StepBatch, buckets: Buckets | None, min_rows: int, num_pages: int) -> StepShape:
+    """Return the shape to run `batch` in.
+
+    Args:
+        buckets: None: every step runs with its own dims.
+        min_rows: fewest logit rows of `@step`.
+        num_pages: of the cache.
+    """
+    num_seqs, width = batch.page_table.shape
+    num_tokens, num_rows, sampling = len(batch.token_ids), len(batch.logit_rows), batch.sampling
+    history, biases = (1, 1) if sampling is None else (sampling.penalty_tokens.shape[1], sampling.bias_tokens.shape[1])
+    plain = sampling is not None and history == biases == 1 and not batch.top_logprobs
+    dims = {"T": num_tokens, "S": num_seqs, "R": max(num_rows, min_rows), "P": width}
+    bucket = None
+    if buckets is not None and num_tokens == num_seqs and num_seqs <= buckets.rows[-1] and width <= buckets.pages[-1]:
+        rows, pages = _round_up(num_seqs, buckets.rows), _round_up(width, buckets.pages)
+        dims, bucket = bucket_dims(rows, pages), (rows, pages)
+    return StepShape({**dims, "C": num_pages, "H": history, "B": biases}, bucket, plain)
+
+
+def bucket_dims(rows: int, pages: int) -> dict[str, int]:
+    """Return the dims of `@step` in a bucket, but for C."""
+    return {"T": rows, "S": rows, "R": rows, "P": pages}
+
+
+def _round_up(value: int, buckets: tuple[int, ...]) -> int:
+    return buckets[bisect_left(buckets, value)]

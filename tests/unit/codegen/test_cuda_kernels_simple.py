@@ -1,0 +1,81 @@
+"""Rotary embedding with KV writes, and embedding, on CUDA: sources in Triton's interpreter against their meaning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.unit.codegen.triton_interpreter import run_kernel
+from warploom.codegen.cuda.kernels.embed import EmbedSpec
+from warploom.codegen.cuda.kernels.rope_kv_write import Range, RopeKvWriteSpec
+from warploom.ir.ops.attention import kv_write
+from warploom.ir.ops.rope import rope
+from warploom.ir.types import DType
+
+PAGE = 64
+
+
+def close(actual: np.ndarray, expected: np.ndarray, dtype: DType) -> None:
+    """One rounding apart at most."""
+    tolerance = {DType.F32: 1e-6, DType.BF16: 2.0**-7}[dtype]
+    np.testing.assert_allclose(actual.astype(np.float64), expected, rtol=tolerance, atol=tolerance / 4)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size", "x", "kv"),
+    [
+        (6, 2, 64, DType.BF16, DType.BF16),
+        (9, 3, 80, DType.BF16, DType.BF16),
+        (1, 1, 16, DType.F32, DType.BF16),
+        (5, 5, 96, DType.F32, DType.F32),
+        (0, 2, 128, DType.BF16, DType.BF16),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("fused", [True, False])
+def test_rope_kv_write_is_its_meaning(heads: int, kv_heads: int, size: int, x: DType, kv: DType, fused: bool) -> None:
+    rng = np.random.default_rng(2)
+    tokens, counts = 5, {"q": heads, "k": kv_heads, "v": kv_heads}
+    width = sum(counts.values()) * size
+    packed = rng.standard_normal((tokens, width)).astype(x.numpy)
+    begin = dict(zip(counts, np.cumsum([0, *counts.values()]) * size, strict=False))
+    parts = {n: packed[:, begin[n] : begin[n] + counts[n] * size].reshape(tokens, -1, size) for n in counts}
+    ranges = {n: Range(int(begin[n]), width) if fused else Range(0, counts[n] * size) for n in counts}
+    sources = {n: packed if fused else np.ascontiguousarray(parts[n]).reshape(tokens, -1) for n in counts}
+    spec = RopeKvWriteSpec(
+        heads, kv_heads, size, x, kv, ranges["q"] if heads else None, ranges["k"], ranges["v"], pdl=False
+    )
+    angle = rng.uniform(0, 6, (tokens, size // 2))
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    slots = np.array([3 * PAGE + 5, -1, 0, PAGE - 1, 2 * PAGE], np.int32)
+    cache = rng.standard_normal((4, 2, kv_heads, PAGE * size)).astype(kv.numpy)
+    before, rotated = cache.copy(), np.full((tokens, heads, size), np.nan, x.numpy)
+    arrays = [sources["k"], sources["v"], cos, sin, slots, cache]
+    run_kernel(spec, [sources["q"], *arrays, rotated] if heads else arrays, {"T": tokens})
+
+    wide: dict[str, Any] = {n: part.astype(np.float64) for n, part in parts.items()}
+    angles = cos.astype(np.float64), sin.astype(np.float64)
+    close(rotated, rope.evaluate(wide["q"], *angles), x)
+    paging: dict[str, Any] = {"layer": 0, "page_size": PAGE, "k_layout": "token_major"}
+    expected = kv_write.evaluate(
+        before[None].astype(np.float64), rope.evaluate(wide["k"], *angles), wide["v"], slots, **paging
+    )
+    close(cache, expected[0], DType.F32 if x is kv is DType.F32 else DType.BF16)
+
+
+@pytest.mark.parametrize("table", [DType.BF16, DType.F32, DType.I8])
+@pytest.mark.parametrize("out", [DType.F32, DType.BF16])
+@pytest.mark.parametrize("columns", [64, 1100])
+def test_embed_is_its_meaning(table: DType, out: DType, columns: int) -> None:
+    rng = np.random.default_rng(3)
+    spec = EmbedSpec(9, columns, table, out, pdl=False)
+    numbers = rng.integers(-127, 128, (9, columns)) if table is DType.I8 else rng.standard_normal((9, columns))
+    stored = numbers.astype(table.numpy)
+    scale = rng.uniform(0.5, 2, (9, 1)).astype(np.float32)
+    ids, result = np.array([0, 8, -1, 100, 3], np.int32), np.zeros((5, columns), out.numpy)
+    run_kernel(spec, [ids, stored, *([scale] if spec.is_quantized else []), result], {"T": 5})
+    rows = np.clip(ids, 0, 8)
+    close(result, stored[rows].astype(np.float64) * (scale[rows] if spec.is_quantized else 1), out)

@@ -9,7 +9,7 @@ from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, SkinnyTile
 from warploom.ir.types import DType
 
-SMALL_WEIGHT = 1 << 24  # elements; below it time goes to latency, and few tiles are worth a try
+SMALL_WEIGHT = 1 << 23  # elements; below it time goes to latency, and few tiles are worth a try
 
 
 def candidates(problem: LinearProblem, thorough: bool = True) -> Iterator[Choice]:
@@ -26,22 +26,24 @@ def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
         (16, 3, 2, True, True),
         (32, 2, 0, False, True),
         (64, 1, 2, True, True),
+        (128, 2, 2, True, False),
     ):
-        tile = SkinnyTile(64, tokens, 64, num_warps=4, num_stages=3, splits=splits, ahead=ahead, tma=tma)
+        tile = SkinnyTile(64, min(tokens, 64), 64, num_warps=4, num_stages=3, splits=splits, ahead=ahead, tma=tma)
         yield Choice(tokens, tile, fused_norm=fused)
     yield Choice(None, GemmTile(64, 64, 64, num_warps=4, num_stages=3))
     if problem.x is DType.BF16:
         yield Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3, blocks=132, tma=True))
+        yield Choice(None, GemmTile(128, 256, 64, num_warps=8, num_stages=3, tma=True, halves=True))
 
 
 def _all(problem: LinearProblem) -> Iterator[Choice]:
     yield from (Choice(1, tile, fused_norm=True) for tile in _gemv(problem))
-    fused = (True, False) if problem.norm is not None else (False,)
-    for tokens in (16, 32, 64):
-        for tile, norm in product(_skinny(problem, tokens), fused):
-            yield Choice(tokens, tile, fused_norm=norm)
-    if problem.n * problem.k > SMALL_WEIGHT:
-        yield from (Choice(None, tile) for tile in _gemm())
+    for tokens in (16, 32, 64, 128, 256):
+        for tile in _skinny(problem, tokens):
+            yield Choice(tokens, tile)
+            if problem.norm is not None and tokens <= 32:
+                yield Choice(tokens, tile, fused_norm=True)
+    yield from (Choice(None, tile) for tile in _gemm(problem))
 
 
 def _gemv(problem: LinearProblem) -> Iterator[GemvTile]:
@@ -56,30 +58,41 @@ def _gemv(problem: LinearProblem) -> Iterator[GemvTile]:
 
 def _skinny(problem: LinearProblem, tokens: int) -> Iterator[SkinnyTile]:
     small = problem.n * problem.k <= SMALL_WEIGHT
-    for rows, columns, stages, tma in product((64, 128), (64, 128, 256), (3, 4, 6), (False, True)):
-        waiting = (rows + tokens) * columns * 2 * stages
-        if not 48 << 10 <= waiting <= 200 << 10 or (small and (rows, stages) != (64, 4)):
+    block_t = min(tokens, 128)
+    for rows, columns, stages, tma in product((64, 128), (64, 128, 256), (3, 4, 6), (True, False)):
+        waiting = (rows + block_t) * columns * 2 * stages
+        if not 48 << 10 <= waiting <= 200 << 10 or (not tma and (rows, columns, stages) != (64, 128, 4)):
             continue
-        tiles = -(-problem.n // rows)
+        if small and (rows, stages) != (64, 4):
+            continue
+        tiles = -(-problem.n // rows) * -(-tokens // block_t)
         for splits in (1, 2, 4, 8):
-            if problem.k // splits >= 2 * columns and (96 <= tiles * splits <= 1200 or (splits == 1 and tiles > 96)):
-                warps = 8 if rows * tokens > 4096 else 4
-                yield SkinnyTile(rows, tokens, columns, warps, stages, splits, ahead=2, tma=tma)
+            blocks = tiles * splits
+            enough = small or blocks >= 96
+            if problem.k // splits >= 2 * columns and enough and (splits == 1 or blocks <= 600):
+                warps = 8 if rows * block_t > 8192 else 4
+                yield SkinnyTile(rows, block_t, columns, warps, stages, splits, ahead=2, tma=tma)
 
 
-def _gemm() -> Iterator[GemmTile]:
-    for tokens, outputs, columns, warps, stages in (
-        (64, 64, 128, 4, 4),
-        (64, 128, 64, 4, 4),
-        (64, 128, 128, 4, 3),
-        (64, 256, 64, 4, 4),
-        (128, 64, 64, 4, 4),
-        (128, 64, 128, 4, 3),
-        (128, 128, 64, 4, 4),
-        (128, 128, 64, 8, 4),
-        (128, 128, 128, 8, 3),
-        (128, 256, 64, 8, 3),
-        (256, 128, 64, 8, 3),
+def _gemm(problem: LinearProblem) -> Iterator[GemmTile]:
+    for tokens, outputs, columns, warps, stages, halves in (
+        (64, 64, 128, 4, 4, False),
+        (64, 128, 64, 4, 4, False),
+        (64, 128, 128, 4, 3, False),
+        (64, 256, 64, 4, 4, False),
+        (64, 256, 64, 8, 4, False),
+        (128, 64, 64, 4, 4, False),
+        (128, 64, 128, 4, 3, False),
+        (128, 128, 64, 4, 4, False),
+        (128, 128, 64, 8, 4, False),
+        (128, 128, 128, 8, 3, False),
+        (128, 256, 64, 8, 3, False),
+        (128, 256, 64, 8, 3, True),
+        (128, 256, 64, 8, 4, False),
+        (128, 256, 64, 8, 4, True),
+        (256, 128, 64, 8, 3, False),
+        (256, 128, 64, 8, 4, True),
     ):
-        for blocks in (0, 132):
-            yield GemmTile(tokens, outputs, columns, warps, stages, group=8, blocks=blocks, tma=True)
+        if problem.n * problem.k > SMALL_WEIGHT or (outputs <= 128 and columns == 64):
+            for blocks in (0, 132):
+                yield GemmTile(tokens, outputs, columns, warps, stages, blocks=blocks, tma=True, halves=halves)

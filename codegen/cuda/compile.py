@@ -58,8 +58,8 @@ class CompiledKernel:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What a worker needs to know; everything that its answer depends on."""
+class Job:
+    """What a worker needs to know; everything that its answer depends on, save Triton's version."""
 
     name: str
     source: str
@@ -69,6 +69,7 @@ class _Job:
 
     @property
     def key(self) -> str:
+        """Of its cache entry."""
         return hashlib.sha256(json.dumps([asdict(self), _triton_version()]).encode()).hexdigest()
 
 
@@ -118,10 +119,15 @@ def signature(operands: Sequence[Operand], dims: Sequence[str]) -> dict[str, str
     return types | dict.fromkeys(dims, "i32")
 
 
-def _compile(spec: CudaKernelSpec, target: CudaTarget, workers: _Workers) -> CompiledKernel:
+def job_of(spec: CudaKernelSpec, target: CudaTarget) -> Job:
+    """The job that compiles a kernel."""
     options = {name: value for name, value in asdict(spec.options).items() if name != "pdl" and value is not None}
     options["launch_pdl"] = spec.options.pdl
-    job = _Job(spec.name, spec.source(), signature(spec.operands, spec.dims), options, target.capability)
+    return Job(spec.name, spec.source(), signature(spec.operands, spec.dims), options, target.capability)
+
+
+def _compile(spec: CudaKernelSpec, target: CudaTarget, workers: _Workers) -> CompiledKernel:
+    job = job_of(spec, target)
     path = _cache_folder() / job.key[:2] / f"{job.key}.json"
     answer = _read(path)
     if answer is None:
@@ -138,7 +144,7 @@ def _compile(spec: CudaKernelSpec, target: CudaTarget, workers: _Workers) -> Com
     )
 
 
-def _answer(job: _Job, workers: _Workers) -> Answer:
+def _answer(job: Job, workers: _Workers) -> Answer:
     """What a worker makes of a job, with the resources that the machine code uses."""
     answer = workers.run(job)
     if "error" in answer:
@@ -161,7 +167,7 @@ class _Workers:
 
     _idle: SimpleQueue[subprocess.Popen[str]] = field(default_factory=SimpleQueue)
 
-    def run(self, job: _Job) -> Answer:
+    def run(self, job: Job) -> Answer:
         """The answer of a worker to a job. A worker that dies is not replaced by a guess."""
         worker = self._start() if self._idle.empty() else self._idle.get()
         assert worker.stdin is not None

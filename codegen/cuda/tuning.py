@@ -50,7 +50,7 @@ def choices_for(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...
 def _through_pointers(choice: Choice) -> Choice:
     """x that is cast on the way cannot come by TMA."""
     if isinstance(choice.tile, GemmTile) and choice.tile.tma:
-        tile = msgspec.structs.replace(choice.tile, tma=False, blocks=0)
+        tile = msgspec.structs.replace(choice.tile, tma=False, halves=False, blocks=0)
         return msgspec.structs.replace(choice, tile=tile)
     return choice
 
@@ -69,7 +69,7 @@ def default_choices(problem: LinearProblem, target: CudaTarget) -> tuple[Choice,
     large = target.shared_bytes > 200 << 10
     if large:
         few = GemmTile(128, 128, 64, num_warps=8, num_stages=4, tma=True)
-        many = GemmTile(128, 256, 64, num_warps=8, num_stages=3, blocks=132, tma=True)
+        many = GemmTile(128, 256, 64, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
     else:
         few = GemmTile(64, 128, 32, num_warps=4, num_stages=3)
         many = GemmTile(128, 128, 32, num_warps=8, num_stages=3)

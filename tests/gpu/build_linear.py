@@ -3,14 +3,15 @@
     python tests/gpu/build_linear.py [--sweep] [FOLDER]
 
 writes FOLDER (default `.warploom/gpu/linear`): `programs.json` and the cubins. A program is what one variant of a group
-runs: a problem, a range of tokens, launches, temps. Nothing there needs the compiler any more.
+runs: a problem, a range of tokens, launches, temps. With `--sweep` the candidates are left to compile, as jobs for
+`codegen/cuda/worker.py`, to the many cores of the GPU machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import msgspec
 from warploom.codegen.binding import Slot
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.candidates import candidates
-from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
+from warploom.codegen.cuda.compile import compile_kernels, job_of
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Pointer, Variant
 from warploom.codegen.cuda.kernels.linear import lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm
@@ -66,6 +67,7 @@ class Collection:
     def __init__(self) -> None:
         self.programs: list[dict[str, Any]] = []
         self.specs: dict[str, CudaKernelSpec] = {}
+        self.compiled_here: set[str] = set()
 
     def add(self, use: str, name: str, problem: LinearProblem, choices: tuple[Choice, ...], begin: int = 1) -> None:
         """Every choice as a program."""
@@ -75,6 +77,8 @@ class Collection:
         for choice, variant in zip(choices, found.variants, strict=True):
             for step in variant.steps:
                 self.specs[step.spec.name] = step.spec
+                if use != "sweep":
+                    self.compiled_here.add(step.spec.name)
             end = choice.up_to
             self.programs.append(
                 {
@@ -101,24 +105,16 @@ def _steps(variant: Variant, operands: list[str]) -> Iterator[dict[str, Any]]:
         yield {"kernel": step.spec.name, "operands": names}
 
 
-def describe(spec: CudaKernelSpec, kernel: CompiledKernel) -> dict[str, Any]:
-    """What a launcher has to know."""
-    boxes = iter(kernel.tensormaps)
-    params: list[dict[str, Any]] = []
-    for operand in spec.operands:
-        if isinstance(operand, Pointer):
-            params.append({"kind": "pointer"})
-        else:
-            box, swizzle = next(boxes)
-            shape = [str(extent) for extent in operand.shape]
-            params.append({"kind": "tensormap", "shape": shape, "box": box, "swizzle": swizzle})
-    return {
-        "params": params,
-        "dims": len(spec.dims),
-        "grid": [str(extent) for extent in spec.grid],
-        "pdl": spec.options.pdl,
-        **asdict(kernel.resources),
-    }
+def describe(spec: CudaKernelSpec) -> dict[str, Any]:
+    """What a launcher has to know, apart from what the compiler says."""
+    operands = [
+        {"kind": "pointer"}
+        if isinstance(operand, Pointer)
+        else {"kind": "tensormap", "dtype": str(operand.dtype), "shape": [str(extent) for extent in operand.shape]}
+        for operand in spec.operands
+    ]
+    grid = [str(extent) for extent in spec.grid]
+    return {"operands": operands, "dims": len(spec.dims), "grid": grid, "pdl": spec.options.pdl}
 
 
 def collect(sweep: bool) -> Collection:
@@ -147,19 +143,27 @@ def main() -> None:
     specs = list(collection.specs.values())
     print(f"{len(collection.programs)} programs, {len(specs)} kernels")
 
-    def progress(done: int) -> None:
-        if done % 50 == 0:
-            print(f"  {done}/{len(specs)}", flush=True)
+    ready = [spec for spec in specs if spec.name in collection.compiled_here]
+    kernels = compile_kernels(ready, TARGET, _progress(len(ready)), refuse_excess=False)
+    for kernel in kernels:
+        (given.folder / f"{kernel.name}.cubin").write_bytes(kernel.cubin)
+    compiled = {
+        kernel.name: asdict(kernel.resources) | {"tensormaps": kernel.tensormaps}
+        for kernel in kernels
+        if kernel.resources.excess(TARGET) is None
+    }
+    print("do not fit the GPU:", ", ".join(sorted({k.name for k in kernels} - compiled.keys())) or "none")
+    found = {
+        "programs": collection.programs,
+        "kernels": {spec.name: describe(spec) for spec in specs},
+        "compiled": compiled,
+        "jobs": [asdict(job_of(spec, TARGET)) for spec in specs if spec not in ready],
+    }
+    (given.folder / "programs.json").write_text(json.dumps(found))
 
-    kernels = compile_kernels(specs, TARGET, progress, refuse_excess=False)
-    described = {}
-    for spec, kernel in zip(specs, kernels, strict=True):
-        if kernel.resources.excess(TARGET) is None:
-            described[kernel.name] = describe(spec, kernel)
-            (given.folder / f"{kernel.name}.cubin").write_bytes(kernel.cubin)
-    fitting = [p for p in collection.programs if all(step["kernel"] in described for step in p["steps"])]
-    print(f"{len(collection.programs) - len(fitting)} programs do not fit the GPU and are left out")
-    (given.folder / "programs.json").write_text(json.dumps({"programs": fitting, "kernels": described}))
+
+def _progress(total: int) -> Callable[[int], None]:
+    return lambda done: print(f"  {done}/{total}", flush=True) if done % 50 == 0 else None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,13 @@ from typing import Any
 
 from cuda.bindings import driver as cu
 
-DTYPES = {"bf16": (cu.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2)}
+DTYPES = {
+    "bf16": (cu.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2),
+    "f32": (cu.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4),
+}
+
+SHARED_BYTES = 227 << 10
+SPILL_LIMIT = 128
 
 
 def checked(result: tuple[Any, ...]) -> Any:
@@ -37,11 +43,16 @@ class Kernel:
 
     def __init__(self, name: str, info: Mapping[str, Any], folder: Path) -> None:
         self.info = info
+        if info["shared_bytes"] > SHARED_BYTES:
+            raise RuntimeError(f"{name} needs {info['shared_bytes']} bytes of shared memory")
         self.module = checked(cu.cuModuleLoadData((folder / f"{name}.cubin").read_bytes()))
         self.function = checked(cu.cuModuleGetFunction(self.module, name.encode()))
         if info["shared_bytes"] > 48 << 10:
             attribute = cu.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             checked(cu.cuFuncSetAttribute(self.function, attribute, info["shared_bytes"]))
+        spilled = cu.CUfunction_attribute.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES
+        if checked(cu.cuFuncGetAttribute(spilled, self.function)) > SPILL_LIMIT:
+            raise RuntimeError(f"{name} spills registers")
 
     def unload(self) -> None:
         """Give its memory back."""
@@ -58,14 +69,14 @@ class Kernel:
             return None
         values: list[Any] = []
         types: list[Any] = []
-        addresses = list(addresses)
-        for param, address in zip(self.info["params"], addresses, strict=True):
-            if param["kind"] == "pointer":
+        maps = iter(self.info["tensormaps"])
+        for operand, address in zip(self.info["operands"], addresses, strict=True):
+            if operand["kind"] == "pointer":
                 values.append(address)
                 types.append(ctypes.c_void_p)
             else:
-                shape = [number(extent, limit) for extent in param["shape"]]
-                values.append(tensor_map(address, shape, param["box"], param["swizzle"]))
+                shape = [number(extent, limit) for extent in operand["shape"]]
+                values.append(tensor_map(address, operand["dtype"], shape, *next(maps)))
                 types.append(None)
                 strides = [1]
                 for extent in reversed(shape[1:]):
@@ -92,9 +103,9 @@ class Kernel:
         return launch
 
 
-def tensor_map(address: int, shape: Sequence[int], box: Sequence[int], swizzle: int) -> Any:
-    """A CUtensorMap of a dense bf16 array; extents outermost first."""
-    kind, size = DTYPES["bf16"]
+def tensor_map(address: int, dtype: str, shape: Sequence[int], box: Sequence[int], swizzle: int) -> Any:
+    """A CUtensorMap of a dense array; extents outermost first."""
+    kind, size = DTYPES[dtype]
     strides, extent = [], size
     for dim in reversed(shape[1:]):
         extent *= dim

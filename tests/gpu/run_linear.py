@@ -10,11 +10,15 @@ OUT and prints tables; a program that fails is reported and the rest goes on. Ex
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +36,52 @@ Problem = dict[str, Any]
 Row = dict[str, Any]
 
 
+def compile_one(job: Row) -> Row:
+    """What the project's compiler process answers to a job; here in a process of our own."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "codegen" / "cuda"))
+    import worker
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return worker.compile_job(job, Path(folder))
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
 class Bench:
     """Kernels and memory of one run."""
 
     def __init__(self, folder: Path) -> None:
         found = json.loads((folder / "programs.json").read_text())
         self.programs: list[Row] = found["programs"]
-        self.infos: dict[str, Row] = found["kernels"]
+        self.jobs: list[Row] = found["jobs"]
+        self.infos: dict[str, Row] = {
+            name: info | found["compiled"].get(name, {}) for name, info in found["kernels"].items()
+        }
         self.folder = folder
         self.stream = torch.cuda.Stream()
         self.timer = Timer(self.stream.cuda_stream)
         self.kernels: dict[str, Kernel] = {}
 
+    def compile_jobs(self) -> None:
+        """Compile what the build left, on all cores."""
+        begin, done = time.monotonic(), 0
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
+            for job, answer in zip(self.jobs, workers.map(compile_one, self.jobs, chunksize=4), strict=True):
+                if "error" in answer:
+                    print("FAILED to compile", job["name"], answer["error"][:300], flush=True)
+                    continue
+                (self.folder / f"{job['name']}.cubin").write_bytes(base64.b64decode(answer["cubin"]))
+                maps = [(found["box"], found["swizzle"]) for found in answer["tensormaps"]]
+                facts = {"num_warps": answer["num_warps"], "shared_bytes": answer["shared_bytes"], "tensormaps": maps}
+                self.infos[job["name"]] |= facts
+                done += 1
+        print(f"compiled {done} of {len(self.jobs)} kernels in {time.monotonic() - begin:.0f} s", flush=True)
+
     def kernel(self, name: str) -> Kernel:
         """Loaded when it is needed."""
+        if "shared_bytes" not in self.infos[name]:
+            raise RuntimeError(f"{name} was not compiled or does not fit")
         if name not in self.kernels:
             self.kernels[name] = Kernel(name, self.infos[name], self.folder)
         return self.kernels[name]
@@ -134,9 +170,12 @@ def check(bench: Bench) -> list[Row]:
 
 def check_program(bench: Bench, program: Row) -> list[Row]:
     p, limit = program["problem"], 4224
+    torch.manual_seed(0)
     arrays, (w,) = make_arrays(p, limit)
     arrays["w"] = w
     rows = []
+    last = bench.infos[program["steps"][-1]["kernel"]]["operands"][program["steps"][-1]["operands"].index("out")]
+    by_tma = last["kind"] == "tensormap"  # may write leftovers past the tokens
     for tokens in in_range(program, CHECKED_TOKENS):
         failures = []
         x = arrays["x"].clone()
@@ -158,7 +197,7 @@ def check_program(bench: Bench, program: Row) -> list[Row]:
             failures.append(f"error {wrong.max():.3g} (mean {wrong.mean():.3g})")
         if not torch.equal(runs[0][:tokens], runs[1][:tokens]):
             failures.append("two runs differ")
-        if not runs[0][tokens:].isnan().all():
+        if not by_tma and not runs[0][tokens:].isnan().all():
             failures.append("rows past the tokens were written")
         arrays["x"] = x
         rows.append(
@@ -318,6 +357,7 @@ def main() -> int:
         print(f"{time.monotonic() - begin:.0f} s", flush=True)
         (given.out / "bench.json").write_text(json.dumps(rows))
     if given.sweep:
+        bench.compile_jobs()
         begin = time.monotonic()
         rows = benchmark(bench, "sweep", given.seconds)
         (given.out / "sweep.json").write_text(json.dumps(rows))

@@ -28,7 +28,7 @@ class GemmSpec:
     def name(self) -> str:
         t = self.tile
         shape = f"{t.block_t}x{t.block_n}x{t.block_k}g{t.group}"
-        kind = f"{'_tma' if t.tma else ''}{f'_p{t.blocks}' if t.blocks else ''}"
+        kind = f"{'_tma' if t.tma else ''}{'_h' if t.halves else ''}{f'_p{t.blocks}' if t.blocks else ''}"
         return f"{self.problem.name}_gemm_{shape}{kind}_w{t.num_warps}s{t.num_stages}"
 
     @property
@@ -36,12 +36,28 @@ class GemmSpec:
         p, t = self.problem, self.tile
         if not t.tma:
             return p.operands
-        rows = t.block_n // 2 if p.epilogue == "swiglu" else t.block_n
+        if p.epilogue == "swiglu":  # one copy brings rows of gate and of up
+            w = TensorMap("w", DType.BF16, (2, p.width, p.k), (2, self.block_out, t.block_k))
+        else:
+            w = TensorMap("w", DType.BF16, (p.n, p.k), (t.block_n, t.block_k))
         maps = {
             "x": TensorMap("x", DType.BF16, ("T", p.k), (t.block_t, t.block_k)),
-            "w": TensorMap("w", DType.BF16, (p.n, p.k), (rows, t.block_k)),
+            "w": w,
         }
+        if self.out_by_tma:
+            stored = t.block_t, self.block_out // (2 if t.halves else 1)
+            maps["out"] = TensorMap("out", p.out, ("T", p.width), stored)
         return tuple(maps.get(operand.name, operand) for operand in p.operands)
+
+    @property
+    def out_by_tma(self) -> bool:
+        """Whether the result is stored by TMA; an f32 tile leaves no room for its copy in shared memory."""
+        return self.tile.tma and self.problem.out is DType.BF16
+
+    @property
+    def block_out(self) -> int:
+        """Columns of the result that a tile computes."""
+        return self.tile.block_n // (2 if self.problem.epilogue == "swiglu" else 1)
 
     @property
     def dims(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.skinny_gemm import SkinnySpec
 from warploom.codegen.cuda.kernels.tiles import Choice, GemvTile, SkinnyTile, Tile
 from warploom.codegen.cuda.tuning import choices_for
+from warploom.errors import CompileError
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.activation import swiglu
@@ -90,7 +91,7 @@ def _steps(
         problem, slots = problem.without_norm(), slots | {"x": normed}
     spec = linear_spec(problem, choice.tile, target)
     if isinstance(spec, SkinnySpec):
-        slots = slots | _extra_slots(spec, slots, memory)
+        slots = slots | _extra_slots(spec, slots, choice, memory)
     return [*steps, Step(spec, tuple(slots[operand.name] for operand in spec.operands), {"T": rows})]
 
 
@@ -103,11 +104,14 @@ def linear_spec(problem: LinearProblem, tile: Tile, target: CudaTarget) -> GemvS
     return GemmSpec(problem, tile, target.has_tma)
 
 
-def _extra_slots(spec: SkinnySpec, slots: Slots, memory: _Temps) -> Slots:
+def _extra_slots(spec: SkinnySpec, slots: Slots, choice: Choice, memory: _Temps) -> Slots:
     extra = {"w_rows": slots["w"]}
     if spec.tile.splits > 1:
-        extra["partials"] = memory.slot("partials", Temp(tensor(spec.partials, DType.F32)))
-        extra["counters"] = memory.slot("counters", Temp(tensor((spec.tiles_n,), DType.I32), zeroed=True))
+        if choice.up_to is None:
+            raise CompileError(f"{spec.name} splits columns for any number of tokens", fix="give the choice an end")
+        tiles = spec.tiles(choice.up_to)
+        extra["partials"] = memory.slot("partials", Temp(tensor((spec.tile.splits, tiles, spec.part), DType.F32)))
+        extra["counters"] = memory.slot("counters", Temp(tensor((tiles,), DType.I32), zeroed=True))
     return extra
 
 

@@ -21,7 +21,7 @@ from warploom.ir.types import DType
 
 @dataclass(frozen=True, slots=True)
 class SkinnySpec:
-    """out [T, width] for x [T, k], T <= block_t or any T where there are no splits."""
+    """out [T, width] for x [T, k]; partials f32 [splits, tiles, part], counters [tiles]."""
 
     problem: LinearProblem
     tile: SkinnyTile
@@ -41,8 +41,16 @@ class SkinnySpec:
     def operands(self) -> tuple[Operand, ...]:
         """Those of the problem, then what `extra_operands` names."""
         dtypes = {"w_rows": DType.BF16, "partials": DType.F32, "counters": DType.I32}
+        maps = {"w": self._weight} if self.tile.tma else {}
+        if self.x_by_tma:
+            maps["x"] = TensorMap("x", DType.BF16, ("T", self.problem.k), (self.tile.block_t, self.tile.block_k))
         extra = (Pointer(name, dtypes[name]) for name in self.extra_operands)
-        return (*(self._weight if p.name == "w" and self.tile.tma else p for p in self.problem.operands), *extra)
+        return (*(maps.get(p.name, p) for p in self.problem.operands), *extra)
+
+    @property
+    def x_by_tma(self) -> bool:
+        """Whether x goes from memory to the tensor cores as it is, by TMA."""
+        return self.tile.tma and self.problem.norm is None and self.problem.x is DType.BF16
 
     @property
     def extra_operands(self) -> tuple[str, ...]:
@@ -73,10 +81,13 @@ class SkinnySpec:
         return self.tiles_n, f"(T + {t.block_t - 1}) // {t.block_t}", t.splits
 
     @property
-    def partials(self) -> tuple[int, int, int]:
-        """Shape of `partials`: a tile's sums, and the sums of squares where there is a norm."""
-        t = self.tile
-        return t.splits, self.tiles_n, (t.block_n + (self.problem.norm is not None)) * t.block_t
+    def part(self) -> int:
+        """Floats that a block leaves: its sums, and the sums of squares where there is a norm."""
+        return (self.tile.block_n + (self.problem.norm is not None)) * self.tile.block_t
+
+    def tiles(self, tokens: int) -> int:
+        """Tiles of up to `tokens` tokens; there are as many counters, and `splits` parts for each."""
+        return self.tiles_n * -(-tokens // self.tile.block_t)
 
     @property
     def options(self) -> Options:

@@ -26,7 +26,7 @@ class SkinnyTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="s
     Attributes:
         splits: blocks that share the columns of one tile.
         ahead: how many pieces of W are called into L2 before the previous kernel is waited for.
-        tma: W comes through a tensor map; sm_90 and later.
+        tma: W, and x if it is used as it is, come through tensor maps; sm_90 and later.
     """
 
     block_n: int
@@ -45,7 +45,8 @@ class GemmTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gem
     Attributes:
         group: tiles of this many token blocks are computed together, so that they find W in L2.
         blocks: of a persistent grid; 0: one block for each tile.
-        tma: operands come through tensor maps; sm_90 and later.
+        tma: operands and the result go through tensor maps; sm_90 and later.
+        halves: the result is stored in two halves, which need half of the shared memory.
     """
 
     block_t: int
@@ -56,6 +57,7 @@ class GemmTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gem
     group: int = 8
     blocks: int = 0
     tma: bool = False
+    halves: bool = False
 
 
 Tile: TypeAlias = GemvTile | SkinnyTile | GemmTile

@@ -9,7 +9,7 @@ bf16 beside F16, int8 beside Q8_0. The models are made on the first run, in .war
 
 decode: one sequence, from 96 to 160 tokens of context. prefill: a prompt of 512 tokens. Both take logits of one row;
 neither samples; `decode through LLM.generate` does: it is greedy, with all of our scheduling and detokenizing.
-limit: the bytes of the weights that one token reads, over the read bandwidth of the same number of threads here.
+limit: the rate at which as many threads can read as many bytes as the weights have, all of which a token needs.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ import machine
 import read_bandwidth
 import same_weights
 
+from warploom.runtime.manifest import Quantization
+
 HERE = Path(__file__).parent
-PAIRS = {"bf16": "f16", "int8": "q8_0"}  # our quantization: llama.cpp's
+PAIRS: dict[Quantization, str] = {"bf16": "f16", "int8": "q8_0"}  # our quantization: llama.cpp's
 
 
 class Worker:
@@ -100,7 +102,7 @@ def show(label: str, rates: dict[str, list[float]], limit: float) -> None:
         ours, theirs = (rates[f"{measurement}, {engine}"] for engine in ("ours", "llama.cpp"))
         print(f"  {measurement}: {statistics.median(ours) / statistics.median(theirs):.2f}x llama.cpp by medians, "
               f"{max(ours) / max(theirs):.2f}x by best")  # fmt: skip
-    print(f"  limit of decode by memory bandwidth: {limit:.1f}; ours reaches {max(rates['decode, ours']) / limit:.0%}")
+    print(f"  limit of decode by read bandwidth: {limit:.1f}; ours reaches {max(rates['decode, ours']) / limit:.0%}")
 
 
 def main() -> None:
@@ -116,7 +118,7 @@ def main() -> None:
         ours = same_weights.artifact(quantization)
         token_bytes = same_weights.bytes_per_token(ours)
         for threads in args.threads:
-            bandwidth = read_bandwidth.measure(threads)
+            bandwidth = read_bandwidth.measure(threads, token_bytes)
             print(f"\n{machine.describe()}; reads {bandwidth / 1e9:.1f} GB/s with {threads} threads")
             rates = compare(ours, theirs, args.llama_python, threads, args.rounds)
             label = f"{quantization} / {PAIRS[quantization].upper()}, {threads} threads"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from warploom.runtime.manifest import Quantization
 
 FOLDER = Path(".warploom/bench")
 
@@ -33,7 +37,7 @@ def gguf(kind: str) -> Path:
     return partial.rename(path)
 
 
-def artifact(quantization: str) -> Path:
+def artifact(quantization: Quantization) -> Path:
     """Return our artifact, compiled anew: a benchmark of an old compiler would mislead."""
     import warploom
 

@@ -45,6 +45,7 @@ def main() -> None:
         llama.llama_get_logits(context)
         return time.perf_counter() - started
 
+    print(f"llama.cpp: {llama.llama_print_system_info().decode()}", file=sys.stderr)
     memory = llama.llama_get_memory(context)
     for _ in sys.stdin:
         llama.llama_memory_clear(memory, True)

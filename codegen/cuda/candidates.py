@@ -37,7 +37,7 @@ def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
 
 
 def _all(problem: LinearProblem) -> Iterator[Choice]:
-    yield from (Choice(1, tile, fused_norm=True) for tile in _gemv(problem))
+    yield from (Choice(1, tile, fused_norm=problem.norm is not None) for tile in _gemv(problem))
     for tokens in (16, 32, 64, 128, 256):
         for tile in _skinny(problem, tokens):
             yield Choice(tokens, tile)

@@ -14,7 +14,7 @@ from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, Skin
 from warploom.ir.types import DType
 
 TUNING = Path(__file__).parents[1] / "tuning"
-FULL = 264  # blocks that keep a large GPU busy: two for each of 132 multiprocessors
+FULL = 96  # blocks that keep most of a large GPU busy
 
 
 class Table(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,21 +38,11 @@ def table(arch: str) -> Table:
 
 def choices_for(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
     """The tiles of a problem by rising number of tokens; the last choice has no end."""
-    tuned: Mapping[str, tuple[Choice, ...]] = table(target.arch).linear
+    tuned: Mapping[str, tuple[Choice, ...]] = table(target.arch).linear if problem.x is DType.BF16 else {}
     choices = tuned.get(key_of(problem)) or default_choices(problem, target)
-    if problem.x is not DType.BF16:
-        choices = tuple(_through_pointers(choice) for choice in choices)
     if target.deterministic:
         choices = tuple(_invariant(choice) for choice in choices if not isinstance(choice.tile, GemvTile))
     return choices
-
-
-def _through_pointers(choice: Choice) -> Choice:
-    """x that is cast on the way cannot come by TMA."""
-    if isinstance(choice.tile, GemmTile) and choice.tile.tma:
-        tile = msgspec.structs.replace(choice.tile, tma=False, halves=False, blocks=0)
-        return msgspec.structs.replace(choice, tile=tile)
-    return choice
 
 
 def _invariant(choice: Choice) -> Choice:
@@ -65,29 +55,42 @@ def _invariant(choice: Choice) -> Choice:
 
 def default_choices(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
     """Tiles by rule."""
-    skinny = (Choice(tokens, _skinny(problem, tokens, target), fused_norm=tokens <= 16) for tokens in (16, 32, 64))
-    large = target.shared_bytes > 200 << 10
-    if large:
-        few = GemmTile(128, 128, 64, num_warps=8, num_stages=4, tma=True)
-        many = GemmTile(128, 256, 64, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
-    else:
-        few = GemmTile(64, 128, 32, num_warps=4, num_stages=3)
-        many = GemmTile(128, 128, 32, num_warps=8, num_stages=3)
-    return (Choice(1, _gemv(problem), fused_norm=True), *skinny, Choice(256, few), Choice(None, many))
+    has_norm = problem.norm is not None
+    skinny = [Choice(t, _skinny(problem, t, target), fused_norm=has_norm and t <= 16) for t in (16, 32, 64)]
+    few, many = _gemms(problem, target)
+    return (Choice(1, _gemv(problem), fused_norm=has_norm), *skinny, Choice(512, few), Choice(None, many))
 
 
 def _gemv(problem: LinearProblem) -> GemvTile:
-    """A row a block where that gives enough bytes a block, the whole row in flight where registers allow."""
-    columns = min(1024, 1 << (problem.k - 1).bit_length())
-    rows = 1 if problem.k >= 2048 else 2
-    return GemvTile(rows, columns, ahead=4, num_warps=2)
+    """Long rows: a few a block, so that many bytes are in flight. Short rows: many blocks."""
+    if problem.k >= 2048:
+        return GemvTile(2, 1024, ahead=2 if problem.epilogue == "swiglu" else 4, num_warps=4)
+    return GemvTile(2, 512, ahead=2, num_warps=2)
 
 
 def _skinny(problem: LinearProblem, tokens: int, target: CudaTarget) -> SkinnyTile:
-    """Split until there are blocks for the whole GPU, but not below 512 columns."""
+    """Split until there are blocks for most of the GPU, but not below 512 columns."""
     tiles = -(-problem.n // 64)
     splits = 1
-    while tiles * splits < FULL * 2 // 3 and problem.k // (2 * splits) >= 512:
+    while tiles * splits < FULL and problem.k // (2 * splits) >= 512:
         splits *= 2
-    columns = 128 if target.shared_bytes > 200 << 10 else 64
-    return SkinnyTile(64, tokens, columns, num_warps=4, num_stages=4, splits=splits)
+    if target.has_tma and _is_large(target):
+        return SkinnyTile(64, tokens, 128, num_warps=4, num_stages=4, splits=splits, ahead=2, tma=True)
+    return SkinnyTile(64, tokens, 64, num_warps=4, num_stages=3, splits=splits)
+
+
+def _gemms(problem: LinearProblem, target: CudaTarget) -> tuple[GemmTile, GemmTile]:
+    """Tiles for few hundred tokens, and for more."""
+    if not _is_large(target):
+        return GemmTile(64, 128, 32, num_warps=4, num_stages=3), GemmTile(128, 128, 32, num_warps=8, num_stages=3)
+    if not target.has_tma or problem.x is not DType.BF16:  # numbers to be cast cannot come by TMA
+        return GemmTile(64, 128, 64, num_warps=4, num_stages=3), GemmTile(128, 128, 64, num_warps=8, num_stages=3)
+    few = GemmTile(64, 128, 64, num_warps=4, num_stages=4, tma=True)
+    if problem.n < 4096 or problem.out is DType.F32:
+        return few, GemmTile(128, 128, 64, num_warps=8, num_stages=3, tma=True)
+    return few, GemmTile(128, 256, 64, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
+
+
+def _is_large(target: CudaTarget) -> bool:
+    """Whether blocks have the shared memory of a data centre's GPU."""
+    return target.shared_bytes > 128 << 10

@@ -1,0 +1,59 @@
+"""From timings of candidate tiles to a tuning table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+import msgspec
+
+from warploom.codegen.cuda.kernels.tiles import Choice
+from warploom.codegen.cuda.tuning import Table
+
+SAME = 1.015  # times that differ by less are equal, and fewer kernels are better
+# Number of tokens that was timed -> the last number of tokens that it stands for; the largest has no end.
+RANGES = {1: 1, 16: 16, 32: 32, 64: 64, 128: 128, 256: 256, 512: 512, 1024: 1536, 4096: None}
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """How long a layer took.
+
+    Attributes:
+        key: `tuning.key_of` the layer.
+        us: microseconds.
+    """
+
+    key: str
+    tokens: int
+    us: float
+    choice: Choice
+
+
+def select(timings: Iterable[Timing]) -> Table:
+    """The fastest tiles of every layer, neighbouring ranges with one kernel where that costs next to nothing."""
+    by_key: dict[str, dict[int, dict[Choice, float]]] = {}
+    for timing in timings:
+        if timing.tokens in RANGES:
+            tile = msgspec.structs.replace(timing.choice, up_to=None)
+            by_key.setdefault(timing.key, {}).setdefault(timing.tokens, {})[tile] = timing.us
+    return Table({key: _choices(by_tokens) for key, by_tokens in by_key.items()})
+
+
+def _choices(by_tokens: Mapping[int, Mapping[Choice, float]]) -> tuple[Choice, ...]:
+    """Choices by rising `up_to`, from the times of candidates by number of tokens."""
+    found: list[Choice] = []
+    for tokens in sorted(by_tokens, reverse=True):
+        times = by_tokens[tokens]
+        tile = min(times, key=lambda candidate: times[candidate])
+        if (
+            found
+            and times.get(after := msgspec.structs.replace(found[0], up_to=None), float("inf")) < SAME * times[tile]
+        ):
+            tile = after
+        found.insert(0, msgspec.structs.replace(tile, up_to=RANGES[tokens] if found else None))
+    merged = [this for this, after in pairwise(found) if _tile(this) != _tile(after)]
+    return (*merged, found[-1])
+
+
+def _tile(choice: Choice) -> Choice:
+    return msgspec.structs.replace(choice, up_to=None)

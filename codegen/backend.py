@@ -17,22 +17,31 @@ Progress = Callable[[str, float], None]  # what is going on, and the fraction of
 
 
 class Backend(Protocol):
-    """One target.
+    """One target."""
 
-    Attributes:
-        target: what the passes need to know of it.
-        page_size, k_layout: of the KV cache; see `ir/ops/attention.py`.
-        activation: dtype of what flows between groups.
-        max_tokens: most tokens of one step, prompt chunks and decodes together.
-        quantizations: the weight formats that it has kernels for.
-    """
+    @property
+    def target(self) -> Target:
+        """What the passes need to know of it."""
 
-    target: Target
-    page_size: int
-    k_layout: str
-    activation: DType
-    max_tokens: int
-    quantizations: tuple[str, ...]
+    @property
+    def page_size(self) -> int:
+        """Tokens of a KV page."""
+
+    @property
+    def k_layout(self) -> str:
+        """Of the blocks of keys; see `ir/ops/attention.py`."""
+
+    @property
+    def activation(self) -> DType:
+        """What flows between groups."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of one step, prompt chunks and decodes together."""
+
+    @property
+    def quantizations(self) -> tuple[str, ...]:
+        """The weight formats that it has kernels for."""
 
     def generate(self, module: mlir.Module, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
         """Compile every entry of a fused module and add plan, code and sources to the artifact."""

@@ -18,16 +18,22 @@ def assign_layouts(module: mlir.Module, target: Target) -> None:
     """Pack the weights of all linears."""
     for function in entries(module):
         for operation in function.ops:
-            if is_op(operation, linear, quantized_linear) and is_weight(operation.operands[1]):
+            if is_op(operation, linear, quantized_linear) and all(map(is_weight, _weights(operation))):
                 _assign(operation, target.layout(operation, feeds_swiglu(operation)))
+
+
+def _weights(operation: mlir.Operation) -> list[mlir.Value]:
+    """The matrix, and its scales if it has any."""
+    return list(operation.operands)[1:]
 
 
 def _assign(operation: mlir.Operation, layout: str) -> None:
     """Pack the weight, and its scales, for this op and for the embeddings that share it."""
-    weights = list(operation.operands)[1:]
+    weights = _weights(operation)
     if linear.attrs_of(operation)["layout"] != "row" or layout == "row":
         return
-    sharing = [op for op in users(weights[0]) if is_op(op, embed, quantized_embed)] if layout == "panel" else []
+    readers = [op for op in users(weights[0]) if is_op(op, embed, quantized_embed) and _weights(op) == weights]
+    sharing = readers if layout == "panel" else []
     for position, weight in enumerate(weights, 1):
         with mlir.InsertionPoint.after(weight.owner.operation), operation.location:
             packed = pack(weight, layout=layout)

@@ -22,10 +22,9 @@ from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.patterns import feeds_swiglu
 from warploom.ir.rewrite import entries, is_op, producer, users
 from warploom.ir.target import Target
+from warploom.passes.decisions import decisions, record
 from warploom.passes.donate import IN_PLACE
 from warploom.passes.outline import Outliner, completes_late, in_block_order
-
-LOG = "wl.fusion"
 
 
 class Proposal:
@@ -52,12 +51,12 @@ def fuse_heroes(module: mlir.Module, target: Target) -> None:
     """Outline a group around every hero."""
     outliner = Outliner(module)
     for function in entries(module):
-        log: list[str] = []
+        log: list[str] = decisions(function)
         for absorbable in (False, True):  # heroes that others absorb come last, and only those that are left
             heroes = [op for op in function.ops if op_of(op) in RULES and is_op(op, rms_norm) is absorbable]
             for operation in heroes:
                 log += _fuse(function, operation, outliner, target)
-        function.operation.attributes[LOG] = mlir.ArrayAttr.get([mlir.StringAttr.get(line) for line in log])
+        record(function, log)
 
 
 def _fuse(function: Function, hero: mlir.Operation, outliner: Outliner, target: Target) -> list[str]:

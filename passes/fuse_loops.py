@@ -31,7 +31,7 @@ from warploom.ir.ops.parameters import param
 from warploom.ir.ops.reduce import dot_general, sort, top_k
 from warploom.ir.ops.shape import broadcast, concat, constant, full, gather, iota, pad, reshape, slice_axis, transpose
 from warploom.ir.rewrite import defining_op, entries, is_op, users
-from warploom.passes.fuse_heroes import LOG
+from warploom.passes.decisions import decisions, record
 from warploom.passes.outline import Outliner, in_block_order
 
 KIND = "loops"
@@ -46,8 +46,7 @@ def fuse_loops(module: mlir.Module) -> None:
     """Outline every remaining core op of the entries."""
     outliner = Outliner(module)
     for function in entries(module):
-        attributes = function.operation.attributes
-        log = [line.value for line in attributes[LOG]] if LOG in attributes else []
+        log = decisions(function)
         while (root := _last_root(function)) is not None:
             ops, refusals = _group(root)
             name = op_of(root)
@@ -56,7 +55,7 @@ def fuse_loops(module: mlir.Module) -> None:
             log += [f"{path_of(root)}: {name.name}: {r}" for r in refusals]
             log.append(f"{path_of(root)}: {name.name}: fused {len(ops)} ops as @{group.name}")
             outliner.replace(ops, root, group)
-        attributes[LOG] = mlir.ArrayAttr.get([mlir.StringAttr.get(line) for line in log])
+        record(function, log)
 
 
 def is_elementwise(operation: mlir.Operation) -> bool:

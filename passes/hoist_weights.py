@@ -36,7 +36,8 @@ def hoist_weights(module: mlir.Module) -> None:
 def _is_foldable(operation: mlir.Operation) -> bool:
     if not operation.operands or not is_pure(operation) or op_of(operation) is None:
         return False
-    return all(param_name(operand) is not None for operand in operation.operands)
+    parameters = all(param_name(operand) is not None for operand in operation.operands)
+    return parameters and all(type_of(result).is_static for result in operation.results)
 
 
 def _fold(operation: mlir.Operation, prepare: Function, exported: dict[str, mlir.Value]) -> None:

@@ -66,7 +66,11 @@ class Outliner:
 
 def in_block_order(ops: Sequence[mlir.Operation]) -> list[mlir.Operation]:
     """The ops in the order in which they stand."""
-    return sorted(ops, key=cmp_to_key(lambda a, b: -1 if a.is_before_in_block(b) else 1))
+
+    def order(a: mlir.Operation, b: mlir.Operation) -> int:
+        return -1 if a.is_before_in_block(b) else 1
+
+    return sorted(ops, key=cmp_to_key(order))
 
 
 def inputs_of(ops: Sequence[mlir.Operation]) -> list[mlir.Value]:

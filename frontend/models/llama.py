@@ -14,6 +14,7 @@ from warploom.frontend.models.inputs import StepInputs
 from warploom.frontend.models.registry import Family, Geometry
 from warploom.frontend.models.rope import Rotary, angles, rotary_from_config
 from warploom.frontend.models.weights import Weights
+from warploom.ir.attributes import AttrValue
 from warploom.ir.function import scope
 from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.attention import attention, kv_write
@@ -144,7 +145,7 @@ def _attend(
         result: mlir.Value = reshape(y, shape=(type_of(x).shape[0], count, config.head_dim))
         return result
 
-    paging = {"layer": index, "page_size": step.cache.page_size, "k_layout": step.cache.k_layout}
+    paging: dict[str, AttrValue] = {"layer": index, "page_size": step.cache.page_size, "k_layout": step.cache.k_layout}
     q = rope(heads("q_proj", config.num_attention_heads), *rotation)
     k = rope(heads("k_proj", config.num_key_value_heads), *rotation)
     kv = kv_write(kv, k, heads("v_proj", config.num_key_value_heads), step.slots, **paging)

@@ -13,6 +13,7 @@ import mlir.ir as mlir
 from warploom.codegen.binding import Binding, Lowering, Slot
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
+from warploom.codegen.cuda.feed import FEED, feed_entry, feed_spec
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Pointer, Step, Template
 from warploom.codegen.cuda.templates import find_kernels, kind_of, templates
 from warploom.codegen.cuda.variants import live_variants
@@ -70,6 +71,10 @@ def compile_entries(
     kernels = _distinct_kernels(groups, matches)
     lowerings = {name: _lower(groups[name], match) for name, match in matches.items()}
     planned = {name: build_entry(function, groups, lowerings) for name, function in entries.items()}
+    if "step" in planned and "sample" in planned:
+        feed = feed_spec(target)
+        kernels[feed.name] = _Choice(FEED, feed)
+        planned[FEED] = feed_entry(feed, planned["step"].dims["T"], planned["sample"].dims["R"].max)
     stage = f"compiling kernels for {target.arch}"
     specs = [choice.spec for choice in kernels.values()]
     compiled = compile_kernels(specs, target, lambda done: progress(stage, done / len(specs)))

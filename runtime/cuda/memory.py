@@ -22,15 +22,17 @@ class DeviceMemory:
         self._taken: dict[str, tuple[int, int]] = {}  # purpose -> address, bytes
 
     def take(self, purpose: str, num_bytes: int) -> int:
-        """Return the address of `num_bytes` new bytes, with unspecified contents.
+        """Return the address of `num_bytes` new bytes, with unspecified contents; 0 if there are none.
 
         Raises:
             DeviceError: there is too little; lists what has been taken and for what.
         """
+        if not num_bytes:
+            return 0
         free, _ = self._driver.memory()
         if num_bytes > free:
             raise self.error(purpose, num_bytes)
-        address = int(self._driver.call("cuMemAlloc", max(1, num_bytes)))
+        address = int(self._driver.call("cuMemAlloc", num_bytes))
         self._taken[purpose] = address, num_bytes
         return address
 

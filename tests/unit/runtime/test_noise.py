@@ -1,0 +1,48 @@
+"""Random parameters: finite, nonzero, spread as asked for, the same wherever they are made."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from warploom.errors import ArtifactError
+from warploom.runtime.manifest import RandomParam
+from warploom.runtime.noise import BLOCK, noise_block, noise_start, random_param
+
+
+@pytest.mark.parametrize(
+    ("dtype", "numpy_dtype"), [("bf16", ml_dtypes.bfloat16), ("f16", np.float16), ("f32", np.float32)]
+)
+def test_floats_are_uniform_around_their_mean(dtype: str, numpy_dtype: type) -> None:
+    values = random_param(RandomParam([500, 640], dtype, 1.0, 0.5, 3)).view(numpy_dtype).astype(np.float64)
+    assert values.shape == (500, 640)
+    assert 0.5 <= values.min() < 0.501
+    assert 1.499 < values.max() <= 1.5
+    assert abs(values.mean() - 1) < 0.002
+    assert abs(values.std() - 0.5 / 3**0.5) < 0.002
+
+
+def test_integers_reach_both_ends() -> None:
+    values = random_param(RandomParam([1000, 640], "i8", 0.0, 127.0, 0))
+    assert values.dtype == np.int8
+    assert (values.min(), values.max()) == (-127, 127)
+
+
+def test_seeds_give_other_stretches_and_rows_do_not_repeat() -> None:
+    starts = {noise_start(seed) for seed in range(1000)}
+    assert len(starts) == 1000
+    assert all(0 <= start < BLOCK and start % 64 == 0 for start in starts)
+    matrix = random_param(RandomParam([4096, 128], "bf16", 0.0, 0.02, 5))
+    assert len(np.unique(matrix, axis=0)) == 4096
+    assert (matrix & 0x7FFF != 0).mean() > 0.9999
+
+
+def test_a_parameter_longer_than_the_block_goes_on_from_its_start() -> None:
+    values = random_param(RandomParam([BLOCK + 100], "i8", 0.0, 127.0, 1))
+    np.testing.assert_array_equal(values[:100], values[BLOCK:])
+
+
+def test_dtypes_without_noise_are_refused() -> None:
+    with pytest.raises(ArtifactError, match="unknown dtype"):
+        noise_block("i64", 0.0, 1.0)

@@ -120,8 +120,14 @@ def _convert_slow_tokenizer(folder: Path) -> Tokenizer:
             found=", ".join(sorted(path.name for path in folder.iterdir())),
             fix="copy the tokenizer files of the model into the folder",
         )
-    # Imported here: transformers takes seconds, and nearly every model has a tokenizer.json.
-    from transformers import AutoTokenizer
+    try:  # only here: transformers is large, and nearly every model has a tokenizer.json
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise CheckpointError(
+            f"{folder} has a slow tokenizer only, and transformers, which converts it, is not installed",
+            expected="tokenizer.json, or transformers",
+            fix="pip install 'warploom[convert]'",
+        ) from error
 
     try:
         converted = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import mlir.ir as mlir
 import msgspec
 
@@ -9,6 +11,7 @@ from warploom.codegen.backend import Progress
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.driver import compile_entries
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
+from warploom.errors import CompileError
 from warploom.ir.types import DType
 from warploom.runtime.artifact import ArtifactWriter
 from warploom.runtime.manifest import CudaTargetInfo, TargetInfo
@@ -27,7 +30,13 @@ class CudaBackend:
     quantizations = ("bf16",)
 
     def __init__(self, arch: str) -> None:
-        """`arch` is such as `sm_90`; an unknown one is a CompileError."""
+        """`arch` is such as `sm_90`; an unknown one, or a machine without Triton, is a CompileError."""
+        if find_spec("triton") is None:
+            raise CompileError(
+                "Triton, which compiles CUDA kernels, is not installed",
+                expected="the package triton 3.6",
+                fix="pip install 'warploom[compile-cuda]'",
+            )
         self._cuda = CudaTarget(arch)
         self.target = cuda(self._cuda)
 

@@ -39,7 +39,7 @@ class Builder(Chooser, Protocol):
     def size(self, dim: DimLike) -> int:
         """What a dimension is in this program's data."""
 
-    def donated(self, name: str, type_: TensorType) -> mlir.Value:
+    def donated(self, type_: TensorType) -> tuple[str, mlir.Value]:
         """A new input whose memory the program may overwrite."""
 
     def give_back(self, name: str, value: mlir.Value) -> None:
@@ -74,8 +74,7 @@ def attention_layer(choose: Builder) -> Sequence[mlir.Value]:
         (table[0][positions // PAGE_SIZE] * PAGE_SIZE + positions % PAGE_SIZE).astype(np.int32),
     )
     dtype = choose.choice([DType.F32, DType.BF16])
-    name = f"kv{choose.integer(0, 2**30)}"
-    kv = choose.donated(name, tensor((1, PAGES, 2, kv_heads, PAGE_SIZE * head), dtype))
+    name, kv = choose.donated(tensor((1, PAGES, 2, kv_heads, PAGE_SIZE * head), dtype))
     paging: dict[str, AttrValue] = {
         "layer": 0,
         "page_size": PAGE_SIZE,

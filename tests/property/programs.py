@@ -198,9 +198,10 @@ class ProgramBuilder:
         """A new input with this value."""
         return self._input(f"x{len(self.inputs)}", type_, array)
 
-    def donated(self, name: str, type_: TensorType) -> mlir.Value:
-        """A new input whose memory the program may overwrite."""
-        return self._input(name, type_, self._data(type_, -1, 1), donated=True)
+    def donated(self, type_: TensorType) -> tuple[str, mlir.Value]:
+        """A new input whose memory the program may overwrite, and its name."""
+        name = f"kv{len(self.inputs)}"
+        return name, self._input(name, type_, self._data(type_, -1, 1), donated=True)
 
     def give_back(self, name: str, value: mlir.Value) -> None:
         """Return the new value of a donated input, under its name."""

@@ -11,8 +11,8 @@ from typing import TypeAlias
 from warploom.errors import EngineError, InvalidRequestError
 from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.chat_template import Message
-from warploom.runtime.cpu import CpuDevice
 from warploom.runtime.device import Device
+from warploom.runtime.devices import DeviceKind, DeviceOptions, open_device
 from warploom.runtime.engine import Engine
 from warploom.runtime.output import Answer, Completion, Delta, OutputText
 from warploom.runtime.sampling_params import SamplingParams
@@ -26,38 +26,39 @@ class LLM:
 
     Args:
         artifact: an artifact or its path.
-        threads: worker threads; None: one per core that this process may use.
-        max_num_seqs: most requests computed in one step; None: 16.
-        max_num_batched_tokens: most tokens of one step, longer prompts are computed in chunks; None: 512.
-        kv_cache_bytes: memory of the KV cache; None: enough for `max_num_seqs` full contexts, but at most a
-            quarter of the free memory.
-        device: an opened device to use in place of this machine's CPU; the four options before it do not apply.
+        device: "cpu" or "cuda"; None: the GPU if the artifact has code for GPUs and there is one, else the CPU. Or a
+            device that is open already; the options that follow are for opening one.
+        threads: CPU: worker threads; None: one per core that this process may use.
+        max_num_seqs: most requests computed in one step; None: 16 on the CPU, 256 on a GPU.
+        max_num_batched_tokens: most tokens of one step, longer prompts are computed in chunks; None: 512 on the CPU,
+            8192 on a GPU.
+        kv_cache_bytes: memory of the KV cache; None: enough for `max_num_seqs` full contexts, but on the CPU at most
+            a quarter of the free memory, on a GPU what is left of `gpu_memory_fraction`.
+        gpu_memory_fraction: how much of a GPU's memory is used in all; None: 0.92.
 
     Raises:
-        ArtifactError: the artifact is unusable here; see `load` and `CpuDevice`.
+        ArtifactError, DeviceError: the artifact is unusable here; see `load`, `CpuDevice` and `CudaDevice`.
     """
 
     def __init__(
         self,
         artifact: Artifact | str | os.PathLike[str],
         *,
+        device: Device | DeviceKind | None = None,
         threads: int | None = None,
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
         kv_cache_bytes: int | None = None,
-        device: Device | None = None,
+        gpu_memory_fraction: float | None = None,
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else load(artifact)
         self.tokenizer = Tokenizer.from_artifact(self.artifact)
         manifest = self.artifact.manifest
         self.default_params = SamplingParams.from_generation(manifest.generation)
-        self._device = device or CpuDevice(
-            self.artifact,
-            threads=threads,
-            kv_bytes=kv_cache_bytes,
-            max_tokens=max_num_batched_tokens,
-            max_seqs=max_num_seqs,
-        )
+        options = DeviceOptions(threads, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_fraction)
+        if device is None or isinstance(device, str):
+            device = open_device(self.artifact, device, options)
+        self._device = device
         self._engine = Engine(
             self._device,
             vocab_size=manifest.vocab_size,

@@ -42,8 +42,8 @@ class CudaDevice:
     Args:
         ordinal: which GPU, as the driver counts them.
         max_tokens, max_seqs: most tokens and sequences of a step; None: 8192 and 256, or what was compiled if less.
-        kv_bytes: memory of the KV cache; None: what is left of `memory_fraction` of the GPU's memory, but no more
-            than `max_seqs` full contexts.
+        kv_bytes: memory of the KV cache; None: what is left of `memory_fraction` of the GPU's memory (None: 0.92),
+            but no more than `max_seqs` full contexts.
         graphs: whether decode steps are captured; without, every kernel is launched by itself.
         api: in place of `cuda.bindings.driver`.
 
@@ -66,7 +66,7 @@ class CudaDevice:
         max_tokens: int | None = None,
         max_seqs: int | None = None,
         kv_bytes: int | None = None,
-        memory_fraction: float = DEFAULT_MEMORY_FRACTION,
+        memory_fraction: float | None = None,
         graphs: bool = True,
         api: Any = None,
     ) -> None:
@@ -76,8 +76,9 @@ class CudaDevice:
         try:
             self._open_gpu(artifact, ordinal, api)
             entries = named_entries(artifact, artifact.plan(self.target))
+            fraction = DEFAULT_MEMORY_FRACTION if memory_fraction is None else memory_fraction
             limits = step_limits(artifact.manifest, entries, max_tokens, max_seqs)
-            self._load(artifact, limits, CacheBudget(kv_bytes, memory_fraction))
+            self._load(artifact, limits, CacheBudget(kv_bytes, fraction))
             self.page_size, self.num_pages = artifact.manifest.kv.page_size, limits["C"]
             self.max_tokens, self.max_seqs = limits["T"], limits["S"]
             self._min_rows = entries[STEP].dims["R"].min

@@ -62,8 +62,8 @@ def scratch_bytes(name: str, entry: Entry, limits: Mapping[str, int]) -> int:
 class CacheBudget(NamedTuple):
     """Memory for the KV cache: `kv_bytes`, or if that is None, what `memory_fraction` of the GPU's memory leaves."""
 
-    kv_bytes: int | None = None
-    memory_fraction: float = DEFAULT_MEMORY_FRACTION
+    kv_bytes: int | None
+    memory_fraction: float
 
 
 def num_cache_pages(

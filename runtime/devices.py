@@ -1,0 +1,99 @@
+"""Which device serves an artifact on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from warploom.errors import ArtifactError, DeviceError, EngineError
+from warploom.runtime.artifact import Artifact
+from warploom.runtime.cuda.driver import has_gpu
+from warploom.runtime.device import Device
+
+DeviceKind: TypeAlias = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """What may be asked of a device; None: its own default.
+
+    Attributes:
+        threads: CPU: worker threads.
+        memory_fraction: GPU: how much of its memory is used in all.
+    """
+
+    threads: int | None = None
+    max_seqs: int | None = None
+    max_tokens: int | None = None
+    kv_bytes: int | None = None
+    memory_fraction: float | None = None
+
+
+def open_device(
+    artifact: Artifact, kind: DeviceKind | None, options: DeviceOptions, gpu_present: Callable[[], bool] = has_gpu
+) -> Device:
+    """Open the device to serve `artifact` with.
+
+    Args:
+        kind: None: the GPU if the artifact has code for GPUs and there is one, else the CPU.
+
+    Raises:
+        DeviceError: the artifact has code for GPUs only, and there is none; or there is one that does not do.
+        ArtifactError: the artifact has no code for the kind of device.
+        EngineError: an option does not apply to the device, or its value is not possible.
+    """
+    kinds = {name.partition(":")[0] for name in artifact.manifest.targets}
+    chosen = kind or _choose(artifact, kinds, gpu_present)
+    if chosen not in kinds:
+        raise ArtifactError(
+            f"The artifact {artifact.path} has no code for the device {chosen!r}",
+            expected=f"target {chosen!r}",
+            found=", ".join(artifact.manifest.targets) or "no targets",
+            fix=f"compile the model with target='{'cpu' if chosen == 'cpu' else 'cuda:sm_90'}' or the like",
+        )
+    return _open_cpu(artifact, options) if chosen == "cpu" else _open_cuda(artifact, options)
+
+
+def _choose(artifact: Artifact, kinds: set[str], gpu_present: Callable[[], bool]) -> DeviceKind:
+    if "cuda" in kinds and gpu_present():
+        return "cuda"
+    if "cuda" in kinds and "cpu" not in kinds:
+        raise DeviceError(
+            f"The artifact {artifact.path} is for GPUs, and this machine has none that can be used",
+            expected=", ".join(artifact.manifest.targets),
+            found="no NVIDIA GPU, no driver, or no package cuda-bindings",
+            fix="check `nvidia-smi`, pip install 'warploom[cuda]', or compile the model with target='cpu'",
+        )
+    return "cpu"
+
+
+def _open_cpu(artifact: Artifact, options: DeviceOptions) -> Device:
+    from warploom.runtime.cpu import CpuDevice
+
+    _refuse("memory_fraction", options.memory_fraction, "GPU")
+    return CpuDevice(
+        artifact,
+        threads=options.threads,
+        kv_bytes=options.kv_bytes,
+        max_tokens=options.max_tokens,
+        max_seqs=options.max_seqs,
+    )
+
+
+def _open_cuda(artifact: Artifact, options: DeviceOptions) -> Device:
+    from warploom.runtime.cuda.device import CudaDevice
+
+    _refuse("threads", options.threads, "CPU")
+    return CudaDevice(
+        artifact,
+        max_tokens=options.max_tokens,
+        max_seqs=options.max_seqs,
+        kv_bytes=options.kv_bytes,
+        memory_fraction=options.memory_fraction,
+    )
+
+
+def _refuse(option: str, value: object, kind: str) -> None:
+    if value is not None:
+        raise EngineError(f"The option {option} is for the {kind} only", found=str(value), fix=f"leave {option} out")

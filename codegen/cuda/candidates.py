@@ -7,7 +7,6 @@ from itertools import product
 
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, SkinnyTile
-from warploom.ir.types import DType
 
 SMALL_WEIGHT = 1 << 23  # elements; below it time goes to latency, and few tiles are worth a try
 
@@ -31,7 +30,7 @@ def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
         tile = SkinnyTile(64, min(tokens, 64), 64, num_warps=4, num_stages=3, splits=splits, ahead=ahead, tma=tma)
         yield Choice(tokens, tile, fused_norm=fused)
     yield Choice(None, GemmTile(64, 64, 64, num_warps=4, num_stages=3))
-    if problem.x is DType.BF16:
+    if problem.operands_by_tma:
         yield Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3, blocks=132, tma=True))
         yield Choice(None, GemmTile(128, 256, 64, num_warps=8, num_stages=3, tma=True, halves=True))
 

@@ -74,7 +74,7 @@ def _skinny(problem: LinearProblem, tokens: int, target: CudaTarget) -> SkinnyTi
     splits = 1
     while tiles * splits < FULL and problem.k // (2 * splits) >= 512:
         splits *= 2
-    if target.has_tma and _is_large(target):
+    if target.has_tma and problem.operands_by_tma and _is_large(target):
         return SkinnyTile(64, tokens, 128, num_warps=4, num_stages=4, splits=splits, ahead=2, tma=True)
     return SkinnyTile(64, tokens, 64, num_warps=4, num_stages=3, splits=splits)
 
@@ -83,7 +83,7 @@ def _gemms(problem: LinearProblem, target: CudaTarget) -> tuple[GemmTile, GemmTi
     """Tiles for few hundred tokens, and for more."""
     if not _is_large(target):
         return GemmTile(64, 128, 32, num_warps=4, num_stages=3), GemmTile(128, 128, 32, num_warps=8, num_stages=3)
-    if not target.has_tma or problem.x is not DType.BF16:  # numbers to be cast cannot come by TMA
+    if not (target.has_tma and problem.operands_by_tma):
         return GemmTile(64, 128, 64, num_warps=4, num_stages=3), GemmTile(128, 128, 64, num_warps=8, num_stages=3)
     few = GemmTile(64, 128, 64, num_warps=4, num_stages=4, tma=True)
     if problem.n < 4096 or problem.out is DType.F32:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.kernel import Operand, Options, TensorMap
-from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
+from warploom.codegen.cuda.kernels.linear_problem import TMA_COLUMNS, LinearProblem
 from warploom.codegen.cuda.kernels.tiles import GemmTile
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
@@ -51,8 +51,9 @@ class GemmSpec:
 
     @property
     def out_by_tma(self) -> bool:
-        """Whether the result is stored by TMA; an f32 tile leaves no room for its copy in shared memory."""
-        return self.tile.tma and self.problem.out is DType.BF16
+        """Whether the result is stored by TMA: not f32, which is too large for shared memory, nor unaligned rows."""
+        p = self.problem
+        return self.tile.tma and p.out is DType.BF16 and p.width % TMA_COLUMNS == 0
 
     @property
     def block_out(self) -> int:

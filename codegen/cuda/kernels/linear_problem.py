@@ -8,6 +8,8 @@ from typing import Literal
 from warploom.codegen.cuda.kernel import Pointer
 from warploom.ir.types import DType
 
+TMA_COLUMNS = 8  # rows of bf16 must begin at multiples of 16 bytes to be moved by TMA
+
 
 @dataclass(frozen=True, slots=True)
 class Norm:
@@ -41,6 +43,11 @@ class LinearProblem:
     def width(self) -> int:
         """Columns of the result."""
         return self.n // 2 if self.epilogue == "swiglu" else self.n
+
+    @property
+    def operands_by_tma(self) -> bool:
+        """Whether rows of x and W may come by TMA as they are."""
+        return self.x is DType.BF16 and self.k % TMA_COLUMNS == 0
 
     @property
     def name(self) -> str:

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-Job = tuple[str, str, list[np.ndarray], list[int], tuple[int, ...]]  # name, source, arrays, dims, grid
+Block = tuple[int, ...] | None  # what a tensor map moves at once; None: the kernel gets an address
+Job = tuple[str, str, list[np.ndarray], list[Block], list[int], tuple[int, ...]]  # name, source, arrays, .., dims, grid
 
 
 def run_kernel(spec: Any, arrays: Sequence[np.ndarray], dims: Mapping[str, int]) -> None:
@@ -34,7 +35,8 @@ def run_kernel(spec: Any, arrays: Sequence[np.ndarray], dims: Mapping[str, int])
     assert not spec.options.pdl
     assert [str(operand.dtype) for operand in spec.operands] == [_NAMES[array.dtype.name] for array in arrays]
     grid = tuple(evaluate(extent, dims) for extent in spec.grid)
-    job = spec.name, spec.source(), list(arrays), [dims[name] for name in spec.dims], grid
+    blocks = [getattr(operand, "block", None) for operand in spec.operands]
+    job = spec.name, spec.source(), list(arrays), blocks, [dims[name] for name in spec.dims], grid
     worker = _worker()
     assert worker.stdin is not None
     assert worker.stdout is not None
@@ -70,6 +72,12 @@ _NAMES = {
 }
 
 
+class _DType(str):
+    """Name of a dtype, and its size."""
+
+    itemsize: int
+
+
 class _Array:
     """A numpy array as the interpreter wants its tensors: with torch's names."""
 
@@ -77,9 +85,11 @@ class _Array:
         self.array = array
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> _DType:
         assert self.array is not None
-        return {"bool": "int1"}.get(self.array.dtype.name, self.array.dtype.name)
+        name = _DType({"bool": "int1"}.get(self.array.dtype.name, self.array.dtype.name))
+        name.itemsize = self.array.itemsize
+        return name
 
     def data_ptr(self) -> int:
         assert self.array is not None
@@ -143,7 +153,7 @@ def _mend() -> None:
 
 
 def _run(job: Job, folder: Path) -> list[np.ndarray]:
-    name, source, arrays, dims, grid = job
+    name, source, arrays, blocks, dims, grid = job
     path = folder / f"{name}.py"
     path.write_text(source)
     spec = importlib.util.spec_from_file_location(name, path)
@@ -151,8 +161,19 @@ def _run(job: Job, folder: Path) -> list[np.ndarray]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    getattr(module, name)[grid](*(_Array(array) for array in arrays), *dims)
+    operands = [_operand(array, block) for array, block in zip(arrays, blocks, strict=True)]
+    getattr(module, name)[grid](*operands, *dims)
     return arrays
+
+
+def _operand(array: np.ndarray, block: Block) -> Any:
+    """A tensor map has the shape of the array; `array` must be shaped so."""
+    if block is None:
+        return _Array(array)
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    strides = [stride // array.itemsize for stride in array.strides]
+    return TensorDescriptor(_Array(array), list(array.shape), strides, list(block))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,196 @@
+"""Linear layers on CUDA: in Triton's interpreter, every kernel computes the layer for any number of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.unit.codegen.triton_interpreter import run_kernel
+from warploom.codegen.binding import Slot
+from warploom.codegen.cuda.architecture import ARCHITECTURES, CudaTarget
+from warploom.codegen.cuda.candidates import candidates
+from warploom.codegen.cuda.kernel import Match, TensorMap, Variant
+from warploom.codegen.cuda.kernels.gemv import GemvSpec
+from warploom.codegen.cuda.kernels.linear import lower
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm
+from warploom.codegen.cuda.kernels.skinny_gemm import SkinnySpec
+from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, SkinnyTile
+from warploom.codegen.cuda.tuning import choices_for, table
+from warploom.errors import CompileError
+from warploom.ir.types import DType
+from warploom.runtime.expr import evaluate
+
+SM_90 = CudaTarget("sm_90")
+ROOM = 70  # rows of the buffers: as many as the largest block of tokens reaches
+PROBLEMS = {
+    "plain": LinearProblem(72, 96),
+    "ragged": LinearProblem(50, 136, norm=Norm(1e-5, DType.BF16)),
+    "residual": LinearProblem(64, 200, epilogue="residual"),
+    "swiglu": LinearProblem(104, 72, epilogue="swiglu"),
+    "norm_swiglu": LinearProblem(128, 64, norm=Norm(0.1, DType.F32), epilogue="swiglu"),
+    "norm_residual": LinearProblem(40, 128, norm=Norm(1e-5, DType.F32), epilogue="residual"),
+    "f32": LinearProblem(33, 64, x=DType.F32, out=DType.F32),
+    "to_f32": LinearProblem(40, 64, out=DType.F32),
+}
+TILES = {
+    "gemv": Choice(1, GemvTile(4, 64, 2, num_warps=2), fused_norm=True),
+    "gemv_whole_row": Choice(1, GemvTile(1, 256, 4, num_warps=2), fused_norm=True),
+    "skinny": Choice(16, SkinnyTile(32, 16, 32, 4, 3)),
+    "skinny_norm": Choice(16, SkinnyTile(64, 16, 64, 4, 3), fused_norm=True),
+    "skinny_splits": Choice(16, SkinnyTile(32, 16, 32, 4, 3, splits=3)),
+    "skinny_splits_norm": Choice(16, SkinnyTile(32, 16, 32, 4, 3, splits=2), fused_norm=True),
+    "skinny_blocks": Choice(64, SkinnyTile(32, 16, 32, 4, 3, splits=2)),
+    "skinny_tma": Choice(16, SkinnyTile(32, 16, 64, 4, 3, splits=2, tma=True)),
+    "skinny_tma_norm": Choice(16, SkinnyTile(32, 16, 64, 4, 3, tma=True), fused_norm=True),
+    "gemm": Choice(None, GemmTile(32, 32, 32, 4, 3)),
+    "gemm_groups": Choice(None, GemmTile(16, 32, 64, 4, 3, group=3)),
+    "gemm_tma": Choice(None, GemmTile(64, 32, 64, 4, 3, blocks=3, tma=True)),
+    "gemm_halves": Choice(None, GemmTile(32, 64, 64, 4, 3, group=2, tma=True, halves=True)),
+}
+
+
+def lowered(problem: LinearProblem, *choices: Choice, target: CudaTarget = SM_90) -> Match:
+    slots = {operand.name: Slot("input", index) for index, operand in enumerate(problem.operands)}
+    return lower(problem, slots, "T", choices, target)
+
+
+def make_arrays(problem: LinearProblem) -> dict[str, np.ndarray]:
+    """Operands with room for ROOM tokens."""
+    rng = np.random.default_rng(problem.n + problem.k)
+    bf16 = DType.BF16.numpy
+    arrays = {
+        "x": rng.standard_normal((ROOM, problem.k)).astype(bf16).astype(problem.x.numpy),
+        "w": (rng.standard_normal((problem.n, problem.k)) / problem.k**0.5).astype(bf16),
+        "residual": rng.standard_normal((ROOM, problem.width)).astype(problem.out.numpy),
+        "out": np.full((ROOM, problem.width), np.nan, problem.out.numpy),
+    }
+    if problem.norm is not None:
+        arrays["gain"] = rng.uniform(0.5, 1.5, problem.k).astype(problem.norm.gain.numpy)
+    return arrays
+
+
+def meaning(problem: LinearProblem, arrays: dict[str, np.ndarray], tokens: int) -> np.ndarray:
+    x = arrays["x"][:tokens].astype(np.float64)
+    if problem.norm is not None:
+        x = x / np.sqrt((x**2).mean(1, keepdims=True) + problem.norm.eps) * arrays["gain"].astype(np.float64)
+    y = x @ arrays["w"].astype(np.float64).T
+    if problem.epilogue == "swiglu":
+        gate, up = np.split(y, 2, axis=1)
+        return gate / (1 + np.exp(-gate)) * up
+    return y + arrays["residual"][:tokens] if problem.epilogue == "residual" else y
+
+
+def run(problem: LinearProblem, match: Match, variant: Variant, arrays: dict[str, np.ndarray], tokens: int) -> None:
+    """The launches of a variant; counters are zero before and after."""
+    values = [arrays[operand.name] for operand in problem.operands]
+    temps = []
+    for temp in match.temps:
+        shape = temp.type.resolve({"T": ROOM})
+        fill = 0 if temp.zeroed else np.nan
+        temps.append(np.full(shape, fill, temp.type.dtype.numpy))
+    for step in variant.steps:
+        operands = []
+        for slot, operand in zip(step.operands, step.spec.operands, strict=True):
+            array = (temps if slot.side == "temp" else values)[slot.index]
+            if isinstance(operand, TensorMap):
+                array = array.reshape([evaluate(extent, {"T": ROOM}) for extent in operand.shape])
+            operands.append(array)
+        run_kernel(step.spec, operands, {"T": tokens})
+    for temp, array in zip(match.temps, temps, strict=True):
+        assert not (temp.zeroed and array.any())
+
+
+def without_pdl(variant: Variant) -> Variant:
+    """The interpreter knows nothing of other kernels."""
+    return replace(variant, steps=tuple(replace(s, spec=replace(s.spec, pdl=False)) for s in variant.steps))
+
+
+@pytest.mark.parametrize("tile", TILES.values(), ids=TILES)
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_kernels_compute_the_layer(problem: LinearProblem, tile: Choice) -> None:
+    if isinstance(tile.tile, GemmTile) and tile.tile.tma and not problem.operands_by_tma:
+        pytest.skip("choices_for gives no such tile")
+    match = lowered(problem, tile)
+    variant = without_pdl(match.variants[0])
+    for tokens in (1,) if tile.up_to == 1 else (3, min(tile.up_to or 37, 21)):
+        arrays = make_arrays(problem)
+        arrays["x"][tokens:] = np.nan  # leftovers of a longer step
+        run(problem, match, variant, arrays, tokens)
+        expected = meaning(problem, arrays, tokens)
+        scale = np.sqrt((expected**2).mean())
+        error = np.abs(arrays["out"][:tokens].astype(np.float64) - expected) / (scale + np.abs(expected))
+        assert error.max() < 0.02
+        assert error.mean() < 0.003
+        by_tma = isinstance(variant.steps[-1].spec.operands[-1], TensorMap)
+        assert by_tma or np.isnan(arrays["out"][tokens:].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("tile", ["skinny", "skinny_splits_norm", "skinny_tma", "gemm", "gemm_halves"])
+def test_a_row_does_not_depend_on_the_other_rows(tile: str) -> None:
+    problem = PROBLEMS["norm_swiglu"]
+    match = lowered(problem, TILES[tile])
+    rows = []
+    for tokens in (2, 5, 16):
+        arrays = make_arrays(problem)
+        run(problem, match, without_pdl(match.variants[0]), arrays, tokens)
+        rows.append(arrays["out"][:2].tobytes())
+    assert len(set(rows)) == 1
+
+
+def test_names_tell_all_candidates_apart() -> None:
+    for problem in (PROBLEMS["norm_swiglu"], LinearProblem(4096, 4096, epilogue="residual")):
+        specs = [s.spec for c in candidates(problem) for v in lowered(problem, c).variants for s in v.steps]
+        assert len({spec.name for spec in specs}) == len(set(specs))
+        assert all(spec.name.isidentifier() for spec in specs)
+
+
+def test_splits_need_an_end() -> None:
+    with pytest.raises(CompileError, match="splits columns for any number of tokens"):
+        lowered(PROBLEMS["plain"], Choice(None, SkinnyTile(32, 16, 32, 4, 3, splits=2)))
+
+
+def test_variants_share_temps_as_large_as_any_needs() -> None:
+    tiles = [Choice(16, SkinnyTile(32, 16, 32, 4, 3, splits=2)), Choice(64, SkinnyTile(32, 16, 32, 4, 3, splits=4))]
+    match = lowered(PROBLEMS["ragged"], *tiles, Choice(None, GemmTile(32, 32, 32, 4, 3)))
+    normed, partials, counters = match.temps
+    assert [str(dim) for dim in normed.type.shape] == ["T", "136"]
+    assert partials.type.shape == (4, 2 * 4, 32 * 16)
+    assert counters.type.shape == (2 * 4,)
+    assert [temp.zeroed for temp in match.temps] == [False, False, True]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_choices_cover_all_token_counts_with_what_the_architecture_has(arch: str, problem: LinearProblem) -> None:
+    target = CudaTarget(arch)
+    choices = choices_for(problem, target)
+    ends = [choice.up_to for choice in choices]
+    assert ends[0] == 1
+    assert ends[-1] is None
+    assert ends[:-1] == sorted(ends[:-1])
+    if not (target.has_tma and problem.operands_by_tma):
+        operands = [
+            o for c in choices for s in lowered(problem, c, target=target).variants[0].steps for o in s.spec.operands
+        ]
+        assert not any(isinstance(operand, TensorMap) for operand in operands)
+
+
+def test_deterministic_kernels_sum_each_row_in_one_order() -> None:
+    problem = LinearProblem(4096, 14336, norm=Norm(1e-5, DType.F32), epilogue="residual")
+    match = lowered(problem, *choices_for(problem, CudaTarget("sm_90", deterministic=True)))
+    for variant in match.variants:
+        norm, product = (step.spec for step in variant.steps)
+        assert "rms_norm" in norm.name
+        assert not isinstance(product, GemvSpec)
+        assert not isinstance(product, SkinnySpec) or product.tile.splits == 1
+    assert match.variants[0].when is not None
+    assert match.variants[0].when.min == 1
+
+
+def test_the_table_of_sm_90_can_be_read_and_fits_its_keys() -> None:
+    tuned = table("sm_90").linear
+    assert "28672x4096_rms_swiglu" in tuned
+    for choices in tuned.values():
+        assert choices[-1].up_to is None

@@ -235,6 +235,15 @@ class FakeCuda:
         version = event.recorded
         return self._do(stream, lambda: setattr(event, "done", version))
 
+    def cuEventRecordWithFlags(self, event: Event, stream: Stream, flags: int) -> tuple[int]:
+        assert flags == (1 if stream.captured is not None else 0), "1: recorded anew by every launch of the graph"
+        return self.cuEventRecord(event, stream)
+
+    def cuEventElapsedTime(self, first: Event, second: Event) -> tuple[int, float]:
+        assert first.done
+        assert second.done
+        return 0, 0.25
+
     def cuEventSynchronize(self, event: Event) -> tuple[int]:
         self._wait(event, event.recorded)
         return (0,)

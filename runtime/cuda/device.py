@@ -49,6 +49,7 @@ class CudaDevice:
 
     Attributes:
         gpu: what it runs on. target: which of the artifact's targets.
+        driver, stream: where its work is enqueued.
         program: kernels, weights and memory.
         load_seconds: how long the stages of loading took.
 
@@ -96,7 +97,7 @@ class CudaDevice:
         """Enqueue one step.
 
         Args:
-            token_sources: [T]: row of the last launched step's result that is the token, or -1: it is in
+            token_sources: [T]: which row of the result of the last step that sampled is the token, or -1: it is in
                 `token_ids`. None: all of them are.
 
         Raises:
@@ -104,12 +105,12 @@ class CudaDevice:
             DeviceError: the GPU or its driver fails.
         """
         self._results.begin_step()
-        shape = self._upload(batch, token_sources)
+        shape = self.upload(batch, token_sources)
         samples = batch.sampling is not None
         reports = samples and batch.top_logprobs
         fed = shape.bucket is not None or token_sources is not None
         names = [name for name, runs in zip(ENTRIES, (fed, True, samples, reports), strict=True) if runs]
-        self._enqueue(shape, names)
+        self.enqueue(shape, names)
         if not samples:
             return Ticket(None)
         return Ticket(self._results.collect(self._arrays if reports else self._arrays[:2], len(batch.logit_rows)))
@@ -123,12 +124,12 @@ class CudaDevice:
 
     def logits(self, batch: StepBatch) -> NDArray[np.float32]:
         """Run one step and return the logits of the batch's `logit_rows`, [R, vocab_size]; nothing is sampled."""
-        self._enqueue(self._upload(batch, None)._replace(plain=False), [FEED, STEP])
+        self.enqueue(self.upload(batch, None)._replace(plain=False), [FEED, STEP])
         array = self.program.result(STEP, "logits")
         host = np.empty((len(batch.logit_rows), *array.row_shape), numpy_dtype(array.dtype))
-        self._driver.call("cuStreamSynchronize", self._stream)
+        self.driver.call("cuStreamSynchronize", self.stream)
         if host.size:
-            self._driver.call("cuMemcpyDtoH", host.ctypes.data, array.address, host.nbytes)
+            self.driver.call("cuMemcpyDtoH", host.ctypes.data, array.address, host.nbytes)
         return host
 
     def close(self) -> None:
@@ -141,17 +142,36 @@ class CudaDevice:
         self.load_seconds[stage] = now - self._lapped
         self._lapped = now
 
+    def upload(self, batch: StepBatch, token_sources: I32 | None) -> StepShape:
+        """Enqueue the copy of a step's inputs; return the shape that they have been padded to."""
+        shape = shape_step(batch, self._buckets, self._min_rows, self.num_pages)
+        arrays = {**batch._asdict(), **(batch.sampling._asdict() if batch.sampling else {})}
+        if token_sources is not None:
+            arrays["token_sources"] = token_sources
+        if shape.bucket is not None:
+            arrays["query_start"] = np.arange(shape.dims["S"] + 1, dtype=np.int32)
+        self.program.inputs.upload(shape.dims, arrays)
+        return shape
+
+    def enqueue(self, shape: StepShape, names: list[str]) -> None:
+        """Enqueue entries on uploaded inputs, the first of them as a graph in decode steps."""
+        if shape.bucket is not None:
+            captured = _PLAIN if shape.plain else _WITHOUT_SAMPLE
+            self._graphs.launch(self._graph(GraphKey(*shape.bucket, captured)))
+            names = names[len(captured) :]
+        self.program.enqueue(names, shape.dims)
+
     def _open_gpu(self, artifact: Artifact, ordinal: int, api: Any) -> None:
-        self._driver = driver = Driver(ordinal, api)
+        self.driver = driver = Driver(ordinal, api)
         self._resources.callback(driver.close)
         self._choice = choose_target(artifact.manifest.targets, driver.gpu)
         self.gpu, self.target = driver.gpu, self._choice.target
-        self._stream = driver.call("cuStreamCreate", driver.api.CUstream_flags.CU_STREAM_NON_BLOCKING)
-        self._resources.callback(driver.release, "cuStreamDestroy", self._stream)
+        self.stream = driver.call("cuStreamCreate", driver.api.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self._resources.callback(driver.release, "cuStreamDestroy", self.stream)
         self.lap("driver")
 
     def _load(self, artifact: Artifact, limits: dict[str, int], budget: CacheBudget) -> None:
-        driver, stream, resources = self._driver, self._stream, self._resources
+        driver, stream, resources = self.driver, self.stream, self._resources
         self.program = Program(
             driver, stream, artifact, self.target, self._choice.form, limits, budget, resources, self.lap
         )
@@ -171,32 +191,13 @@ class CudaDevice:
         if self._buckets is not None:
             for rows in reversed(self._buckets.rows):
                 self._graph(GraphKey(rows, self._buckets.pages[0], _PLAIN))
-        self._driver.call("cuStreamSynchronize", self._stream)
+        self.driver.call("cuStreamSynchronize", self.stream)
         self.lap("graphs")
 
     def _graph(self, key: GraphKey) -> Any:
         """The graph of a decode step."""
         dims = {**bucket_dims(key.rows, key.pages), "C": self.num_pages, "H": 1, "B": 1}
         return self._graphs.get(key, lambda: self.program.enqueue(key.entries, dims))
-
-    def _upload(self, batch: StepBatch, token_sources: I32 | None) -> StepShape:
-        """Enqueue the copy of a step's inputs; return the shape that they have been padded to."""
-        shape = shape_step(batch, self._buckets, self._min_rows, self.num_pages)
-        arrays = {**batch._asdict(), **(batch.sampling._asdict() if batch.sampling else {})}
-        if token_sources is not None:
-            arrays["token_sources"] = token_sources
-        if shape.bucket is not None:
-            arrays["query_start"] = np.arange(shape.dims["S"] + 1, dtype=np.int32)
-        self.program.inputs.upload(shape.dims, arrays)
-        return shape
-
-    def _enqueue(self, shape: StepShape, names: list[str]) -> None:
-        """Enqueue entries, the first of them as a graph in decode steps."""
-        if shape.bucket is not None:
-            captured = _PLAIN if shape.plain else _WITHOUT_SAMPLE
-            self._graphs.launch(self._graph(GraphKey(*shape.bucket, captured)))
-            names = names[len(captured) :]
-        self.program.enqueue(names, shape.dims)
 
 
 _NO_TOKENS = StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), None, None)

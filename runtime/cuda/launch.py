@@ -8,7 +8,7 @@ given a launch, so they may be rewritten at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -118,8 +118,11 @@ class CudaEntry:
         for index, place in self._moving:
             self._pointers[index] = inputs[place.moving or ""] + place.offset
 
-    def enqueue(self) -> None:
+    def enqueue(self, after_each: Callable[[], None] | None = None) -> None:
         """Enqueue all launches.
+
+        Args:
+            after_each: called after every launch.
 
         Raises:
             DeviceError: the driver refuses one, or the GPU has failed before.
@@ -129,6 +132,8 @@ class CudaEntry:
             (status,) = launch(config, function, params, 0)
             if status != 0:
                 raise self._driver.error(f"cuLaunchKernelEx of {self.launches[place].kernel}", status)
+            if after_each is not None:
+                after_each()
 
     def _checked(self, name: str, known: DimRange, value: int) -> int:
         if not known.min <= value <= self._limits[name] or value % known.multiple_of:

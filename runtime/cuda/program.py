@@ -41,6 +41,7 @@ class Program:
 
     Attributes:
         inputs: what each step brings along.
+        cache: address and bytes of the KV cache.
 
     Raises:
         ArtifactError: the plan lacks an entry, or its parts do not fit together.
@@ -76,7 +77,8 @@ class Program:
         resources.callback(self.inputs.close)
         kv, compiled = artifact.manifest.kv, entries[STEP].dims["C"]
         limits["C"] = num_cache_pages(driver, self.memory, kv, compiled, limits["S"] * limits["P"], budget)
-        self._kv = self.memory.take_zeroed("the KV cache", limits["C"] * kv.bytes_per_page)
+        cache_bytes = limits["C"] * kv.bytes_per_page
+        self.cache = self.memory.take_zeroed("the KV cache", cache_bytes), cache_bytes
         driver.call("cuCtxSynchronize")
         lap("memory")
         self.entries: dict[str, CudaEntry] = {}
@@ -84,14 +86,20 @@ class Program:
             self.entries[name] = self._bind(name, entries[name], arenas[name])
         lap("launches")
 
-    def enqueue(self, names: Iterable[str], dims: Mapping[str, int]) -> None:
-        """Enqueue entries, in order, on inputs that have been uploaded in the layout of `dims`."""
+    def enqueue(
+        self, names: Iterable[str], dims: Mapping[str, int], after_each: Callable[[], None] | None = None
+    ) -> None:
+        """Enqueue entries, in order, on inputs that have been uploaded in the layout of `dims`.
+
+        Args:
+            after_each: called after every launch.
+        """
         inputs = self.inputs.addresses(self.inputs.layout(dims))
         for name in names:
             entry = self.entries[name]
             entry.move(inputs)
             entry.resolve(dims)
-            entry.enqueue()
+            entry.enqueue(after_each)
 
     def result(self, entry: str, name: str) -> DeviceArray:
         """Return where a result [R, ...] of an entry is; ArtifactError if there is none of that name."""
@@ -113,7 +121,7 @@ class Program:
             for (reader, given), (source, result) in _HANDED_ON.items()
             if reader == name
         }
-        fixed = {**self._params, **handed_on, "kv": self._kv}
+        fixed = {**self._params, **handed_on, "kv": self.cache[0]}
         places = place_buffers(entry, self._limits, fixed, arenas)
         return CudaEntry(self._driver, self._stream, entry, self.plan.kernels, self._functions, places, self._limits)
 

@@ -43,7 +43,7 @@ def load_weights(driver: Driver, memory: DeviceMemory, artifact: Artifact, plan:
     base = memory.take("weights", total)
     addresses = {name: base + offset for name, offset in offsets.items()}
     _upload(driver, {addresses[name]: array for name, array in stored.items() if array is not None})
-    _fill(driver, memory, {addresses[name]: info for name, info in random.items()})
+    fill_with_noise(driver, memory, {addresses[name]: info for name, info in random.items()})
     return addresses
 
 
@@ -126,8 +126,11 @@ def _upload(driver: Driver, arrays: Mapping[int, NDArray[Any]]) -> None:
         list(threads.map(copy, chunks))  # asks for the results, and so raises what a copy raised
 
 
-def _fill(driver: Driver, memory: DeviceMemory, params: Mapping[int, RandomParam]) -> None:
-    """Write random parameters to addresses: a block of noise for each distribution, repeated by copies on the GPU."""
+def fill_with_noise(driver: Driver, memory: DeviceMemory, params: Mapping[int, RandomParam]) -> None:
+    """Write random arrays to addresses: a block of noise for each distribution, repeated by copies on the GPU.
+
+    They are there when this returns.
+    """
 
     def distribution(item: tuple[int, RandomParam]) -> tuple[str, float, float]:
         return item[1].dtype, item[1].mean, item[1].scale

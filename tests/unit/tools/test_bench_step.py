@@ -1,0 +1,60 @@
+"""Steps made for measuring, and the plot of where their time goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from tests.runtime_fakes import VOCAB_SIZE, FakeDevice
+from tests.unit.tools.conftest import RunCLI
+from warploom.errors import EngineError
+from warploom.tools.bench_plot import plot
+from warploom.tools.bench_step import Limits
+from warploom.tools.synthetic import ragged_batch
+
+
+def test_synthetic_steps_are_steps_that_a_device_takes() -> None:
+    device = FakeDevice(num_pages=64, page_size=4, max_tokens=16)
+    batch = ragged_batch(device, VOCAB_SIZE, [3, 1, 6], [3, 1, 6], temperature=1.0, seed=4)
+    output = device.execute(batch)  # checks shapes, positions and page table
+    assert len(output.tokens) == 3
+    later = ragged_batch(device, VOCAB_SIZE, [1, 2], [9, 12], temperature=0.0, seed=5)
+    assert later.positions.tolist() == [8, 10, 11]
+    assert len(set(later.page_table[later.page_table > 0].tolist())) == np.count_nonzero(later.page_table)
+
+
+def test_a_step_that_does_not_fit_in_the_cache_is_refused() -> None:
+    with pytest.raises(EngineError, match="too few pages"):
+        ragged_batch(FakeDevice(num_pages=2, page_size=4), VOCAB_SIZE, [1], [100], temperature=1.0, seed=0)
+
+
+def test_the_limit_is_the_slower_of_memory_and_arithmetic() -> None:
+    limits = Limits(copy_bytes=2.0, read_bytes=4.0, flops=8.0)
+    assert limits.seconds(8, 8) == 2.0
+    assert limits.seconds(8, 32) == 4.0
+    assert Limits(2.0, 4.0, None).seconds(8, 32) == 2.0
+
+
+def test_plot_shows_every_kernel_in_proportion() -> None:
+    root = ElementTree.fromstring(plot({"decode <1>": [("linear", 3e-3), ("attention", 1e-3)]}))
+    pieces = [rect for rect in root.iter("{http://www.w3.org/2000/svg}rect") if len(rect)]
+    widths = [float(rect.attrib["width"]) for rect in pieces]
+    assert widths[0] == pytest.approx(3 * widths[1], rel=1e-2)
+    assert "decode <1>: 4.00 ms" in "".join(root.itertext())
+
+
+def test_steps_on_the_cpu(tiny_artifact: Path, run_cli: RunCLI) -> None:
+    steps = ("--batch", "1,2", "--context", "20", "--prefill", "8", "--repeats", "2")
+    done = run_cli("bench", "step", tiny_artifact, *steps, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [row["step"] for row in report["steps"]] == ["decode 1 at 20", "decode 2 at 20", "prefill 8"]
+    assert all(row["alone"] > 0 for row in report["steps"])
+    assert "decode 2 at 20" in run_cli("bench", "step", tiny_artifact, *steps).stdout
+    refused = run_cli("bench", "step", tiny_artifact, "--device", "cuda")
+    assert refused.returncode == 2
+    assert "no code for the device 'cuda'" in refused.stderr

@@ -1,0 +1,238 @@
+"""`warploom bench step`: the time of single steps beside the limit that bytes and flops set, kernel by kernel."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from warploom.runtime.artifact import Artifact, load
+from warploom.runtime.cuda.device import CudaDevice
+from warploom.runtime.cuda.profile import KernelTime, StepTime, copy_bandwidth, fill_cache, time_kernels, time_step
+from warploom.runtime.device import Device
+from warploom.runtime.devices import DeviceOptions, open_device
+from warploom.runtime.step_batch import StepBatch
+from warploom.tools.bench_plot import plot
+from warploom.tools.synthetic import ragged_batch
+from warploom.tools.table import count, shown, size, table
+
+_EXAMPLES = """\
+examples:
+  warploom bench step llama-8b --batch 1,8,32,128 --context 256 --prefill 1024,4096
+  warploom bench step llama-8b --batch 1 --prefill "" --json --plot step.svg
+
+Weights and cache are as large as in service, so they are not in any cache. `limit` is the time that the bytes take at
+the memory's measured read rate, or the flops at the measured matrix rate, whichever is longer; of a step: the sum.
+`gpu` is the time of the step on the GPU; `step` is the time from step to step with the next one launched ahead.
+"""
+
+# Measured: best read stream (bytes/s) and cuBLAS bf16 on large matrices (flop/s); bench/ and shared/reference.
+_MEASURED = {"H100": (3.17e12, 775e12)}
+_COPY_TO_READ = 1.05  # a read stream is this much faster than a copy, bytes read and written
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine can do at most, per second."""
+
+    copy_bytes: float
+    read_bytes: float
+    flops: float | None
+
+    def seconds(self, num_bytes: int, flops: int) -> float:
+        """Return the least time for some work."""
+        return max(num_bytes / self.read_bytes, flops / self.flops if self.flops else 0.0)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3f} ms"
+
+
+def _us(seconds: float) -> str:
+    return f"{1e6 * seconds:.1f} us"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step. On the CPU only `alone` is known: the others are 0."""
+
+    step: str
+    gpu: float = shown(_ms)
+    limit: float = shown(_ms)
+    of_limit: float = shown(_percent)
+    pipelined: float = shown(_ms)
+    alone: float = shown(_ms)
+    bytes: int = shown(size)
+    flops: int = shown(count)
+    tokens_per_second: float = shown(lambda rate: f"{rate:.0f}")
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """All launches of one kernel in one step."""
+
+    kernel: str
+    launches: int
+    each: float = shown(_us)
+    total: float = shown(_us)
+    of_step: float = shown(_percent)
+    of_limit: float = shown(_percent)
+    bytes: int = shown(size)
+    flops: int = shown(count)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, and where."""
+
+    artifact: str
+    device: str
+    limits: Limits | None
+    steps: list[StepRow]
+    kernels: dict[str, list[KernelRow]]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.description = "Time decode steps and prefills, whole and kernel by kernel, beside the machine's limits."
+    parser.epilog = _EXAMPLES
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
+    parser.add_argument("--batch", type=_numbers, default=[1, 8, 32, 128], metavar="N,...", help="decode: sequences")
+    parser.add_argument("--context", type=int, default=256, metavar="N", help="decode: tokens of each sequence")
+    parser.add_argument("--prefill", type=_numbers, default=[1024, 4096], metavar="N,...", help="prompt lengths")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of sampling (default: 1)")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="runs of which medians are taken")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if artifact and machine have one")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw where the time goes")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure what a parsed command line asks for."""
+    report = measure(args)
+    if args.plot:
+        args.plot.write_text(plot({name: [(r.kernel, r.total) for r in rows] for name, rows in report.kernels.items()}))
+    if args.json:
+        print(msgspec.json.encode(report).decode())
+        return
+    if report.limits:
+        peak = f"; {count(int(report.limits.flops))}flop/s" if report.limits.flops else ""
+        rates = f"copy {report.limits.copy_bytes / 1e12:.2f} TB/s, read {report.limits.read_bytes / 1e12:.2f} TB/s"
+        print(f"{report.device}: {rates}{peak}\n")
+    print(table(report.steps))
+    for step, rows in report.kernels.items():
+        print(f"\n{step}\n{table(rows)}")
+
+
+def measure(args: argparse.Namespace) -> Report:
+    """Open the artifact with limits that fit, and run every step."""
+    artifact = load(args.artifact)
+    most = max([*args.batch, 1])
+    options = DeviceOptions(max_seqs=most, max_tokens=max([*args.prefill, most]))
+    device = open_device(artifact, args.device, options)
+    try:
+        batches = dict(_batches(device, artifact, args))
+        if isinstance(device, CudaDevice):
+            return _measure_gpu(artifact, device, batches, args.repeats)
+        rows = [_cpu_row(device, name, batch, args.repeats) for name, batch in batches.items()]
+        return Report(str(artifact.path), "cpu", None, rows, {})
+    finally:
+        device.close()
+
+
+def _batches(device: Device, artifact: Artifact, args: argparse.Namespace) -> Iterator[tuple[str, StepBatch]]:
+    vocab = artifact.manifest.vocab_size
+    for rows in args.batch:
+        contexts = [args.context] * rows
+        yield (
+            f"decode {rows} at {args.context}",
+            ragged_batch(device, vocab, [1] * rows, contexts, temperature=args.temperature, seed=rows),
+        )
+    for tokens in args.prefill:
+        yield (
+            f"prefill {tokens}",
+            ragged_batch(device, vocab, [tokens], [tokens], temperature=args.temperature, seed=tokens),
+        )
+
+
+def _measure_gpu(artifact: Artifact, device: CudaDevice, batches: dict[str, StepBatch], repeats: int) -> Report:
+    fill_cache(device)
+    copied = copy_bandwidth(device)
+    read, flops = next(
+        (rates for name, rates in _MEASURED.items() if name in device.gpu.name), (copied * _COPY_TO_READ, None)
+    )
+    limits = Limits(copied, read, flops)
+    steps, kernels = [], {}
+    for name, batch in batches.items():
+        timed = time_step(device, batch, repeats, time.perf_counter)
+        launches = time_kernels(device, batch, repeats)
+        steps.append(_step_row(name, len(batch.token_ids), timed, launches, limits))
+        kernels[name] = _kernel_rows(launches, limits)
+    return Report(str(artifact.path), device.gpu.name, limits, steps, kernels)
+
+
+def _step_row(name: str, num_tokens: int, timed: StepTime, launches: Sequence[KernelTime], limits: Limits) -> StepRow:
+    limit = sum(limits.seconds(launch.bytes, launch.flops) for launch in launches)
+    return StepRow(
+        step=name,
+        gpu=timed.gpu,
+        limit=limit,
+        of_limit=limit / timed.gpu,
+        pipelined=timed.pipelined,
+        alone=timed.alone,
+        bytes=sum(launch.bytes for launch in launches),
+        flops=sum(launch.flops for launch in launches),
+        tokens_per_second=num_tokens / timed.pipelined,
+    )
+
+
+def _kernel_rows(launches: Sequence[KernelTime], limits: Limits) -> list[KernelRow]:
+    """One row per kernel, the longest first."""
+    by_kernel: dict[str, list[KernelTime]] = {}
+    for launch in launches:
+        by_kernel.setdefault(launch.kernel, []).append(launch)
+    whole = sum(launch.seconds for launch in launches)
+    rows = [_kernel_row(kernel, same, whole, limits) for kernel, same in by_kernel.items()]
+    return sorted(rows, key=lambda row: -row.total)
+
+
+def _kernel_row(kernel: str, same: Sequence[KernelTime], whole: float, limits: Limits) -> KernelRow:
+    total = sum(launch.seconds for launch in same)
+    return KernelRow(
+        kernel=kernel,
+        launches=len(same),
+        each=total / len(same),
+        total=total,
+        of_step=total / whole,
+        of_limit=sum(limits.seconds(launch.bytes, launch.flops) for launch in same) / total,
+        bytes=sum(launch.bytes for launch in same),
+        flops=sum(launch.flops for launch in same),
+    )
+
+
+def _cpu_row(device: Device, name: str, batch: StepBatch, repeats: int) -> StepRow:
+    times = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        device.execute(batch)
+        times.append(time.perf_counter() - started)
+    alone = median(times[1:])
+    return StepRow(name, 0.0, 0.0, 0.0, 0.0, alone, 0, 0, len(batch.token_ids) / alone)
+
+
+def _numbers(text: str) -> list[int]:
+    """`1,8,32` as a list; nothing as none."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 1,8,32") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+import msgspec
+
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, SkinnyTile
 
@@ -15,6 +17,22 @@ def candidates(problem: LinearProblem, thorough: bool = True) -> Iterator[Choice
     """Choices for single ranges of tokens; `thorough`: all that may be fastest, else one of each sort."""
     tiles = _all if thorough else _one_of_each
     yield from tiles(problem)
+
+
+def neighbours(choice: Choice) -> Iterator[Choice]:
+    """What is one step away from a choice that is good already."""
+    tile, change = choice.tile, msgspec.structs.replace
+    steps: list[dict[str, int]]
+    if isinstance(tile, GemvTile):
+        steps = [{"ahead": n} for n in (1, 2, 3, 4, 6, 8)] + [{"num_warps": n} for n in (1, 2, 4, 8)]
+    elif isinstance(tile, SkinnyTile):
+        steps = [{"ahead": n} for n in (0, 1, 4, 8)] + [{"num_stages": tile.num_stages + n} for n in (-1, 1, 2)]
+        steps += [{"splits": n} for n in (1, 2, 3, 4, 5, 6) if choice.up_to is not None]
+    else:
+        steps = [{"group": n} for n in (1, 4, 16, 32)] + [{"num_stages": tile.num_stages + n} for n in (-1, 1)]
+    for step in steps:
+        if (found := change(tile, **step)) != tile:
+            yield change(choice, tile=found)
 
 
 def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
@@ -37,7 +55,7 @@ def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
 
 def _all(problem: LinearProblem) -> Iterator[Choice]:
     yield from (Choice(1, tile, fused_norm=problem.norm is not None) for tile in _gemv(problem))
-    for tokens in (16, 32, 64, 128, 256):
+    for tokens in (16, 32, 64, 128, 256, 512):
         for tile in _skinny(problem, tokens):
             yield Choice(tokens, tile)
             if problem.norm is not None and tokens <= 32:
@@ -58,11 +76,11 @@ def _gemv(problem: LinearProblem) -> Iterator[GemvTile]:
 def _skinny(problem: LinearProblem, tokens: int) -> Iterator[SkinnyTile]:
     small = problem.n * problem.k <= SMALL_WEIGHT
     block_t = min(tokens, 128)
-    for rows, columns, stages, tma in product((64, 128), (64, 128, 256), (3, 4, 6), (True, False)):
+    for rows, columns, stages, tma in product((64, 128, 256), (64, 128, 256), (3, 4, 6), (True, False)):
         waiting = (rows + block_t) * columns * 2 * stages
         if not 48 << 10 <= waiting <= 200 << 10 or (not tma and (rows, columns, stages) != (64, 128, 4)):
             continue
-        if small and (rows, stages) != (64, 4):
+        if (small and (rows, stages) != (64, 4)) or (rows == 256) != (tokens == 512):
             continue
         tiles = -(-problem.n // rows) * -(-tokens // block_t)
         for splits in (1, 2, 4, 8):
@@ -91,7 +109,9 @@ def _gemm(problem: LinearProblem) -> Iterator[GemmTile]:
         (128, 256, 64, 8, 4, True),
         (256, 128, 64, 8, 3, False),
         (256, 128, 64, 8, 4, True),
+        (128, 128, 64, 4, 3, True),  # two of these fit a multiprocessor: one computes while the other stores
+        (128, 128, 64, 8, 3, True),
     ):
         if problem.n * problem.k > SMALL_WEIGHT or (outputs <= 128 and columns == 64):
-            for blocks in (0, 132):
+            for blocks in (0, 132, 264):
                 yield GemmTile(tokens, outputs, columns, warps, stages, blocks=blocks, tma=True, halves=halves)

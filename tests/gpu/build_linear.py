@@ -1,9 +1,9 @@
 """Compile the linear kernels that `run_linear.py` checks and times on a GPU. Needs no GPU.
 
-    python tests/gpu/build_linear.py [--sweep] [FOLDER]
+    python tests/gpu/build_linear.py [--sweep REGEX] [--refine] [FOLDER]
 
 writes FOLDER (default `.warploom/gpu/linear`): `programs.json` and the cubins. A program is what one variant of a group
-runs: a problem, a range of tokens, launches, temps. With `--sweep` the candidates are left to compile, as jobs for
+runs: a problem, a range of tokens, launches, temps. Candidates are left to compile, as jobs for
 `codegen/cuda/worker.py`, to the many cores of the GPU machine.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -20,10 +21,10 @@ import msgspec
 
 from warploom.codegen.binding import Slot
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.candidates import candidates
+from warploom.codegen.cuda.candidates import candidates, neighbours
 from warploom.codegen.cuda.compile import compile_kernels, job_of
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Pointer, Variant
-from warploom.codegen.cuda.kernels.linear import lower
+from warploom.codegen.cuda.kernels.linear import linear_spec, lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm
 from warploom.codegen.cuda.kernels.tiles import Choice
 from warploom.codegen.cuda.tuning import choices_for, key_of
@@ -117,8 +118,8 @@ def describe(spec: CudaKernelSpec) -> dict[str, Any]:
     return {"operands": operands, "dims": len(spec.dims), "grid": grid, "pdl": spec.options.pdl}
 
 
-def collect(sweep: bool) -> Collection:
-    """Small shapes to check, large ones to time; with `sweep` every candidate tile of those."""
+def collect(sweep: str | None, refine: bool) -> Collection:
+    """Small shapes to check, large ones to time, candidate tiles whose name `sweep` is found in, neighbours."""
     collection = Collection()
     for name, problem in SMALL.items():
         collection.add("check", name, problem, choices_for(problem, TARGET))
@@ -126,9 +127,13 @@ def collect(sweep: bool) -> Collection:
             collection.add("check", name, problem, (choice,))
     for name, problem in (LLAMA_8B | SMOLLM2).items():
         collection.add("bench", name, problem, choices_for(problem, TARGET))
-        if sweep:
-            for choice in candidates(problem):
-                collection.add("sweep", name, problem, (choice,))
+        tuned = choices_for(problem, TARGET)
+        found = list(candidates(problem)) if sweep is not None else []
+        tried = [choice for choice in found if re.search(sweep or "", linear_spec(problem, choice.tile, TARGET).name)]
+        if refine:
+            tried += [near for choice in tuned for near in (choice, *neighbours(choice))]
+        for choice in dict.fromkeys(tried):
+            collection.add("sweep", name, problem, (choice,))
     return collection
 
 
@@ -136,9 +141,10 @@ def main() -> None:
     """Build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(".warploom/gpu/linear"))
-    parser.add_argument("--sweep", action="store_true", help="also every candidate tile")
+    parser.add_argument("--sweep", metavar="REGEX", help="also the candidate tiles with such a name; '' for all")
+    parser.add_argument("--refine", action="store_true", help="also the neighbours of the tuned tiles")
     given = parser.parse_args()
-    collection = collect(given.sweep)
+    collection = collect(given.sweep, given.refine)
     given.folder.mkdir(parents=True, exist_ok=True)
     specs = list(collection.specs.values())
     print(f"{len(collection.programs)} programs, {len(specs)} kernels")

@@ -283,7 +283,7 @@ def benchmark(bench: Bench, use: str, seconds: float) -> list[Row]:
         for program in programs:
             kind = program["choice"]["tile"]["type"]
             swept = SWEPT_TOKENS.get(kind, (program["end"],)) if use == "sweep" else TIMED_TOKENS
-            for tokens in in_range(program, tuple(t for t in swept if t <= limit)):
+            for tokens in in_range(program, tuple(t for t in swept if t and t <= limit)):
                 if time.monotonic() > deadline:
                     print(f"out of time in {name}", flush=True)
                     return rows

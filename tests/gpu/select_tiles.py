@@ -16,7 +16,9 @@ from warploom.codegen.cuda.selection import Timing, select
 def main() -> None:
     """Select."""
     *timed, out = map(Path, sys.argv[1:])
-    timings = [timing for path in timed for timing in msgspec.json.decode(path.read_bytes(), type=list[Timing])]
+    runs = [msgspec.json.decode(path.read_bytes(), type=list[Timing]) for path in timed]
+    last = {(timing.key, timing.tokens): number for number, run in enumerate(runs) for timing in run}
+    timings = [t for number, run in enumerate(runs) for t in run if last[t.key, t.tokens] == number]
     out.write_bytes(msgspec.json.format(msgspec.json.encode(select(timings)), indent=1) + b"\n")
 
 

@@ -41,7 +41,7 @@ from warploom.runtime.plan import (
     TensorMapParam,
 )
 
-PAGE, LAYERS, MAX_CONTEXT, MAX_TOKENS, MAX_SEQS, TOP = 4, 3, VOCAB_SIZE - 2, 24, 6, 3
+PAGE, LAYERS, MAX_CONTEXT, MAX_TOKENS, MAX_SEQS, TOP = 4, 3, VOCAB_SIZE - 2, 24, 8, 3
 SALT = np.arange(1000, 1040, dtype=np.int32)
 NOISE = RandomParam([100, 64], "bf16", 0.0, 0.25, 7)
 Dims = Mapping[str, int]
@@ -111,8 +111,8 @@ def _feed(grid: Any, token_ids: int, sources: int, tokens: int, num_tokens: int)
 
 
 _POINTER, _DIM = PointerParam(), DimParam()
-_MAP = TensorMapParam("i32", [40], [8], 1)
-_KERNELS: dict[str, tuple[Kernel, list[Any]]] = {
+_MAP = TensorMapParam("i32", [40], [8], 0)
+KERNELS: dict[str, tuple[Kernel, list[Any]]] = {
     "write": (_write, [*[_POINTER] * 4, _MAP, _DIM]),
     "read_few": (_read, [*[_POINTER] * 8, *[_DIM] * 3]),
     "read_many": (_read, [*[_POINTER] * 8, *[_DIM] * 3]),
@@ -129,15 +129,25 @@ def fake_cuda(**options: Any) -> FakeCuda:
     kinds = {PointerParam: ["pointer"], DimParam: ["i32"], TensorMapParam: ["tensormap", "i32", "i64"]}
     kernels = {
         name: (kernel, [kind for param in params for kind in kinds[type(param)]])
-        for name, (kernel, params) in _KERNELS.items()
+        for name, (kernel, params) in KERNELS.items()
     }
     return FakeCuda(kernels, **options)
 
 
 def cuda_artifact(
-    path: Path, *, archs: tuple[str, ...] = ("sm_90",), portable: bool = False, random: bool = False
+    path: Path,
+    *,
+    archs: tuple[str, ...] = ("sm_90",),
+    portable: bool = False,
+    random: RandomParam | None = None,
+    cubins: Mapping[str, bytes] | None = None,
 ) -> Artifact:
-    """The model as an artifact; `random`: its noise is made at load."""
+    """The model as an artifact.
+
+    Args:
+        random: how its noise is made at load; None: it is stored.
+        cubins: real kernels; None: text that stands for them.
+    """
     manifest = Manifest(
         warploom_version="",
         model=ModelInfo("test/fake", "LlamaForCausalLM", 0),
@@ -151,7 +161,7 @@ def cuda_artifact(
             f"cuda:{arch}": TargetInfo(f"plan.cuda.{arch}.json", cuda=CudaTargetInfo(arch, portable, 12000, 12080))
             for arch in archs
         },
-        random_params={"noise": NOISE} if random else {},
+        random_params={"noise": random} if random else {},
     )
     with ArtifactWriter(path) as writer:
         writer.add_text("tokenizer.json", "{}")
@@ -159,25 +169,26 @@ def cuda_artifact(
         if not random:
             writer.add_param("noise", np.ones(NOISE.shape, np.uint16), "bf16")
         for arch in archs:
-            writer.add_bytes(f"plan.cuda.{arch}.json", msgspec.json.encode(_plan(arch)))
-            for name in _KERNELS:
+            writer.add_bytes(f"plan.cuda.{arch}.json", msgspec.json.encode(_plan(arch, random or NOISE)))
+            for name in KERNELS:
                 for form in ("cubin", "ptx", "ttir", "py"):
-                    writer.add_text(f"kernels/cuda/{arch}/{name}.{form}", f"{form} of {name}")
+                    data = cubins[name] if cubins and form == "cubin" else f"{form} of {name}".encode()
+                    writer.add_bytes(f"kernels/cuda/{arch}/{name}.{form}", data)
         writer.finish(manifest)
     return load(path)
 
 
-def _plan(arch: str) -> Plan:
+def _plan(arch: str, noise: RandomParam) -> Plan:
     return Plan(
-        {"step": _step(), "sample": _sample_entry(), "logprobs": _logprobs(), "feed": _feed_entry()},
-        {name: _kernel(arch, name, params) for name, (_, params) in _KERNELS.items()},
+        {"step": _step(noise), "sample": _sample_entry(), "logprobs": _logprobs(), "feed": _feed_entry()},
+        {name: _kernel(arch, name, params) for name, (_, params) in KERNELS.items()},
     )
 
 
 def _kernel(arch: str, name: str, params: list[Any]) -> KernelInfo:
     path = f"kernels/cuda/{arch}/{name}"
     dims = [f"d{i}" for i in range(sum(isinstance(param, DimParam) for param in params))]
-    shared = (100 << 10) if name == "copy" else 0
+    shared = (100 << 10) if name == "copy" else 1024
     cuda = CudaInfo(f"{path}.cubin", f"{path}.ptx", f"{path}.ttir", 4, shared, 32, 0, name == "copy", params)
     return KernelInfo(name, name, f"{path}.py", dims, "0", "1024", cuda)
 
@@ -198,7 +209,7 @@ _PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 _SAMPLED_FROM = "logits, seeds, sample_positions, bias_tokens, bias_values"
 
 
-def _step() -> Entry:
+def _step(noise: RandomParam) -> Entry:
     page = 2 * PAGE
     inputs = _inputs(
         token_ids=["T"], positions=["T"], slots=["T"], page_table=["S", "P"], query_start=["S + 1"],
@@ -219,7 +230,7 @@ def _step() -> Entry:
             *inputs,
             Buffer("kv", "input", "f32", [LAYERS, "C", 2, 1, PAGE]),
             Buffer("salt", "param", "i32", [40]),
-            Buffer("noise", "param", "bf16", [100, 64]),
+            Buffer("noise", "param", noise.dtype, list(noise.shape)),
             Buffer("history", "temp", "f32", ["R", VOCAB_SIZE], "64"),
             Buffer("counter", "zeroed", "i32", [4], 64),
             Buffer("logits", "result", "f32", ["R", VOCAB_SIZE], f"64 + R * {VOCAB_SIZE * 4}"),

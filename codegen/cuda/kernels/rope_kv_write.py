@@ -107,7 +107,8 @@ class RopeKvWriteSpec:
         )
 
     def __str__(self) -> str:
-        return f"rotary embedding of {self.num_heads} q and {self.num_kv_heads} k heads of {self.head_dim}, k and v to pages"
+        heads = f"{self.num_heads} q and {self.num_kv_heads} k heads of {self.head_dim}"
+        return f"rotary embedding of {heads}, k and v to their pages"
 
 
 def match(group: Function, target: CudaTarget) -> Match | str:

@@ -178,10 +178,11 @@ class _Workers:
         except BrokenPipeError:
             line = ""
         if not line:
+            worker.communicate()
             raise CompileError(
                 f"the compiler died on kernel {job.name}",
                 expected="machine code or an error message",
-                found=f"exit status {worker.wait()}; LLVM's message is on stderr",
+                found=f"exit status {worker.returncode}; LLVM's message is on stderr",
                 fix="report this kernel",
             )
         self._idle.put(worker)
@@ -191,9 +192,9 @@ class _Workers:
     @staticmethod
     def _start() -> subprocess.Popen[str]:
         _triton_version()
-        return subprocess.Popen(
-            [sys.executable, "-m", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        command, pipe = [sys.executable, "-m", WORKER], subprocess.PIPE
+        settings = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=settings)
 
     def __enter__(self) -> _Workers:
         return self

@@ -8,8 +8,8 @@ process, which is why it is one of its own.
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
+import linecache
 import sys
 import tempfile
 import traceback
@@ -34,14 +34,14 @@ def main() -> None:
 
 
 def compile_job(job: Job, folder: Path) -> Job:
-    """Compile `job["source"]`: its function `job["name"]` for `job["capability"]`."""
+    """Compile `job["source"]`: its function `job["name"]` for `job["capability"]`; Triton may write into `folder`."""
     import triton  # takes most of a second
     from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     knobs.cache.dir = str(folder / "cache")
-    function = getattr(_load(job["name"], job["source"], folder), job["name"])
+    function = getattr(_load(job["name"], job["source"]), job["name"])
     signature: dict[str, str] = job["signature"]
     aligned = {
         (index,): [["tt.divisibility", POINTER_ALIGNMENT]]
@@ -65,15 +65,11 @@ def compile_job(job: Job, folder: Path) -> Job:
     }
 
 
-def _load(name: str, source: str, folder: Path) -> ModuleType:
-    """The module of a source; Triton reads the source of functions from its file."""
-    path = folder / f"{name}.py"
-    path.write_text(source)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def _load(name: str, source: str) -> ModuleType:
+    """The module of a source. Its file has no folder, so that machine code does not depend on where it was made."""
+    module, file = ModuleType(name), f"{name}.py"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # where Triton finds the text
+    exec(compile(source, file, "exec"), module.__dict__)
     return module
 
 

@@ -18,9 +18,9 @@ from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import Shape, equal
 from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
-from warploom.ir.ops.elementwise import cast, mul
-from warploom.ir.ops.reduce import dot_general
-from warploom.ir.ops.shape import broadcast, gather, reshape, slice_axis, transpose
+from warploom.ir.ops.elementwise import absolute, as_dtype, cast, compare, div, mul, round_even, select
+from warploom.ir.ops.reduce import dot_general, reduce_max
+from warploom.ir.ops.shape import broadcast, full, gather, pad, reshape, slice_axis, transpose
 from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
 
 PANEL = 32
@@ -106,6 +106,20 @@ class Pack(Op):
         """`pack_array`."""
         return pack_array(weight, layout)
 
+    def decompose(self, weight: mlir.Value, *, layout: str) -> mlir.Value:
+        """Pad, split into panels, transpose each."""
+        n, k = _static_matrix(type_of(weight))
+        if layout == "row":
+            return weight
+        panels = -(-n // PANEL)
+        if n % PANEL:
+            weight = pad(weight, axis=0, low=0, high=panels * PANEL - n, value=0.0)
+        result = transpose(reshape(weight, shape=(panels, PANEL, k)), permutation=(0, 2, 1))
+        if layout == "panel_pair":
+            halves = transpose(reshape(result, shape=(2, panels // 2, k, PANEL)), permutation=(1, 0, 2, 3))
+            result = reshape(halves, shape=(panels, k, PANEL))
+        return result
+
     def generate(self, choose: Chooser) -> Generated:
         """A weight with and without a ragged last panel."""
         n, layout = choose.choice([(5, "panel"), (64, "panel"), (64, "panel_pair")])
@@ -157,6 +171,19 @@ class Quantize(Op):
         scale = peak / weight.dtype.type(127)
         scale = np.where(scale > 0, scale, weight.dtype.type(1))
         return np.rint(weight / scale).astype(np.int8), scale
+
+    def decompose(self, weight: mlir.Value) -> tuple[mlir.Value, mlir.Value]:
+        """Row maxima of the magnitude, a quotient, a rounding."""
+        wide = as_dtype(weight, DType.F32)
+        n, k = _static_matrix(type_of(wide))
+
+        def every(shape: Shape, value: float) -> mlir.Value:
+            return full(shape=shape, value=value, dtype="f32")
+
+        scale = div(reduce_max(absolute(wide), axis=1), every((n,), 127.0))
+        scale = select(compare(scale, every((n,), 0.0), direction="gt"), scale, every((n,), 1.0))
+        quotient = div(wide, broadcast(scale, shape=(n, k), dims=(0,)))
+        return cast(round_even(quotient), dtype="i8"), reshape(scale, shape=(n, 1))
 
     def generate(self, choose: Chooser) -> Generated:
         """A fresh weight."""

@@ -43,14 +43,16 @@ def encode_tensor_map(driver: Driver, address: int, param: TensorMapParam, shape
     strides = [1]
     for extent in reversed(shape[1:]):
         strides.append(strides[-1] * extent)
-    # The driver's lists begin with the innermost dim, whose stride it does not ask for.
+    # The driver's lists begin with the innermost dim, whose stride it does not ask for. One number more than it reads
+    # keeps the list of a one-dimensional array from being empty, which it refuses.
+    outer_strides = [*strides[1:], strides[-1] * shape[0]]
     tensor_map = driver.call(
         "cuTensorMapEncodeTiled",
         getattr(api.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{_DATA_TYPES[param.dtype]}"),
         len(shape),
         address,
         [api.cuuint64_t(extent) for extent in reversed(shape)],
-        [api.cuuint64_t(stride * itemsize) for stride in strides[1:]],
+        [api.cuuint64_t(stride * itemsize) for stride in outer_strides],
         [api.cuuint32_t(extent) for extent in reversed(param.box)],
         [api.cuuint32_t(1) for _ in shape],
         api.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from warploom.codegen.cuda.architecture import CudaTarget
@@ -169,7 +169,7 @@ class _Workers:
 
     def run(self, job: Job) -> Answer:
         """The answer of a worker to a job. A worker that dies is not replaced by a guess."""
-        worker = self._start() if self._idle.empty() else self._idle.get()
+        worker = self._take()
         assert worker.stdin is not None
         assert worker.stdout is not None
         try:
@@ -188,6 +188,12 @@ class _Workers:
         self._idle.put(worker)
         answer: Answer = json.loads(line)
         return answer
+
+    def _take(self) -> subprocess.Popen[str]:
+        try:
+            return self._idle.get_nowait()
+        except Empty:
+            return self._start()
 
     @staticmethod
     def _start() -> subprocess.Popen[str]:

@@ -119,12 +119,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure what a parsed command line asks for."""
-    report = measure(args)
+    artifact = load(args.artifact)
+    most = max([*args.batch, 1])
+    options = DeviceOptions(max_seqs=most, max_tokens=max([*args.prefill, most]))
+    device = open_device(artifact, args.device, options)
+    try:
+        report = measure(artifact, device, args)
+    finally:
+        device.close()
     if args.plot:
         args.plot.write_text(plot({name: [(r.kernel, r.total) for r in rows] for name, rows in report.kernels.items()}))
     if args.json:
         print(msgspec.json.encode(report).decode())
         return
+    _print(report)
+
+
+def _print(report: Report) -> None:
     if report.limits:
         peak = f"; {count(int(report.limits.flops))}flop/s" if report.limits.flops else ""
         rates = f"copy {report.limits.copy_bytes / 1e12:.2f} TB/s, read {report.limits.read_bytes / 1e12:.2f} TB/s"
@@ -134,20 +145,13 @@ def run(args: argparse.Namespace) -> None:
         print(f"\n{step}\n{table(rows)}")
 
 
-def measure(args: argparse.Namespace) -> Report:
-    """Open the artifact with limits that fit, and run every step."""
-    artifact = load(args.artifact)
-    most = max([*args.batch, 1])
-    options = DeviceOptions(max_seqs=most, max_tokens=max([*args.prefill, most]))
-    device = open_device(artifact, args.device, options)
-    try:
-        batches = dict(_batches(device, artifact, args))
-        if isinstance(device, CudaDevice):
-            return _measure_gpu(artifact, device, batches, args.repeats)
-        rows = [_cpu_row(device, name, batch, args.repeats) for name, batch in batches.items()]
-        return Report(str(artifact.path), "cpu", None, rows, {})
-    finally:
-        device.close()
+def measure(artifact: Artifact, device: Device, args: argparse.Namespace) -> Report:
+    """Run every step that a parsed command line asks for on an open device."""
+    batches = dict(_batches(device, artifact, args))
+    if isinstance(device, CudaDevice):
+        return _measure_gpu(artifact, device, batches, args.repeats)
+    rows = [_cpu_row(device, name, batch, args.repeats) for name, batch in batches.items()]
+    return Report(str(artifact.path), "cpu", None, rows, {})
 
 
 def _batches(device: Device, artifact: Artifact, args: argparse.Namespace) -> Iterator[tuple[str, StepBatch]]:

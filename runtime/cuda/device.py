@@ -25,7 +25,6 @@ from warploom.runtime.cuda.results import Pending, ResultRing
 from warploom.runtime.cuda.step_shape import StepShape, bucket_dims, make_buckets, shape_step
 from warploom.runtime.device import StepOutput
 from warploom.runtime.step_batch import StepBatch
-from warploom.runtime.weights import numpy_dtype
 
 I32 = NDArray[np.int32]
 
@@ -113,7 +112,7 @@ class CudaDevice:
         self.enqueue(shape, names)
         if not samples:
             return Ticket(None)
-        return Ticket(self._results.collect(self._arrays if reports else self._arrays[:2], len(batch.logit_rows)))
+        return Ticket(self._results.collect(_REPORTED if reports else _SAMPLED, len(batch.logit_rows)))
 
     def result(self, ticket: Ticket) -> StepOutput:
         """Wait for a step and return what it gave; once per ticket. DeviceError if the GPU has failed."""
@@ -126,7 +125,7 @@ class CudaDevice:
         """Run one step and return the logits of the batch's `logit_rows`, [R, vocab_size]; nothing is sampled."""
         self.enqueue(self.upload(batch, None)._replace(plain=False), [FEED, STEP])
         array = self.program.result(STEP, "logits")
-        host = np.empty((len(batch.logit_rows), *array.row_shape), numpy_dtype(array.dtype))
+        host = np.empty((len(batch.logit_rows), *array.row_shape), array.dtype)
         self.driver.call("cuStreamSynchronize", self.stream)
         if host.size:
             self.driver.call("cuMemcpyDtoH", host.ctypes.data, array.address, host.nbytes)
@@ -159,7 +158,8 @@ class CudaDevice:
             captured = _PLAIN if shape.plain else _WITHOUT_SAMPLE
             self._graphs.launch(self._graph(GraphKey(*shape.bucket, captured)))
             names = names[len(captured) :]
-        self.program.enqueue(names, shape.dims)
+        if names:
+            self.program.enqueue(names, shape.dims)
 
     def _open_gpu(self, artifact: Artifact, ordinal: int, api: Any) -> None:
         self.driver = driver = Driver(ordinal, api)
@@ -175,11 +175,8 @@ class CudaDevice:
         self.program = Program(
             driver, stream, artifact, self.target, self._choice.form, limits, budget, resources, self.lap
         )
-        self._arrays = [
-            *(self.program.result(SAMPLE, name) for name in ("tokens", "logprobs")),
-            *(self.program.result(LOGPROBS, name) for name in ("top_tokens", "top_logprobs")),
-        ]
-        self._results = ResultRing(driver, stream, self._arrays)
+        results = {entry: [self.program.result(entry, name) for name in names] for entry, names in _RESULTS.items()}
+        self._results = ResultRing(driver, stream, results)
         resources.callback(self._results.close)
         self._graphs = Graphs(driver, stream)
         resources.callback(self._graphs.close)
@@ -201,5 +198,7 @@ class CudaDevice:
 
 
 _NO_TOKENS = StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), None, None)
+_RESULTS = {SAMPLE: ("tokens", "logprobs"), LOGPROBS: ("top_tokens", "top_logprobs")}
+_SAMPLED, _REPORTED = (SAMPLE,), (SAMPLE, LOGPROBS)
 _WITHOUT_SAMPLE = (FEED, STEP)
 _PLAIN = (FEED, STEP, SAMPLE)

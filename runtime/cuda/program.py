@@ -19,6 +19,7 @@ from warploom.runtime.cuda.staging import InputBlock
 from warploom.runtime.cuda.weights import load_weights
 from warploom.runtime.expr import evaluate
 from warploom.runtime.plan import Buffer, Entry, Plan
+from warploom.runtime.weights import numpy_dtype
 
 FEED, STEP, SAMPLE, LOGPROBS = ENTRIES = ("feed", "step", "sample", "logprobs")
 # What an entry reads where another left it: (entry, its input) -> (other entry, its result).
@@ -107,7 +108,7 @@ class Program:
             if buffer.kind == "result" and buffer.name == name:
                 row_shape = tuple(evaluate(extent, self._limits) for extent in buffer.shape[1:])
                 place = self.entries[entry].places[name]
-                return DeviceArray(name, place.offset, buffer.dtype, self._limits["R"], row_shape)
+                return DeviceArray(name, place.offset, numpy_dtype(buffer.dtype), self._limits["R"], row_shape)
         raise ArtifactError(f"The plan's entry {entry} has no result {name!r}", fix="compile the model again")
 
     def _take_arenas(self, name: str, entry: Entry) -> Arenas:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,17 +35,49 @@ _PADDING = {
 class Layout(NamedTuple):
     """Where each input is, for some dims: byte offset in the block, and shape."""
 
+    dims: tuple[int, ...]
     offsets: dict[str, int]
     shapes: dict[str, tuple[int, ...]]
     num_bytes: int
 
 
+class _Target(NamedTuple):
+    """Where an input is packed, and what fills the rest of it."""
+
+    name: str
+    array: Array
+    padding: int
+
+
 class _Slot:
-    """A pinned buffer and the event after which it may be written again."""
+    """A pinned buffer, the event after which it may be written again, and its inputs' arrays by layout."""
 
     def __init__(self, driver: Driver, num_bytes: int) -> None:
         self.pinned = PinnedArray(driver, num_bytes)
         self.copied = driver.call("cuEventCreate", driver.api.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+        self._targets: dict[tuple[int, ...], list[_Target]] = {}
+
+    def targets(self, layout: Layout, dtypes: Mapping[str, np.dtype[Any]]) -> list[_Target]:
+        """Return the inputs' arrays in this buffer."""
+        found = self._targets.get(layout.dims)
+        if found is None:
+            if len(self._targets) >= _MAX_LAYOUTS:
+                self._targets.clear()
+            found = self._targets[layout.dims] = [
+                _Target(
+                    name,
+                    np.ndarray(layout.shapes[name], dtype, self.pinned.array, layout.offsets[name]),
+                    _PADDING.get(name, 0),
+                )
+                for name, dtype in dtypes.items()
+            ]
+        return found
+
+    def enlarge(self, driver: Driver, num_bytes: int) -> None:
+        """Make room for more; the contents are lost."""
+        self._targets.clear()
+        self.pinned.free()
+        self.pinned = PinnedArray(driver, num_bytes)
 
 
 class InputBlock:
@@ -62,8 +95,8 @@ class InputBlock:
         self._driver, self._stream = driver, stream
         self._dtypes = {buffer.name: numpy_dtype(buffer.dtype) for buffer in inputs}
         self._ranks = [len(buffer.shape) for buffer in inputs]
-        self._dims = tuple(limits)
-        self._extents = compile_exprs([extent for buffer in inputs for extent in buffer.shape], self._dims)
+        self._dims = itemgetter(*limits)
+        self._extents = compile_exprs([extent for buffer in inputs for extent in buffer.shape], list(limits))
         self._layouts: dict[tuple[int, ...], Layout] = {}
         num_bytes = self.layout(limits).num_bytes
         self._address = memory.take("step inputs", num_bytes)
@@ -73,12 +106,13 @@ class InputBlock:
 
     def layout(self, dims: Mapping[str, int]) -> Layout:
         """Return the layout for some dims."""
-        key = tuple(dims[name] for name in self._dims)
-        if key not in self._layouts:
+        key: tuple[int, ...] = self._dims(dims)
+        layout = self._layouts.get(key)
+        if layout is None:
             if len(self._layouts) >= _MAX_LAYOUTS:
                 self._layouts.clear()
-            self._layouts[key] = self._make_layout(key)
-        return self._layouts[key]
+            layout = self._layouts[key] = self._make_layout(key)
+        return layout
 
     def addresses(self, layout: Layout) -> dict[str, int]:
         """Return where the inputs are on the GPU."""
@@ -92,15 +126,12 @@ class InputBlock:
         """
         layout = self.layout(dims)
         slot = self._take_slot(layout.num_bytes)
-        memory = slot.pinned.array
-        for name, dtype in self._dtypes.items():
-            shape, start = layout.shapes[name], layout.offsets[name]
-            target = np.ndarray(shape, dtype, memory, start)
+        for name, target, padding in slot.targets(layout, self._dtypes):
             array = arrays.get(name)
-            if array is not None and array.shape == shape:
+            if array is not None and array.shape == target.shape:
                 target[...] = array
                 continue
-            target[...] = _PADDING.get(name, 0)
+            target[...] = padding
             if array is not None:
                 target[tuple(map(slice, array.shape))] = array
         self._driver.call("cuMemcpyHtoDAsync", self._address, slot.pinned.address, layout.num_bytes, self._stream)
@@ -123,7 +154,7 @@ class InputBlock:
             offsets[name], shapes[name] = end, shape
             num_bytes = int(np.prod(shape)) * dtype.itemsize
             end += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
-        return Layout(offsets, shapes, end)
+        return Layout(values, offsets, shapes, end)
 
     def _take_slot(self, num_bytes: int) -> _Slot:
         """Return the next slot, once the GPU has read what it held, with room for `num_bytes`."""
@@ -131,6 +162,5 @@ class InputBlock:
         self._next = (self._next + 1) % _NUM_SLOTS
         self._driver.call("cuEventSynchronize", slot.copied)
         if num_bytes > len(slot.pinned.array):
-            slot.pinned.free()
-            slot.pinned = PinnedArray(self._driver, max(num_bytes, 2 * len(slot.pinned.array)))
+            slot.enlarge(self._driver, max(num_bytes, 2 * len(slot.pinned.array)))
         return slot

@@ -9,11 +9,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from tests.cuda_fake_model import cuda_artifact, fake_cuda
 from tests.runtime_fakes import VOCAB_SIZE, FakeDevice
 from tests.unit.tools.conftest import RunCLI
 from warploom.errors import EngineError
+from warploom.runtime.cuda import profile
+from warploom.runtime.cuda.device import CudaDevice
+from warploom.tools import bench_step
 from warploom.tools.bench_plot import plot
 from warploom.tools.bench_step import Limits
+from warploom.tools.cli import main
 from warploom.tools.synthetic import ragged_batch
 
 
@@ -45,6 +50,24 @@ def test_plot_shows_every_kernel_in_proportion() -> None:
     widths = [float(rect.attrib["width"]) for rect in pieces]
     assert widths[0] == pytest.approx(3 * widths[1], rel=1e-2)
     assert "decode <1>: 4.00 ms" in "".join(root.itertext())
+
+
+def test_steps_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "_COPIED_BYTES", 1 << 20)
+    artifact = cuda_artifact(tmp_path / "model")
+    device = CudaDevice(artifact, api=fake_cuda(total_bytes=1 << 27), kv_bytes=20_000)
+    monkeypatch.setattr(bench_step, "open_device", lambda *_: device)
+    assert main(["bench", "step", str(artifact.path), "--batch", "1,3", "--context", "9", "--prefill", "7"]) == 0
+    printed = capsys.readouterr().out
+    assert "Fake GPU: copy 0.01 TB/s" in printed
+    assert [line.split("  ")[0] for line in printed.splitlines()[3:6]] == [
+        "decode 1 at 9",
+        "decode 3 at 9",
+        "prefill 7",
+    ]
+    _, one, three, _ = (section.split() for section in printed.split("\n\n")[1:])
+    assert ("read_few" in one, "read_many" in one) == (True, False)
+    assert ("read_few" in three, "read_many" in three) == (False, True)  # four rows, one of them padding
 
 
 def test_steps_on_the_cpu(tiny_artifact: Path, run_cli: RunCLI) -> None:

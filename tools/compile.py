@@ -27,6 +27,7 @@ examples:
   warploom compile HuggingFaceTB/SmolLM2-135M-Instruct -o smollm2
   warploom compile ./my-llama --quantization int8 --max-context 4096
   warploom compile model.Q4_K_M.gguf --quantization int8 --json
+  warploom compile ./config-of-8b --target cuda:sm_90 --dummy-weights
 
 No GPU is needed, and no PyTorch. The artifact is complete: copy the folder to where it is served.
 """
@@ -39,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a Hugging Face hub id, a folder in Hugging Face's layout, or a .gguf file"
     )
-    parser.add_argument("--target", default="cpu", metavar="NAME", help="what to compile for: cpu (default)")
+    parser.add_argument(
+        "--target", default="cpu", metavar="NAME", help="what to compile for: cpu (default), or a GPU: cuda:sm_90"
+    )
     parser.add_argument(
         "--quantization",
         default="bf16",
@@ -48,6 +51,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="most tokens of one sequence (default: what the model can)"
+    )
+    parser.add_argument(
+        "--dummy-weights",
+        action="store_true",
+        help="read only config.json; weights are random numbers made at load, to measure speed",
     )
     parser.add_argument(
         "-o",
@@ -72,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
             quantization=args.quantization,
             out=args.out,
             max_context=args.max_context,
+            dummy_weights=args.dummy_weights,
             progress=progress,
         )
     summary, seconds = summarize(artifact), time.perf_counter() - started

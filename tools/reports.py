@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.expr import evaluate
+from warploom.runtime.manifest import TargetInfo
 from warploom.runtime.plan import Buffer, Entry, Launch, Plan
 from warploom.tools.table import count, shown, size
 
@@ -111,13 +112,18 @@ def summarize(artifact: Artifact) -> Summary:
         kv_bytes_per_token=kv.bytes_per_page // kv.page_size,
         chat=manifest.tokenizer.chat_template is not None,
         targets=list(manifest.targets),
-        variants=[variant.isa for target in manifest.targets.values() for variant in target.variants],
+        variants=[name for target in manifest.targets.values() for name in _variants(target)],
         num_kernels=sum(len(plan.kernels) for plan in plans),
         num_launches={name: len(entry.launches) for plan in plans for name, entry in plan.entries.items()},
         bytes=_sizes(artifact),
         warploom_version=manifest.warploom_version,
         format_version=manifest.format_version,
     )
+
+
+def _variants(target: TargetInfo) -> list[str]:
+    """What the target's code is for: ISA levels, or a GPU architecture."""
+    return [variant.isa for variant in target.variants] if target.cuda is None else [target.cuda.arch]
 
 
 def _sizes(artifact: Artifact) -> Sizes:
@@ -130,7 +136,7 @@ def _sizes(artifact: Artifact) -> Sizes:
 def _purpose(path: PurePosixPath) -> str:
     if path.parts[0] == "weights":
         return "weights"
-    if path.suffix == ".mlir":
+    if path.suffix in (".mlir", ".py", ".ttir"):
         return "sources"
     return "code" if path.parts[0] == "kernels" else "other"
 

@@ -42,7 +42,7 @@ def load_weights(driver: Driver, memory: DeviceMemory, artifact: Artifact, plan:
     offsets, total = _place(params)
     base = memory.take("weights", total)
     addresses = {name: base + offset for name, offset in offsets.items()}
-    _upload(driver, {addresses[name]: array for name, array in stored.items() if array is not None})
+    upload(driver, {addresses[name]: array for name, array in stored.items() if array is not None})
     fill_with_noise(driver, memory, {addresses[name]: info for name, info in random.items()})
     return addresses
 
@@ -105,7 +105,7 @@ class _Lane:
         self._driver.call("cuStreamSynchronize", self._stream)
 
 
-def _upload(driver: Driver, arrays: Mapping[int, NDArray[Any]]) -> None:
+def upload(driver: Driver, arrays: Mapping[int, NDArray[Any]]) -> None:
     """Copy arrays to addresses: while one thread's chunk is on the bus, others read files into their buffers."""
     chunks = list(_chunks(arrays))
     if not chunks:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.frontend.tiny_checkpoints import tiny_config
 from tests.unit.tools.conftest import RunCLI, write_tiny_model
 from warploom.tools.cli import main
 
@@ -23,6 +24,19 @@ def test_compile_json_tells_where_the_artifact_is(run_cli: RunCLI, tmp_path: Pat
     assert report["seconds"] > 0
     answer = run_cli("generate", out, "hello", "--max-tokens", "3", "--json")
     assert json.loads(answer.stdout)["completions"]
+
+
+def test_dummy_weights_need_a_config_only(run_cli: RunCLI, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.json").write_text(json.dumps(tiny_config()))
+    out = tmp_path / "out"
+    result = run_cli("compile", tmp_path / "config", "-o", out, "--dummy-weights", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["bytes"]["weights"] == 0
+    answers = [run_cli("generate", out, "hello", "--max-tokens", "8", "--json").stdout for _ in range(2)]
+    first, second = (json.loads(answer)["completions"][0]["token_ids"] for answer in answers)
+    assert first == second
+    assert len(first) == 8
 
 
 @pytest.mark.parametrize(

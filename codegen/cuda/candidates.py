@@ -38,6 +38,7 @@ def neighbours(choice: Choice) -> Iterator[Choice]:
 def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
     """Code paths that the default choices do not take."""
     yield Choice(1, GemvTile(4, 256, 2, num_warps=4), fused_norm=True)
+    yield Choice(3, GemvTile(2, 256, 2, num_warps=4, block_t=3), fused_norm=True)
     for tokens, splits, ahead, tma, fused in (
         (16, 1, 2, False, False),
         (16, 3, 2, True, True),
@@ -54,7 +55,8 @@ def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
 
 
 def _all(problem: LinearProblem) -> Iterator[Choice]:
-    yield from (Choice(1, tile, fused_norm=problem.norm is not None) for tile in _gemv(problem))
+    for tokens in (1, 2, 4, 8):
+        yield from (Choice(tokens, tile, fused_norm=problem.norm is not None) for tile in _gemv(problem, tokens))
     for tokens in (16, 32, 64, 128, 256, 512):
         for tile in _skinny(problem, tokens):
             yield Choice(tokens, tile)
@@ -63,14 +65,17 @@ def _all(problem: LinearProblem) -> Iterator[Choice]:
     yield from (Choice(None, tile) for tile in _gemm(problem))
 
 
-def _gemv(problem: LinearProblem) -> Iterator[GemvTile]:
+def _gemv(problem: LinearProblem, tokens: int) -> Iterator[GemvTile]:
     longest = 1 << (problem.k - 1).bit_length()
     for rows, columns, warps, ahead in product((1, 2, 4), (512, 1024, 2048), (1, 2, 4, 8), (2, 4, 8)):
         per_thread = rows * columns / (32 * warps) * (2 if problem.epilogue == "swiglu" else 1)
         pieces = -(-problem.k // columns)
         in_flight = min(ahead, pieces) * per_thread
-        if columns <= longest and 8 <= per_thread <= 32 and 24 <= in_flight <= 128 and ahead <= max(2, pieces):
-            yield GemvTile(rows, columns, ahead, warps)
+        few = tokens == 1 or (warps >= 2 and ahead < 8 and in_flight <= 64)
+        if columns > longest or ahead > max(2, pieces) or not few:
+            continue
+        if 8 <= per_thread <= 32 and 24 <= in_flight <= 128 and tokens * per_thread <= 128:
+            yield GemvTile(rows, columns, ahead, warps, tokens)
 
 
 def _skinny(problem: LinearProblem, tokens: int) -> Iterator[SkinnyTile]:

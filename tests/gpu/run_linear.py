@@ -28,8 +28,9 @@ from launcher import Graph, Kernel, Timer, number
 BANDWIDTH = 3.17e12  # bytes/s, measured read stream of an H100
 PEAK = 798e12  # flop/s, measured cuBLAS bf16 8192^3 on random data
 CHECKED_TOKENS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 256, 300, 512, 2048, 4096)
-TIMED_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
-SWEPT_TOKENS = {"gemv": (1,), "gemm": (128, 256, 512, 1024, 4096)}
+TIMED_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+SWEPT_TOKENS = {"gemm": (128, 256, 512, 1024, 4096)}
+FEW_TOKENS = (2, 4, 8, 16)  # all with one kernel of 16 tokens, which may lose to one for fewer
 ROTATED = 300 << 20  # bytes of weights between two uses of one
 TORCH = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
 Problem = dict[str, Any]
@@ -282,7 +283,8 @@ def benchmark(bench: Bench, use: str, seconds: float) -> list[Row]:
         torch_us: dict[int, float] = {}
         for program in programs:
             kind = program["choice"]["tile"]["type"]
-            swept = SWEPT_TOKENS.get(kind, (program["end"],)) if use == "sweep" else TIMED_TOKENS
+            ends = FEW_TOKENS if kind == "skinny" and program["end"] == 16 else (program["end"],)
+            swept = SWEPT_TOKENS.get(kind, ends) if use == "sweep" else TIMED_TOKENS
             for tokens in in_range(program, tuple(t for t in swept if t and t <= limit)):
                 if time.monotonic() > deadline:
                     print(f"out of time in {name}", flush=True)

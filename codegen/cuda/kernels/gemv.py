@@ -1,8 +1,9 @@
-"""A linear layer of one token: CUDA cores, limited by the memory that W is read from.
+"""A linear layer of one token or very few: CUDA cores, limited by the memory that W is read from.
 
-A block reads a few rows of W, which no other block reads. Rows are loaded before the previous kernel is waited for:
-W depends on nothing. The norm costs no second pass: sum((x / rms) * gain * w) = sum(x * gain * w) / rms, and the
-squares are summed along the way (the fused norm of HazyResearch/Megakernels `rms_matvec_rope_append.cu`).
+A block reads a few rows of W, which no other block reads: no other way to read memory was as fast. Rows are loaded
+before the previous kernel is waited for: W depends on nothing. The norm costs no second pass: sum((x / rms) * gain * w)
+= sum(x * gain * w) / rms, and the squares are summed along the way (the fused norm of HazyResearch/Megakernels
+`rms_matvec_rope_append.cu`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from warploom.codegen.cuda.render import render
 
 @dataclass(frozen=True, slots=True)
 class GemvSpec:
-    """out [1, width] for x [1, k]."""
+    """out [T, width] for x [T, k], T <= block_t."""
 
     problem: LinearProblem
     tile: GemvTile
@@ -26,7 +27,8 @@ class GemvSpec:
     @property
     def name(self) -> str:
         t = self.tile
-        return f"{self.problem.name}_gemv_{t.block_n}x{t.block_k}_a{t.ahead}_w{t.num_warps}"
+        tokens = f"{t.block_t}x" if t.block_t > 1 else ""
+        return f"{self.problem.name}_gemv_{tokens}{t.block_n}x{t.block_k}_a{t.ahead}_w{t.num_warps}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
@@ -34,7 +36,7 @@ class GemvSpec:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        return ()
+        return ("T",) if self.tile.block_t > 1 else ()
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -46,11 +48,15 @@ class GemvSpec:
 
     @property
     def flops(self) -> str:
-        return self.problem.flops("1")
+        return self.problem.flops(self._tokens)
 
     @property
     def bytes(self) -> str:
-        return self.problem.bytes("1")
+        return self.problem.bytes(self._tokens)
+
+    @property
+    def _tokens(self) -> str:
+        return "T" if self.dims else "1"
 
     def source(self) -> str:
         return render(
@@ -58,4 +64,5 @@ class GemvSpec:
         )
 
     def __str__(self) -> str:
-        return f"{self.problem.name} of one token, {self.tile.block_n} outputs a block"
+        tokens = f"up to {self.tile.block_t} tokens" if self.dims else "one token"
+        return f"{self.problem.name} of {tokens}, {self.tile.block_n} outputs a block"

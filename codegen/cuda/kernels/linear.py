@@ -89,10 +89,21 @@ def _steps(
         norm = RmsNormSpec(problem.k, problem.x, problem.norm.gain, DType.BF16, problem.norm.eps, target.has_tma)
         steps.append(Step(norm, (slots["x"], slots["gain"], normed), {"T": rows}))
         problem, slots = problem.without_norm(), slots | {"x": normed}
+    _check_end(problem, choice)
     spec = linear_spec(problem, choice.tile, target)
     if isinstance(spec, SkinnySpec):
         slots = slots | _extra_slots(spec, slots, choice, memory)
     return [*steps, Step(spec, tuple(slots[operand.name] for operand in spec.operands), {"T": rows})]
+
+
+def _check_end(problem: LinearProblem, choice: Choice) -> None:
+    """Splits need memory for every tile, and a GEMV holds all tokens."""
+    end, tile = choice.up_to, choice.tile
+    unbounded = isinstance(tile, SkinnyTile) and tile.splits > 1 and end is None
+    if unbounded or (isinstance(tile, GemvTile) and (end is None or end > tile.block_t)):
+        raise CompileError(
+            f"a choice for {problem.name} is for more tokens than its tile can take", found=f"{tile} up to {end}"
+        )
 
 
 def linear_spec(problem: LinearProblem, tile: Tile, target: CudaTarget) -> GemvSpec | SkinnySpec | GemmSpec:
@@ -107,8 +118,7 @@ def linear_spec(problem: LinearProblem, tile: Tile, target: CudaTarget) -> GemvS
 def _extra_slots(spec: SkinnySpec, slots: Slots, choice: Choice, memory: _Temps) -> Slots:
     extra = {"w_rows": slots["w"]}
     if spec.tile.splits > 1:
-        if choice.up_to is None:
-            raise CompileError(f"{spec.name} splits columns for any number of tokens", fix="give the choice an end")
+        assert choice.up_to is not None
         tiles = spec.tiles(choice.up_to)
         extra["partials"] = memory.slot("partials", Temp(tensor((spec.tile.splits, tiles, spec.part), DType.F32)))
         extra["counters"] = memory.slot("counters", Temp(tensor((tiles,), DType.I32), zeroed=True))

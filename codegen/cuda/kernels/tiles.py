@@ -8,7 +8,7 @@ import msgspec
 
 
 class GemvTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gemv"):
-    """One token on CUDA cores: a block computes `block_n` outputs, `block_k` columns at a time.
+    """Up to `block_t` tokens on CUDA cores: a block computes `block_n` outputs, `block_k` columns at a time.
 
     Attributes:
         ahead: how many pieces of W are loaded before the previous kernel is waited for, and then kept in flight.
@@ -18,6 +18,7 @@ class GemvTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gem
     block_k: int
     ahead: int
     num_warps: int
+    block_t: int = 1
 
 
 class SkinnyTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="skinny"):

@@ -37,6 +37,7 @@ PROBLEMS = {
 TILES = {
     "gemv": Choice(1, GemvTile(4, 64, 2, num_warps=2), fused_norm=True),
     "gemv_whole_row": Choice(1, GemvTile(1, 256, 4, num_warps=2), fused_norm=True),
+    "gemv_tokens": Choice(3, GemvTile(4, 64, 2, num_warps=2, block_t=3), fused_norm=True),
     "skinny": Choice(16, SkinnyTile(32, 16, 32, 4, 3)),
     "skinny_norm": Choice(16, SkinnyTile(64, 16, 64, 4, 3), fused_norm=True),
     "skinny_splits": Choice(16, SkinnyTile(32, 16, 32, 4, 3, splits=3)),
@@ -114,7 +115,7 @@ def test_kernels_compute_the_layer(problem: LinearProblem, tile: Choice) -> None
         pytest.skip("choices_for gives no such tile")
     match = lowered(problem, tile)
     variant = without_pdl(match.variants[0])
-    for tokens in (1,) if tile.up_to == 1 else (3, min(tile.up_to or 37, 21)):
+    for tokens in {1: (1,), 3: (1, 2, 3)}.get(tile.up_to or 0, (3, min(tile.up_to or 37, 21))):
         arrays = make_arrays(problem)
         arrays["x"][tokens:] = np.nan  # leftovers of a longer step
         run(problem, match, variant, arrays, tokens)
@@ -146,9 +147,18 @@ def test_names_tell_all_candidates_apart() -> None:
         assert all(spec.name.isidentifier() for spec in specs)
 
 
-def test_splits_need_an_end() -> None:
-    with pytest.raises(CompileError, match="splits columns for any number of tokens"):
-        lowered(PROBLEMS["plain"], Choice(None, SkinnyTile(32, 16, 32, 4, 3, splits=2)))
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice(None, SkinnyTile(32, 16, 32, 4, 3, splits=2)),
+        Choice(2, GemvTile(1, 64, 2, 4)),
+        Choice(None, GemvTile(1, 64, 2, 4, block_t=4)),
+    ],
+    ids=str,
+)
+def test_a_choice_must_not_reach_beyond_its_tile(choice: Choice) -> None:
+    with pytest.raises(CompileError, match="more tokens than its tile can take"):
+        lowered(PROBLEMS["plain"], choice)
 
 
 def test_variants_share_temps_as_large_as_any_needs() -> None:

@@ -28,6 +28,7 @@ def live_variants(group: str, variants: Sequence[Variant], dims: Mapping[str, Di
         raise CompileError(f"the variants of @{group} are not guarded by one value", found=f"{guards}")
     value = guards[0].value
     low, high = (evaluate(value, {name: getattr(d, end) for name, d in dims.items()}) for end in ("min", "max"))
+    low = max(low, 1)  # of no rows there is nothing to compute, so no variant need hold
     live = [v for v in variants if v.when is not None and v.when.min <= high and v.when.max >= low]
     edges = [low - 1]
     for variant in live:

@@ -55,7 +55,7 @@ def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
 
 
 def _all(problem: LinearProblem) -> Iterator[Choice]:
-    for tokens in (1, 2, 4, 8):
+    for tokens in (1, 2, 4):
         yield from (Choice(tokens, tile, fused_norm=problem.norm is not None) for tile in _gemv(problem, tokens))
     for tokens in (16, 32, 64, 128, 256, 512):
         for tile in _skinny(problem, tokens):

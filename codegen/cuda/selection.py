@@ -42,14 +42,15 @@ def select(timings: Iterable[Timing]) -> Table:
 def _choices(by_tokens: Mapping[int, Mapping[Choice, float]]) -> tuple[Choice, ...]:
     """Choices by rising `up_to`, from the times of candidates by number of tokens."""
     found: list[Choice] = []
+    after_us = 0.0  # what the choice of the range after this one takes
     for tokens in sorted(by_tokens, reverse=True):
         times = by_tokens[tokens]
         tile = min(times, key=lambda candidate: times[candidate])
-        if (
-            found
-            and times.get(after := msgspec.structs.replace(found[0], up_to=None), float("inf")) < SAME * times[tile]
-        ):
-            tile = after
+        if found:
+            after = _tile(found[0])
+            bound = times.get(after, after_us)  # with fewer tokens it takes no longer
+            tile = after if bound < SAME * times[tile] else tile
+        after_us = times.get(tile, after_us)
         found.insert(0, msgspec.structs.replace(tile, up_to=RANGES[tokens] if found else None))
     merged = [this for this, after in pairwise(found) if _tile(this) != _tile(after)]
     return (*merged, found[-1])

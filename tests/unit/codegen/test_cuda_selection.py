@@ -35,6 +35,11 @@ def test_one_kernel_serves_neighbours_where_it_costs_next_to_nothing() -> None:
     assert chosen((512, OTHER, 50.0), (512, MANY, 52.0), (4096, MANY, 300.0)) == [(512, OTHER), (None, MANY)]
 
 
+def test_a_kernel_takes_no_longer_for_fewer_tokens() -> None:
+    assert chosen((8, FEW, 12.0), (16, MORE, 12.1), (16, FEW, 12.3)) == [(None, MORE)]
+    assert chosen((8, FEW, 11.0), (16, MORE, 12.1), (16, FEW, 12.4)) == [(8, FEW), (None, MORE)]
+
+
 def test_a_table_can_be_written_and_read() -> None:
     table = select(
         [Timing("layer", 1, 1.0, Choice(1, GEMV, fused_norm=True)), Timing("layer", 64, 2.0, Choice(64, MORE))]

@@ -50,9 +50,12 @@ class SampleSpec:
 
     @property
     def temps(self) -> tuple[Temp, ...]:
-        """Of a row: adjusted: logits with biases and penalties; chunks: of each, the largest logit, the sum of
-        exponentials, the best with noise, the largest adjusted; sums: (count, mass) above each bound in each chunk, of two phases in turn; best_tokens; counters: chunks
-        that have met, and that are done."""
+        """Of a row.
+
+        adjusted: logits with biases and penalties. chunks: of each, the largest logit, the sum of exponentials, the
+        best with noise, the largest adjusted. sums: count and mass above each bound in each chunk, of two phases in
+        turn. best_tokens: of the chunks. counters: chunks that have met, and that are done.
+        """
         return (
             Temp(tensor(("R", self.vocab_size), DType.F32)),
             Temp(tensor(("R", 4, self.chunks), DType.F32)),

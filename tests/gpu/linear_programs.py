@@ -1,0 +1,139 @@
+"""Programs that `build_linear.py` made, on the GPU: loading, launching, operands and meaning (torch, f64)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from launcher import Kernel, Timer, number
+
+TORCH = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
+Problem = dict[str, Any]
+Row = dict[str, Any]
+
+
+def compile_one(job: Row) -> Row:
+    """What the project's compiler process answers to a job; here in a process of our own."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "codegen" / "cuda"))
+    import worker
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return worker.compile_job(job, Path(folder))
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+class Bench:
+    """Kernels and memory of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        found = json.loads((folder / "programs.json").read_text())
+        self.programs: list[Row] = found["programs"]
+        self.jobs: list[Row] = found["jobs"]
+        self.infos: dict[str, Row] = {
+            name: info | found["compiled"].get(name, {}) for name, info in found["kernels"].items()
+        }
+        self.folder = folder
+        self.stream = torch.cuda.Stream()
+        self.timer = Timer(self.stream.cuda_stream)
+        self.kernels: dict[str, Kernel] = {}
+
+    def compile_jobs(self) -> None:
+        """Compile what the build left, on all cores."""
+        begin, done = time.monotonic(), 0
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
+            for job, answer in zip(self.jobs, workers.map(compile_one, self.jobs, chunksize=4), strict=True):
+                if "error" in answer:
+                    print("FAILED to compile", job["name"], answer["error"][:300], flush=True)
+                    continue
+                (self.folder / f"{job['name']}.cubin").write_bytes(base64.b64decode(answer["cubin"]))
+                maps = [(found["box"], found["swizzle"]) for found in answer["tensormaps"]]
+                facts = {"num_warps": answer["num_warps"], "shared_bytes": answer["shared_bytes"], "tensormaps": maps}
+                self.infos[job["name"]] |= facts
+                done += 1
+        print(f"compiled {done} of {len(self.jobs)} kernels in {time.monotonic() - begin:.0f} s", flush=True)
+
+    def kernel(self, name: str) -> Kernel:
+        """Loaded when it is needed."""
+        if "shared_bytes" not in self.infos[name]:
+            raise RuntimeError(f"{name} was not compiled or does not fit")
+        if name not in self.kernels:
+            self.kernels[name] = Kernel(name, self.infos[name], self.folder)
+        return self.kernels[name]
+
+    def drop_kernels(self) -> None:
+        """Unload all."""
+        torch.cuda.synchronize()
+        for kernel in self.kernels.values():
+            kernel.unload()
+        self.kernels.clear()
+
+    def temps(self, program: Row, limit: int) -> list[torch.Tensor]:
+        """Memory for a program's temps: zeros, or garbage that would be seen."""
+        made = []
+        for temp in program["temps"]:
+            shape = [number(extent, limit) for extent in temp["shape"]]
+            fill = 0 if temp["dtype"] == "i32" else float("nan")
+            made.append(torch.full(shape, fill, dtype=TORCH[temp["dtype"]], device="cuda"))
+        return made
+
+    def launches(
+        self, program: Row, arrays: dict[str, torch.Tensor], temps: list[torch.Tensor], tokens: int, limit: int
+    ) -> list[Any]:
+        """The launches of a program."""
+        made = []
+        for step in program["steps"]:
+            operands = [temps[o] if isinstance(o, int) else arrays[o] for o in step["operands"]]
+            launch = self.kernel(step["kernel"]).bind([o.data_ptr() for o in operands], tokens, limit, pdl=True)
+            if launch is not None:
+                made.append(launch)
+        return made
+
+
+def make_arrays(p: Problem, tokens: int, weights: int = 1) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """Random operands with room for `tokens`, and several weights."""
+
+    def normal(*shape: int, dtype: str = "bf16", scale: float = 1.0) -> torch.Tensor:
+        return (torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * scale).to(TORCH[dtype])
+
+    arrays = {
+        "x": normal(tokens, p["k"], dtype=p["x"]),
+        "gain": normal(p["k"], dtype=p["norm"]["gain"] if p["norm"] else "f32", scale=0.1) + 1,
+        "residual": normal(tokens, p["width"], dtype=p["out"]),
+        "out": torch.full((tokens, p["width"]), float("nan"), dtype=TORCH[p["out"]], device="cuda"),
+    }
+    return arrays, [normal(p["n"], p["k"], scale=p["k"] ** -0.5) for _ in range(weights)]
+
+
+def reference(p: Problem, arrays: dict[str, torch.Tensor], w: torch.Tensor, tokens: int) -> torch.Tensor:
+    """The meaning, in f64."""
+    x = arrays["x"][:tokens].double()
+    if p["norm"]:
+        x = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + p["norm"]["eps"]) * arrays["gain"].double()
+    y = x @ w.double().T
+    if p["epilogue"] == "swiglu":
+        gate, up = y.chunk(2, -1)
+        return gate * torch.sigmoid(gate) * up
+    return y + arrays["residual"][:tokens].double() if p["epilogue"] == "residual" else y
+
+
+def in_range(program: Row, tokens: tuple[int, ...]) -> Iterator[int]:
+    end = program["end"] or max(tokens)
+    yield from (t for t in tokens if program["begin"] <= t <= end)
+
+
+def label(program: Row) -> str:
+    choice = program["choice"]
+    tile = " ".join(f"{k}={v}" for k, v in choice["tile"].items() if k != "type" and v)
+    fused = " fused_norm" if choice["fused_norm"] and program["problem"]["norm"] else ""
+    return f"{choice['tile']['type']} {tile}{fused}"

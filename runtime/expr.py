@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from warploom.errors import ArtifactError
@@ -73,6 +74,12 @@ def compile_expr(expr: Expr, dims: Sequence[str]) -> Callable[..., int]:
     Raises:
         ArtifactError: the text is not in the grammar, or reads a name outside `dims`.
     """
+    return _compiled(expr, tuple(dims))
+
+
+@lru_cache(maxsize=8192)
+def _compiled(expr: Expr, dims: tuple[str, ...]) -> Callable[..., int]:
+    """A plan has few expressions and uses each of them many times."""
     tree = parse(expr)
     unknown = names(expr) - set(dims)
     if unknown:
@@ -108,6 +115,6 @@ def evaluate(expr: Expr, dims: Mapping[str, int]) -> int:
         ArtifactError: the text is not in the grammar, reads an unknown name, or divides by zero.
     """
     try:
-        return compile_expr(expr, tuple(dims))(*dims.values())
+        return expr if isinstance(expr, int) else compile_expr(expr, tuple(dims))(*dims.values())
     except ZeroDivisionError as error:
         raise ArtifactError(f"The plan expression {expr!r} divides by zero", found=f"{dict(dims)}") from error

@@ -33,16 +33,12 @@ def noise_block(dtype: str, mean: float, scale: float) -> NDArray[Any]:
     Raises:
         ArtifactError: a dtype that random parameters cannot have.
     """
+    if not scale:
+        return np.broadcast_to(_convert(np.full(1, mean, np.float32), dtype), BLOCK)
     values = _uniform() * np.float32(scale)
     if mean:
         values += np.float32(mean)
-    if dtype == "bf16":
-        return _round_to_bf16(values)
-    if dtype == "i8":
-        return np.clip(np.rint(values), -127, 127).astype(np.int8)
-    if dtype in ("f32", "f16"):
-        return values.astype(np.float32 if dtype == "f32" else np.float16)
-    raise ArtifactError("A random parameter has an unknown dtype", expected="bf16, f16, f32 or i8", found=dtype)
+    return _convert(values, dtype)
 
 
 def noise_start(seed: int) -> int:
@@ -55,6 +51,17 @@ def random_param(param: RandomParam) -> NDArray[Any]:
     block = np.roll(noise_block(param.dtype, param.mean, param.scale), -noise_start(param.seed))
     size = math.prod(param.shape)
     return np.tile(block, -(-size // BLOCK))[:size].reshape(param.shape)
+
+
+def _convert(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Values as a plan dtype; they may be overwritten."""
+    if dtype == "bf16":
+        return _round_to_bf16(values)
+    if dtype == "i8":
+        return np.clip(np.rint(values), -127, 127).astype(np.int8)
+    if dtype in ("f32", "f16"):
+        return values.astype(np.float32 if dtype == "f32" else np.float16)
+    raise ArtifactError("A random parameter has an unknown dtype", expected="bf16, f16, f32 or i8", found=dtype)
 
 
 @lru_cache(maxsize=1)

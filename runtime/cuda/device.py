@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -184,10 +185,10 @@ class CudaDevice:
         self.lap("staging")
 
     def _capture_common(self) -> None:
-        """Capture the graphs of plain decode steps of short contexts, the largest first; others when first needed."""
+        """Capture the graphs of plain decode steps, the largest first; others when first needed."""
         if self._buckets is not None:
-            for rows in reversed(self._buckets.rows):
-                self._graph(GraphKey(rows, self._buckets.pages[0], _PLAIN))
+            for pages, rows in product(reversed(self._buckets.pages), reversed(self._buckets.rows)):
+                self._graph(GraphKey(rows, pages, _PLAIN))
         self.driver.call("cuStreamSynchronize", self.stream)
         self.lap("graphs")
 

@@ -18,6 +18,7 @@ from warploom.runtime.cuda.device import CudaDevice
 from warploom.runtime.cuda.driver import Driver
 from warploom.runtime.cuda.graphs import capture
 from warploom.runtime.cuda.program import FEED, SAMPLE, STEP
+from warploom.runtime.cuda.step_shape import unpadded_dims
 from warploom.runtime.cuda.weights import fill_with_noise
 from warploom.runtime.expr import evaluate
 from warploom.runtime.manifest import RandomParam
@@ -70,7 +71,7 @@ def time_step(device: CudaDevice, batch: StepBatch, repeats: int, clock: Callabl
 
 
 def time_kernels(device: CudaDevice, batch: StepBatch, repeats: int) -> list[KernelTime]:
-    """Time every kernel of a step."""
+    """Time every kernel of a step; the work is that of the batch without padding."""
     driver, program = device.driver, device.program
     shape = device.upload(batch, None)
     events = _Events(driver)
@@ -90,8 +91,9 @@ def time_kernels(device: CudaDevice, batch: StepBatch, repeats: int) -> list[Ker
     events.destroy()
     medians = np.median(np.array(rounds[1:]), axis=0).tolist()
     launches = [(name, program.entries[name].launches[q.place]) for name in names for q in program.entries[name].queue]
+    needed = {**shape.dims, **unpadded_dims(batch)}
     return [
-        _kernel_time(entry, launch, program.plan.kernels[launch.kernel], shape.dims, seconds)
+        _kernel_time(entry, launch, program.plan.kernels[launch.kernel], needed, seconds)
         for (entry, launch), seconds in zip(launches, medians, strict=True)
     ]
 
@@ -139,9 +141,9 @@ def _gpu_seconds(device: CudaDevice, enqueue: Callable[[], None], repeats: int) 
 
 def _pipelined_seconds(device: CudaDevice, batch: StepBatch, repeats: int, clock: Callable[[], float]) -> float:
     """The mean time from step to step, each launched before the last one is read."""
-    ticket = device.launch(batch)
     start = clock()
-    for _ in range(repeats):
+    ticket = device.launch(batch)
+    for _ in range(repeats - 1):
         following = device.launch(batch)
         device.result(ticket)
         ticket = following

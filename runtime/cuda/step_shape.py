@@ -55,16 +55,22 @@ def shape_step(batch: StepBatch, buckets: Buckets | None, min_rows: int, num_pag
         min_rows: fewest logit rows of `@step`.
         num_pages: of the cache.
     """
-    num_seqs, width = batch.page_table.shape
-    num_tokens, num_rows, sampling = len(batch.token_ids), len(batch.logit_rows), batch.sampling
+    dims, sampling = unpadded_dims(batch), batch.sampling
+    num_tokens, num_seqs, num_rows, width = dims["T"], dims["S"], dims["R"], dims["P"]
     history, biases = (1, 1) if sampling is None else (sampling.penalty_tokens.shape[1], sampling.bias_tokens.shape[1])
     plain = sampling is not None and history == biases == 1 and not batch.top_logprobs
-    dims = {"T": num_tokens, "S": num_seqs, "R": max(num_rows, min_rows), "P": width}
+    dims["R"] = max(num_rows, min_rows)
     bucket = None
     if buckets is not None and num_tokens == num_seqs and num_seqs <= buckets.rows[-1] and width <= buckets.pages[-1]:
         rows, pages = _round_up(num_seqs, buckets.rows), _round_up(width, buckets.pages)
         dims, bucket = bucket_dims(rows, pages), (rows, pages)
     return StepShape({**dims, "C": num_pages, "H": history, "B": biases}, bucket, plain)
+
+
+def unpadded_dims(batch: StepBatch) -> dict[str, int]:
+    """Return the dims of `@step` that the batch itself has, but for C."""
+    num_seqs, width = batch.page_table.shape
+    return {"T": len(batch.token_ids), "S": num_seqs, "R": len(batch.logit_rows), "P": width}
 
 
 def bucket_dims(rows: int, pages: int) -> dict[str, int]:

@@ -158,7 +158,9 @@ def main(check: Callable[[Artifact, CudaDevice], dict[str, bool]] | None = None)
     device.execute(ragged_batch(device, vocab, [5], [5], temperature=0, seed=0))
     times["first token"] = time.perf_counter() - begun
     times["start to first token"] = time.perf_counter() - STARTED
-    print(json.dumps({"times": times, "memory": device.program.memory.taken}, indent=1))
+    free, total = device.driver.memory()
+    taken = device.program.memory.taken
+    print(json.dumps({"memory": taken | {"context, kernels, graphs": total - free - sum(taken.values())}}, indent=1))
 
     requests = requests_of(artifact, args.tokens)
     tokens = generate(artifact, device, requests)

@@ -38,6 +38,11 @@ def test_seeds_give_other_stretches_and_rows_do_not_repeat() -> None:
     assert (matrix & 0x7FFF != 0).mean() > 0.9999
 
 
+def test_no_spread_gives_a_constant() -> None:
+    assert (random_param(RandomParam([70, 3], "f32", 1.5, 0.0, 3)) == 1.5).all()
+    assert (random_param(RandomParam([70], "bf16", 1.0, 0.0, 3)) == 0x3F80).all()
+
+
 def test_a_parameter_longer_than_the_block_goes_on_from_its_start() -> None:
     values = random_param(RandomParam([BLOCK + 100], "i8", 0.0, 127.0, 1))
     np.testing.assert_array_equal(values[:100], values[BLOCK:])

@@ -7,6 +7,6 @@ for artifact in "$@"; do
     timeout 100 python3 tests/gpu/run_device.py "$artifact" --out "$out/device-$name.json"
     echo "run_device $name: exit status $?"
     timeout 100 python3 -P -m warploom.tools.cli bench step "$artifact" > "$out/step-$name.txt"
-    head -9 "$out/step-$name.txt"
     echo "bench step $name: exit status $?"
+    head -9 "$out/step-$name.txt"
 done

@@ -7,6 +7,7 @@ both has no race between host and device.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,6 +88,7 @@ class FakeCuda:
         self.lazy, self.capability, self.driver, self.total_bytes, self.count = (
             lazy, capability, driver, total_bytes, count,
         )  # fmt: skip
+        self.current = threading.local()  # its `context` is that of the thread
         self.allocated: dict[int, np.ndarray] = {}
         self.pinned: dict[int, np.ndarray] = {}
         self.live = {"stream": 0, "event": 0, "module": 0, "graph": 0, "context": 0}
@@ -142,6 +144,7 @@ class FakeCuda:
 
     def cuCtxSetCurrent(self, context: str) -> tuple[int]:
         assert context == "context"
+        self.current.context = context
         return (0,)
 
     def cuCtxSynchronize(self) -> tuple[int]:
@@ -172,6 +175,7 @@ class FakeCuda:
         return 0, address
 
     def cuMemFree(self, address: int) -> tuple[int]:
+        assert self.current.context
         del self.allocated[address]
         return (0,)
 
@@ -338,6 +342,7 @@ class FakeCuda:
         return self._do(stream, run)
 
     def _do(self, stream: Stream, operation: Callable[[], Any]) -> tuple[int]:
+        assert self.current.context, "no context is current in this thread"
         if stream.captured is not None:
             stream.captured.append(operation)
             return (0,)

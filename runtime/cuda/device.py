@@ -37,7 +37,7 @@ class Ticket(NamedTuple):
 
 
 class CudaDevice:
-    """Runs steps on one GPU.
+    """Runs steps on one GPU. Any thread may use it, one at a time.
 
     Args:
         ordinal: which GPU, as the driver counts them.
@@ -104,6 +104,7 @@ class CudaDevice:
             EngineError: the batch is beyond the device's limits, or too many results are unread.
             DeviceError: the GPU or its driver fails.
         """
+        self.driver.make_current()
         self._results.begin_step()
         shape = self.upload(batch, token_sources)
         samples = batch.sampling is not None
@@ -119,11 +120,13 @@ class CudaDevice:
         """Wait for a step and return what it gave; once per ticket. DeviceError if the GPU has failed."""
         if ticket.pending is None:
             return _NO_TOKENS
+        self.driver.make_current()
         read = self._results.read(ticket.pending)
         return StepOutput(read["tokens"], read["logprobs"], read.get("top_tokens"), read.get("top_logprobs"))
 
     def logits(self, batch: StepBatch) -> NDArray[np.float32]:
         """Run one step and return the logits of the batch's `logit_rows`, [R, vocab_size]; nothing is sampled."""
+        self.driver.make_current()
         self.enqueue(self.upload(batch, None)._replace(plain=False), [FEED, STEP])
         array = self.program.result(STEP, "logits")
         host = np.empty((len(batch.logit_rows), *array.row_shape), array.dtype)
@@ -181,7 +184,8 @@ class CudaDevice:
         resources.callback(self._results.close)
         self._graphs = Graphs(driver, stream)
         resources.callback(self._graphs.close)
-        resources.callback(driver.release, "cuCtxSynchronize")  # first of all: nothing runs while things are freed
+        resources.callback(driver.release, "cuCtxSynchronize")  # nothing runs while things are freed
+        resources.callback(driver.make_current)  # first of all
         self.lap("staging")
 
     def _capture_common(self) -> None:

@@ -86,7 +86,7 @@ def decode_chain(artifact: Artifact, device: CudaDevice, ahead: bool, rows: int 
     outputs: list[Any] = []
     for step in range(steps):
         following = np.roll(order, step % 3)
-        sources = np.array([order.tolist().index(row) for row in following], np.int32)
+        sources = np.argsort(order)[following].astype(np.int32)
         lens = contexts[following] + step + 1
         tokens = np.zeros(rows, np.int32)
         if not ahead:

@@ -11,17 +11,13 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from run_device import generate, main, requests_of
-from toy_model import answer
-
 from tests.cuda_fake_model import MAX_SEQS, PAGE
+from tests.gpu.run_device import generate, main, requests_of
+from tests.gpu.toy_model import answer
 from tests.runtime_fakes import VOCAB_SIZE
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.cuda.device import CudaDevice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,13 @@ def answers(engine: Engine, requests: list[tuple[list[int], SamplingParams]]) ->
 def mixed_requests(seed: int) -> list[tuple[list[int], SamplingParams]]:
     """Prompts of all lengths; some with penalties, biases, reports."""
     rng = np.random.default_rng(seed)
-    requests = []
+    requests: list[tuple[list[int], SamplingParams]] = []
     for i in range(14):
         prompt = rng.integers(3, VOCAB_SIZE, int(rng.integers(1, 30))).tolist()
         room = MAX_CONTEXT - len(prompt)
-        options: dict[str, Any] = [{}, {"repetition_penalty": 1.5}, {"min_tokens": 3}, {"logprobs": 2}][i % 4]
-        requests.append((prompt, SamplingParams(seed=i, max_tokens=int(rng.integers(1, min(room, 20))), **options)))
+        choices: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.5}, {"min_tokens": 3}, {"logprobs": 2}]
+        params = SamplingParams(seed=i, max_tokens=int(rng.integers(1, min(room, 20))), **choices[i % 4])
+        requests.append((prompt, params))
     return requests
 
 
@@ -212,6 +214,19 @@ def test_weights_are_on_the_gpu_and_noise_is_that_of_numpy(tmp_path: Path, cuda:
     assert address % 256 == 0
     device.execute(decode_batches(3)[0][0])  # looks at the salt
     device.close()
+
+
+def test_another_thread_may_use_and_close_it(artifact: Artifact, cuda: FakeCuda) -> None:
+    device = CudaDevice(artifact, kv_bytes=KV_BYTES, api=cuda)
+    requests = mixed_requests(1)[:3]
+    with ThreadPoolExecutor(1) as thread:
+        tokens = thread.submit(answers, engine(device), requests).result()
+        logits = thread.submit(device.logits, decode_batches(2)[0][0]).result()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(device.close).result()
+    assert tokens == [answer_alone(prompt, params, MAX_CONTEXT)[0] for prompt, params in requests]
+    assert len(logits) == 2
+    assert not cuda.allocated
 
 
 def test_close_gives_everything_back(artifact: Artifact, cuda: FakeCuda) -> None:

@@ -185,7 +185,7 @@ class CudaDevice:
         self._graphs = Graphs(driver, stream)
         resources.callback(self._graphs.close)
         resources.callback(driver.release, "cuCtxSynchronize")  # nothing runs while things are freed
-        resources.callback(driver.make_current)  # first of all
+        resources.callback(driver.release, "cuCtxSetCurrent", driver.context)  # first of all
         self.lap("staging")
 
     def _capture_common(self) -> None:

@@ -39,6 +39,7 @@ class Driver:
 
     Attributes:
         api: for enums and structs, and for calls that are too frequent to go through `call`.
+        gpu: what it is. context: its primary context.
 
     Raises:
         DeviceError: there is no driver, no such GPU, or the driver is too old.
@@ -54,7 +55,7 @@ class Driver:
         if not 0 <= ordinal < count:
             raise DeviceError("There is no such GPU", expected=f"an ordinal below {count}", found=str(ordinal))
         self._device = self.call("cuDeviceGet", ordinal)
-        self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
+        self.context = self.call("cuDevicePrimaryCtxRetain", self._device)
         self.make_current()
         self.gpu = self._describe(version)
 
@@ -80,7 +81,7 @@ class Driver:
 
     def make_current(self) -> None:
         """Make the GPU's context current in the calling thread."""
-        self.call("cuCtxSetCurrent", self._context)
+        self.call("cuCtxSetCurrent", self.context)
 
     def memory(self) -> tuple[int, int]:
         """Return the free and all bytes of the GPU's memory; free is 0 if the GPU does not answer any more."""

@@ -6,7 +6,7 @@ from warploom.codegen.cpu.kernels.groups import input_slot, kv_slot, only_op, re
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Guard, Match, Slot, Step, Variant
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
-from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec
+from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, decode_tile_for
 from warploom.codegen.cuda.kernels.ragged_attention import RaggedAttentionSpec, tile_for
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE
 from warploom.ir.function import Function
@@ -62,7 +62,7 @@ def lower(
     ragged = Step(RaggedAttentionSpec(problem, tile_for(problem, target), target.has_tma), (*inputs, result), dims)
     if target.deterministic:
         return Match((Variant((ragged,)),))
-    spec = DecodeAttentionSpec(problem, 3 if problem.block_d <= 128 else 2, target.has_tma)
+    spec = DecodeAttentionSpec(problem, decode_tile_for(problem), target.has_tma)
     temps = tuple(Slot("temp", index) for index in range(len(spec.temps)))
     decode = Step(spec, (*inputs, *temps, result), dims)
     chunks = f"{dims['T']} - {dims['S']}"

@@ -17,8 +17,28 @@ from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.types import DType, tensor
 
 MAX_SPLITS = 32
-BLOCKS = 512  # about what an H100 holds at once: more would wait for those, and mostly have nothing to do
-MIN_PAGES = 4  # of a block: reading less takes less time than combining
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTile:
+    """How a decode is cut into blocks.
+
+    Attributes:
+        keys: that a block takes at once: a multiple of the page.
+        blocks: about as many as the GPU holds at once; more would wait for those, and mostly have nothing to do.
+        min_keys: of a block: reading less takes less time than combining.
+    """
+
+    keys: int = PAGE_SIZE
+    blocks: int = 512
+    min_keys: int = 256
+    num_warps: int = 4
+    num_stages: int = 3
+
+
+def decode_tile_for(problem: AttentionProblem) -> DecodeTile:
+    """The tile for a problem."""
+    return DecodeTile(num_stages=3 if problem.block_d <= 128 else 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +46,13 @@ class DecodeAttentionSpec:
     """out [T, num_heads, head_dim], for T up to S."""
 
     problem: AttentionProblem
-    num_stages: int
+    tile: DecodeTile
     pdl: bool
 
     @property
     def name(self) -> str:
-        return f"decode_{self.problem.name}"
+        t = self.tile
+        return f"decode_{self.problem.name}_k{t.keys}_m{t.min_keys}_b{t.blocks}_w{t.num_warps}_s{t.num_stages}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
@@ -56,12 +77,13 @@ class DecodeAttentionSpec:
     @property
     def blocks(self) -> int:
         """Tokens times splits that fill the GPU."""
-        return max(1, BLOCKS // self.problem.num_kv_heads)
+        return max(1, self.tile.blocks // self.problem.num_kv_heads)
 
     @property
     def splits(self) -> str:
         """Blocks that a token and kv head has."""
-        return f"max(1, min({MAX_SPLITS}, {self.blocks} // S, (P + {MIN_PAGES - 1}) // {MIN_PAGES}))"
+        pages = self.tile.min_keys // PAGE_SIZE
+        return f"max(1, min({MAX_SPLITS}, {self.blocks} // S, (P + {pages - 1}) // {pages}))"
 
     @property
     def grid(self) -> tuple[int, str, str]:
@@ -69,7 +91,7 @@ class DecodeAttentionSpec:
 
     @property
     def options(self) -> Options:
-        return Options(num_warps=4, num_stages=self.num_stages, pdl=self.pdl)
+        return Options(self.tile.num_warps, self.tile.num_stages, pdl=self.pdl)
 
     @property
     def flops(self) -> str:
@@ -87,7 +109,6 @@ class DecodeAttentionSpec:
             page_size=PAGE_SIZE,
             rows=max(16, 1 << (self.problem.group - 1).bit_length()),
             max_splits=MAX_SPLITS,
-            min_pages=MIN_PAGES,
         )
 
     def __str__(self) -> str:

@@ -50,7 +50,8 @@ class RaggedAttentionSpec:
 
     @property
     def name(self) -> str:
-        return f"ragged_{self.problem.name}"
+        t = self.tile
+        return f"ragged_{self.problem.name}_{t.rows}x{t.keys}_w{t.num_warps}_s{t.num_stages}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:

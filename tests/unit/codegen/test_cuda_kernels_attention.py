@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.codegen.triton_interpreter import run_kernel
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
-from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec
+from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, DecodeTile
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec
 from warploom.ir.ops.attention import attention
 from warploom.runtime.expr import evaluate
@@ -72,8 +72,8 @@ def problem_of(heads: int, kv_heads: int, size: int, window: int = 0) -> Attenti
     return AttentionProblem(heads, kv_heads, size, size**-0.5, window)
 
 
-def run_decode(problem: AttentionProblem, batch: Batch) -> np.ndarray:
-    spec = DecodeAttentionSpec(problem, num_stages=3, pdl=False)
+def run_decode(problem: AttentionProblem, batch: Batch, tile: DecodeTile) -> np.ndarray:
+    spec = DecodeAttentionSpec(problem, tile, pdl=False)
     out = np.full(batch.q.shape, np.nan, BF16)
     temps = [
         np.zeros(t.type.resolve(batch.dims), t.type.dtype.numpy)
@@ -96,6 +96,7 @@ def close(out: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(out.astype(np.float64), expected, rtol=1.6e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("tile", [DecodeTile(), DecodeTile(keys=128, min_keys=128)], ids=str)
 @pytest.mark.parametrize(
     ("problem", "contexts", "padding"),
     [
@@ -106,16 +107,16 @@ def close(out: np.ndarray, expected: np.ndarray) -> None:
     ],
     ids=str,
 )
-def test_decode_is_its_meaning(problem: AttentionProblem, contexts: list[int], padding: int) -> None:
+def test_decode_is_its_meaning(problem: AttentionProblem, contexts: list[int], padding: int, tile: DecodeTile) -> None:
     batch = make_batch(problem, [(1, context) for context in contexts] + [(0, 0)] * padding, padding)
     batch.q[len(contexts) :] = np.nan
-    close(run_decode(problem, batch), batch.meaning(problem))
+    close(run_decode(problem, batch, tile), batch.meaning(problem))
 
 
 def test_decode_kernel_finds_tokens_of_prompts_and_of_later_sequences() -> None:
     problem = problem_of(2, 1, 64)
     batch = make_batch(problem, [(0, 0), (2, 70), (0, 0), (1, 5)], padding=1)
-    close(run_decode(problem, batch), batch.meaning(problem))
+    close(run_decode(problem, batch, DecodeTile()), batch.meaning(problem))
 
 
 @pytest.mark.parametrize(

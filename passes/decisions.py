@@ -9,7 +9,7 @@ from warploom.ir.function import Function
 LOG = "wl.fusion"
 
 
-def decisions(function: Function) -> list[str]:
+def recorded(function: Function) -> list[str]:
     """What fusion decided so far in an entry, a line each."""
     attributes = function.operation.attributes
     return [line.value for line in attributes[LOG]] if LOG in attributes else []

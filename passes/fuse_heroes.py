@@ -1,19 +1,20 @@
 """Vertical fusion around heroes: each hand-shaped kernel absorbs what its rule allows, before and after it.
 
 A rule proposes the ops of a group or says what it left out and why. The target then says whether it has a kernel for
-the group; if not, the hero is tried alone. Every decision is recorded in `wl.fusion` of the entry.
+the group; if not, it is asked again without what the rule could do without, at last for the hero alone. Every decision
+is recorded in `wl.fusion` of the entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mlir.ir as mlir
 
 from warploom.ir.function import Function, path_of
 from warploom.ir.op import Op, op_of
 from warploom.ir.ops.attention import attention, kv_write
-from warploom.ir.ops.elementwise import add
+from warploom.ir.ops.elementwise import add, cast
 from warploom.ir.ops.linear import embed, linear, quantized_embed, quantized_linear
 from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.rope import rope
@@ -22,7 +23,7 @@ from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.patterns import feeds_swiglu
 from warploom.ir.rewrite import entries, is_op, producer, users
 from warploom.ir.target import Target
-from warploom.passes.decisions import decisions, record
+from warploom.passes.decisions import record, recorded
 from warploom.passes.donate import IN_PLACE
 from warploom.passes.outline import Outliner, completes_late, in_block_order
 
@@ -32,11 +33,23 @@ class Proposal:
 
     def __init__(self, hero: mlir.Operation) -> None:
         self.ops = [hero]
+        self.optional: list[mlir.Operation] = []
         self.refusals: list[str] = []
 
     def take(self, *ops: mlir.Operation) -> None:
         """Add ops to the group."""
         self.ops += [op for op in ops if op not in self.ops]
+
+    def may_take(self, operation: mlir.Operation) -> None:
+        """Add an op that the group can do without, if the next ones are left out too."""
+        self.optional.append(operation)
+
+    def candidates(self) -> Iterator[list[mlir.Operation]]:
+        """The groups to ask for, the largest first."""
+        for count in range(len(self.optional), -1, -1):
+            yield self.ops + self.optional[:count]
+        if len(self.ops) > 1:
+            yield self.ops[:1]
 
     def leave(self, operation: mlir.Operation, reason: str) -> None:
         """Record why an op stays outside."""
@@ -44,14 +57,14 @@ class Proposal:
 
     def absorbs(self, value: mlir.Value) -> bool:
         """Whether every reader of a value is in the group."""
-        return all(u in self.ops for u in users(value))
+        return all(u in self.ops + self.optional for u in users(value))
 
 
 def fuse_heroes(module: mlir.Module, target: Target) -> None:
     """Outline a group around every hero."""
     outliner = Outliner(module)
     for function in entries(module):
-        log: list[str] = decisions(function)
+        log: list[str] = recorded(function)
         for absorbable in (False, True):  # heroes that others absorb come last, and only those that are left
             heroes = [op for op in function.ops if op_of(op) in RULES and is_op(op, rms_norm) is absorbable]
             for operation in heroes:
@@ -60,15 +73,14 @@ def fuse_heroes(module: mlir.Module, target: Target) -> None:
 
 
 def _fuse(function: Function, hero: mlir.Operation, outliner: Outliner, target: Target) -> list[str]:
-    """Try the proposal of the hero's rule, then the hero alone; returns the decisions."""
+    """Try the proposal of the hero's rule, then less and less of it; returns the decisions."""
     spec = op_of(hero)
     assert spec is not None
     kind, rule = RULES[spec]
     proposal = rule(Proposal(hero))
     place = f"{path_of(hero)}: {spec.name}"
     log = [f"{place}: {refusal}" for refusal in proposal.refusals]
-    candidates = [proposal.ops] if len(proposal.ops) == 1 else [proposal.ops, [hero]]
-    for ops in candidates:
+    for ops in proposal.candidates():
         ordered = in_block_order(ops)
         reason = completes_late(ordered)
         if reason is None:
@@ -87,17 +99,22 @@ def _alone(proposal: Proposal) -> Proposal:
 
 
 def _linear(proposal: Proposal) -> Proposal:
-    """RMSNorm before; SwiGLU or a residual after."""
+    """RMSNorm and a cast before; SwiGLU or a residual after."""
     (hero,) = proposal.ops
     if feeds_swiglu(hero):
         halves = users(hero.results[0])
         proposal.take(*halves, users(halves[0].results[0])[0])
     else:
         _take_residual(proposal, hero)
-    norm = producer(hero.operands[0], rms_norm)
+    x = hero.operands[0]
+    widening = producer(x, cast)
+    if widening is not None and proposal.absorbs(x):  # the kernel reads the narrow numbers
+        proposal.may_take(widening)
+        x = widening.operands[0]
+    norm = producer(x, rms_norm)
     if norm is not None:
         if proposal.absorbs(norm.results[0]):
-            proposal.take(norm)
+            proposal.may_take(norm)
         else:
             proposal.leave(norm, "others read its result")
     return proposal

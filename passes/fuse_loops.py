@@ -31,7 +31,7 @@ from warploom.ir.ops.parameters import param
 from warploom.ir.ops.reduce import dot_general, sort, top_k
 from warploom.ir.ops.shape import broadcast, concat, constant, full, gather, iota, pad, reshape, slice_axis, transpose
 from warploom.ir.rewrite import defining_op, entries, is_op, users
-from warploom.passes.decisions import decisions, record
+from warploom.passes.decisions import record, recorded
 from warploom.passes.outline import Outliner, in_block_order
 
 KIND = "loops"
@@ -46,7 +46,7 @@ def fuse_loops(module: mlir.Module) -> None:
     """Outline every remaining core op of the entries."""
     outliner = Outliner(module)
     for function in entries(module):
-        log = decisions(function)
+        log = recorded(function)
         while (root := _last_root(function)) is not None:
             ops, refusals = _group(root)
             name = op_of(root)

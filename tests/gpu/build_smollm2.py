@@ -1,0 +1,54 @@
+"""Here, without a GPU: SmolLM2 with its real weights compiled for CUDA, and what the CPU says of five prompts.
+
+    python tests/gpu/build_smollm2.py MODEL.gguf FOLDER
+
+Writes FOLDER/artifact, FOLDER/reference.npz, and FOLDER/parts/NN: the weights in parts of 45 MiB, for machines that
+take files in small calls (`cat parts/* > artifact/weights/...`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tests.model.teacher import Teacher
+from tests.model.test_smollm2_generation import PROMPTS
+from warploom.compiler import compile
+from warploom.runtime.artifact import Artifact, load
+from warploom.runtime.llm import LLM
+from warploom.runtime.sampling_params import SamplingParams
+
+NEW_TOKENS = 64
+PART = 45 << 20
+
+
+def reference(artifact: Artifact) -> dict[str, np.ndarray]:
+    """Per prompt: its tokens, 64 greedy tokens, and the logits at its last 32 positions, from f32 weights."""
+    found: dict[str, np.ndarray] = {}
+    params = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True)
+    with LLM(artifact) as llm:
+        prompts = [llm.tokenizer.encode(prompt) for prompt in PROMPTS]
+        for i, answer in enumerate(llm.generate(prompts, params)):
+            found |= {f"prompt{i}": np.array(prompts[i]), f"greedy{i}": np.array(answer.token_ids)}
+    with Teacher(artifact) as teacher:
+        for i, prompt in enumerate(prompts):
+            found[f"logits{i}"] = teacher.logits(prompt, [len(prompt)])[-32:].astype(np.float16)
+    return found
+
+
+def main(model: str, folder: Path) -> None:
+    """Build everything."""
+    artifact = compile(model, target="cuda:sm_90", out=folder / "artifact")
+    compile(model, quantization="f32", out=folder / "cpu-f32")
+    np.savez_compressed(folder / "reference.npz", **reference(load(folder / "cpu-f32")))
+    (weights,) = (artifact.path / name for name in artifact.manifest.weights)
+    data = weights.read_bytes()
+    (folder / "parts").mkdir(exist_ok=True)
+    for i, start in enumerate(range(0, len(data), PART)):
+        (folder / "parts" / f"{i:02}").write_bytes(data[start : start + PART])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

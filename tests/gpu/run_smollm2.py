@@ -1,0 +1,75 @@
+"""On a GPU: SmolLM2 with its real weights against what the CPU says (see build_smollm2.py).
+
+    python3 tests/gpu/run_smollm2.py ARTIFACT REFERENCE.npz
+
+Greedy text of 64 tokens on five prompts, four of which must be equal; logits at the last 32 positions of each prompt
+within what bf16 activations lose. Exit status 1 if not.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from warploom.runtime.artifact import load
+from warploom.runtime.cuda.device import CudaDevice
+from warploom.runtime.llm import LLM
+from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.step_batch import StepBatch
+
+# bf16 keeps 8 bits: relative steps of 2^-8, of which the sums of 30 layers accumulate some; relative to the spread of
+# the logits of a position.
+TOLERANCE = 0.06
+
+
+def prefill(device: CudaDevice, prompt: np.ndarray) -> np.ndarray:
+    """Logits at the last 32 positions, in chunks of rows that a step may have."""
+    size, count = device.page_size, len(prompt)
+    pages = np.arange(-(-count // size), dtype=np.int32)
+    positions = np.arange(count, dtype=np.int32)
+    first = max(0, count - 32)
+    rows = np.arange(first, count, dtype=np.int32)
+    batches = []
+    for chosen in np.array_split(rows, -(-len(rows) // device.max_seqs)):
+        batch = StepBatch(
+            token_ids=prompt.astype(np.int32),
+            positions=positions,
+            slots=positions,
+            page_table=pages[None],
+            query_start=np.array([0, count], np.int32),
+            context_lens=np.array([count], np.int32),
+            logit_rows=chosen,
+            sampling=None,
+            top_logprobs=False,
+        )
+        batches.append(device.logits(batch))
+    return np.concatenate(batches)
+
+
+def main(path: str, reference: str) -> int:
+    """Compare and report."""
+    artifact, known = load(path), np.load(reference)
+    prompts = [known[f"prompt{i}"] for i in range(5)]
+    device = CudaDevice(artifact, max_tokens=512, max_seqs=32)
+    worst = 0.0
+    for i, prompt in enumerate(prompts):
+        expected = known[f"logits{i}"].astype(np.float32)
+        actual = prefill(device, prompt)
+        error = np.abs(actual - expected).max(-1) / expected.std(-1)
+        agree = (actual.argmax(-1) == expected.argmax(-1)).mean()
+        print(f"prompt {i}: largest error {error.max():.4f} of the spread, argmax equal {agree:.3f}")
+        worst = max(worst, float(error.max()))
+    params = SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True)
+    with LLM(artifact, device=device) as llm:
+        answers = llm.generate([prompt.tolist() for prompt in prompts], params)
+        chat = llm.chat(
+            [{"role": "user", "content": "What is the capital of France?"}], SamplingParams(temperature=0.0)
+        )
+    equal = [answer.token_ids == known[f"greedy{i}"].tolist() for i, answer in enumerate(answers)]
+    print(f"greedy text of 64 tokens equal: {equal}; chat: {chat.text!r}")
+    return int(sum(equal) < 4 or worst > TOLERANCE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1], sys.argv[2]))

@@ -2,17 +2,20 @@
 
     python tests/gpu/build_smollm2.py MODEL.gguf FOLDER
 
-Writes FOLDER/artifact, FOLDER/reference.npz, and FOLDER/parts/NN: the weights in parts of 45 MiB, for machines that
+Writes FOLDER/artifact, FOLDER/reference.npz (also how far transformers in bf16 is off), and FOLDER/parts/NN: the weights in parts of 45 MiB, for machines that
 take files in small calls (`cat parts/* > artifact/weights/...`).
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from tests.model.oracle import Oracle
 from tests.model.teacher import Teacher
 from tests.model.test_smollm2_generation import PROMPTS
 from warploom.compiler import compile
@@ -38,11 +41,23 @@ def reference(artifact: Artifact) -> dict[str, np.ndarray]:
     return found
 
 
+def bf16_errors(model: Path, found: dict[str, np.ndarray]) -> Iterator[float]:
+    """Per prompt: the largest error of transformers in bf16, in units of the spread of a position's logits."""
+    oracle = Oracle(model)
+    oracle.model.to(torch.bfloat16)
+    for i in range(len(PROMPTS)):
+        exact = found[f"logits{i}"].astype(np.float32)
+        rounded = oracle.logits(found[f"prompt{i}"].tolist())[-32:]
+        yield float((np.abs(rounded - exact).max(-1) / exact.std(-1)).max())
+
+
 def main(model: str, folder: Path) -> None:
     """Build everything."""
     artifact = compile(model, target="cuda:sm_90", out=folder / "artifact")
     compile(model, quantization="f32", out=folder / "cpu-f32")
-    np.savez_compressed(folder / "reference.npz", **reference(load(folder / "cpu-f32")))
+    found = reference(load(folder / "cpu-f32"))
+    found["bf16_error"] = np.array(max(bf16_errors(Path(model), found)))
+    np.savez_compressed(folder / "reference.npz", **found)
     (weights,) = (artifact.path / name for name in artifact.manifest.weights)
     data = weights.read_bytes()
     (folder / "parts").mkdir(exist_ok=True)

@@ -3,7 +3,7 @@
     python3 tests/gpu/run_smollm2.py ARTIFACT REFERENCE.npz
 
 Greedy text of 64 tokens on five prompts, four of which must be equal; logits at the last 32 positions of each prompt
-within what bf16 activations lose. Exit status 1 if not.
+not further from f32 than those of transformers in bf16. Exit status 1 if not.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ from warploom.runtime.cuda.device import CudaDevice
 from warploom.runtime.llm import LLM
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.step_batch import StepBatch
-
-# bf16 keeps 8 bits: relative steps of 2^-8, of which the sums of 30 layers accumulate some; relative to the spread of
-# the logits of a position.
-TOLERANCE = 0.06
 
 
 def prefill(device: CudaDevice, prompt: np.ndarray) -> np.ndarray:
@@ -68,7 +64,8 @@ def main(path: str, reference: str) -> int:
         )
     equal = [answer.token_ids == known[f"greedy{i}"].tolist() for i, answer in enumerate(answers)]
     print(f"greedy text of 64 tokens equal: {equal}; chat: {chat.text!r}")
-    return int(sum(equal) < 4 or worst > TOLERANCE)
+    print(f"largest error {worst:.4f}; of transformers in bf16 {known['bf16_error']:.4f}")
+    return int(sum(equal) < 4 or worst > known["bf16_error"])
 
 
 if __name__ == "__main__":

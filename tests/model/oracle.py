@@ -30,7 +30,7 @@ class Oracle:
     @torch.no_grad()
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """[len(ids), vocab] of a prompt."""
-        output: np.ndarray = self.model(torch.tensor([list(ids)])).logits[0].numpy()
+        output: np.ndarray = self.model(torch.tensor([list(ids)])).logits[0].float().numpy()
         return output
 
     def check_greedy(self, prompt: Sequence[int], continuation: Sequence[int], tie: float) -> None:

@@ -169,7 +169,7 @@ def loops_cases(collection: Collection, folder: Path) -> None:
     with new_context(), mlir.Location.unknown():
         for number, (name, builder) in enumerate(_groups()):
             bound = {d for argument in builder.point.block.arguments for d in type_of(argument).shape}
-            for symbol in {"T", "S"} - set(map(str, bound)):
+            for symbol in sorted({"T", "S"} - set(map(str, bound))):
                 builder.input(tensor((symbol,)), 0, 1)
             results = builder.results
             function = builder.builder.finish({str(i): v for i, v in enumerate(results)})

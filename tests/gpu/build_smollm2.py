@@ -2,8 +2,8 @@
 
     python tests/gpu/build_smollm2.py MODEL.gguf FOLDER
 
-Writes FOLDER/artifact, FOLDER/reference.npz (also how far transformers in bf16 is off), and FOLDER/parts/NN: the weights in parts of 45 MiB, for machines that
-take files in small calls (`cat parts/* > artifact/weights/...`).
+Writes FOLDER/artifact, FOLDER/reference.npz (also how far transformers in bf16 is off), and FOLDER/parts/NN: the
+weights in parts of 45 MiB, for machines that take files in small calls (`cat parts/* > artifact/weights/...`).
 """
 
 from __future__ import annotations

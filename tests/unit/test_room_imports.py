@@ -24,7 +24,8 @@ ROOMS = {
     },
     "passes": {"warploom.ir", "mlir", "numpy"},
     "codegen": {
-        "warploom.ir", "warploom.runtime.artifact", "warploom.runtime.manifest", "warploom.runtime.plan", "warploom.runtime.expr",
+        "warploom.ir", "warploom.runtime.artifact", "warploom.runtime.manifest", "warploom.runtime.plan",
+        "warploom.runtime.expr",
         "mlir", "triton", "jinja2", "numpy", "ml_dtypes", "msgspec",
     },
     "runtime": {"numpy", "msgspec", "tokenizers", "jinja2", "cuda", "starlette", "uvicorn", "prometheus_client"},

@@ -10,9 +10,10 @@ from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.render import render
 from warploom.ir.dims import product
 from warploom.ir.function import Function
+from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import cast
 from warploom.ir.ops.linear import embed, quantized_embed
-from warploom.ir.rewrite import is_op, op_of
+from warploom.ir.rewrite import is_op
 from warploom.ir.types import DType, type_of
 
 KIND = "embed"

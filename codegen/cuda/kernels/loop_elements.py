@@ -126,7 +126,7 @@ class Elements:
             if len(mine) == len(theirs) == 1:
                 coords.append(place.coords[mine.start])
                 continue
-            position = self.linear([place.coords[i] for i in mine], [have[i] for i in mine])
+            position = self.linear([place.coords[i] for i in mine], tuple(have[i] for i in mine))
             coords += self.delinear(self._named(position), tuple(want[i] for i in theirs))
         return self.value(node.operands[0], place.moved(coords))
 

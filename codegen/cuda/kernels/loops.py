@@ -6,6 +6,7 @@ same order whatever the symbolic dims are.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -154,7 +155,8 @@ def _refusal(program: Program) -> str | None:
             return f"{root.op} holds a row in registers: it must be static, at most {MAX_ROW}; here {length}"
         if root.attrs.get("k", 0) > MAX_TOP:
             return f"top_k searches k times: k must be at most {MAX_TOP}; here {root.attrs['k']}"
-    large = [node.type for node in program.ops if node.op == "constant" and product(node.type.shape) > MAX_TABLE]
+    constants = [node.type for node in program.ops if node.op == "constant"]
+    large = [type_ for type_ in constants if math.prod(type_.resolve({})) > MAX_TABLE]
     return f"a constant must have at most {MAX_TABLE} elements; here {large[0]}" if large else None
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 from warploom.codegen.cuda.kernel import Variant
 from warploom.errors import CompileError
 from warploom.ir.dims import DimRange
-from warploom.runtime.expr import evaluate
+from warploom.runtime.expr import Expr, evaluate, names
 
 
 def live_variants(group: str, variants: Sequence[Variant], dims: Mapping[str, DimRange]) -> tuple[Variant, ...]:
@@ -27,8 +28,9 @@ def live_variants(group: str, variants: Sequence[Variant], dims: Mapping[str, Di
     if len(guards) != len(variants) or len({guard.value for guard in guards}) != 1:
         raise CompileError(f"the variants of @{group} are not guarded by one value", found=f"{guards}")
     value = guards[0].value
-    low, high = (evaluate(value, {name: getattr(d, end) for name, d in dims.items()}) for end in ("min", "max"))
-    low = max(low, 1)  # of no rows there is nothing to compute, so no variant need hold
+    low, high = _bounds(value, dims)
+    if value in dims:
+        low = max(low, 1)  # of no rows there is nothing to compute, so no variant need hold
     live = [v for v in variants if v.when is not None and v.when.min <= high and v.when.max >= low]
     edges = [low - 1]
     for variant in live:
@@ -43,3 +45,11 @@ def live_variants(group: str, variants: Sequence[Variant], dims: Mapping[str, Di
     if edges[-1] < high:
         raise CompileError(f"no variant of @{group} takes {value} above {edges[-1]}", expected=f"up to {high}")
     return (Variant(live[0].steps),) if len(live) == 1 else tuple(live)
+
+
+def _bounds(value: Expr, dims: Mapping[str, DimRange]) -> tuple[int, int]:
+    """Least and largest value of an expression that is monotone in each dim: found at the corners of the ranges."""
+    used = sorted(names(value))
+    corners = product(*((dims[name].min, dims[name].max) for name in used))
+    values = [evaluate(value, dict(zip(used, corner, strict=True))) for corner in corners]
+    return min(values), max(values)

@@ -67,3 +67,14 @@ def test_gaps_and_overlaps_are_refused(guards: list[Guard | None], message: str)
 def test_a_kernel_for_all_dims_needs_no_guard() -> None:
     alone = variant("k", None)
     assert live_variants("g", [alone], {"T": DimRange(1, 100)}) == (alone,)
+
+
+def test_a_guard_on_a_difference_of_dims_keeps_both_sides() -> None:
+    dims = {"T": DimRange(1, 8192), "S": DimRange(1, 256)}
+    decode, chunks = Variant((), Guard("T - S", -(2**31), 0)), Variant((), Guard("T - S", 1, 2**31))
+    assert live_variants("attention", (decode, chunks), dims) == (decode, chunks)
+
+
+def test_no_rows_need_no_variant() -> None:
+    one, more = Variant((), Guard("R", 1, 1)), Variant((), Guard("R", 2, 2**31))
+    assert live_variants("head", (one, more), {"R": DimRange(0, 64)}) == (one, more)

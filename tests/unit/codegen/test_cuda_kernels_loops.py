@@ -66,7 +66,7 @@ class Group:
 
 def group_of(builder: GroupBuilder, results: Sequence[mlir.Value]) -> Group | str:
     bound = {d for argument in builder.point.block.arguments for d in type_of(argument).shape}
-    for symbol in {"T", "S"} - set(map(str, bound)):  # only shapes of inputs tell what symbols are
+    for symbol in sorted({"T", "S"} - set(map(str, bound))):  # only shapes of inputs tell what symbols are
         builder.input(tensor((symbol,)), 0, 1)
     function = builder.builder.finish({str(i): v for i, v in enumerate(results)})
     found = match(function, TARGET)

@@ -1,0 +1,151 @@
+"""Every CUDA kernel in its place: all entries of a small Llama in Triton's interpreter against the IR's interpreter.
+
+Groups are run one by one, each as its `match` says: the variant for the dims, its launches, their operands and temps.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import mlir.ir as mlir
+import numpy as np
+import pytest
+
+from tests.unit.codegen.test_cpu_llama import logprobs_inputs, sample_inputs
+from tests.unit.codegen.triton_interpreter import run_kernel
+from tests.unit.passes.tiny_llama import CONFIG, random_tensors
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.kernel import Match
+from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
+from warploom.codegen.cuda.templates import find_kernels, kind_of, templates
+from warploom.codegen.plan import CALL, callee, updated_input
+from warploom.frontend.models.inputs import CacheSpec
+from warploom.frontend.tensors import require
+from warploom.frontend.trace import Limits, trace
+from warploom.ir.dims import bind
+from warploom.ir.function import Function, functions
+from warploom.ir.interpreter import evaluate, evaluate_exports
+from warploom.ir.op import op_of
+from warploom.ir.ops.parameters import param
+from warploom.ir.types import DType, type_of
+from warploom.passes.pipeline import pipeline, run
+from warploom.runtime.expr import evaluate as evaluate_expr
+
+Arrays = dict[str, np.ndarray]
+TARGET = CudaTarget("sm_80")  # without programmatic dependent launch, which the interpreter does not know
+SIZES = {**CONFIG, "num_hidden_layers": 2}
+
+
+def compiled_llama() -> tuple[mlir.Module, Arrays]:
+    """The fused module and its packed parameters."""
+    tensors = random_tensors(SIZES)
+    cache, limits = CacheSpec(PAGE_SIZE, DType.BF16, K_LAYOUT), Limits(max_tokens=32, max_sequences=8, max_context=256)
+    module = trace(SIZES, partial(require, tensors), cache, limits, activation=DType.BF16)
+    for _ in run(module, pipeline(cuda(TARGET), "bf16")):
+        pass
+    return module, dict(evaluate_exports(module, lambda name: tensors[name].load()))
+
+
+def step_inputs(sequences: list[tuple[int, int]]) -> Arrays:
+    """A step of (query, context) lengths on a cache that holds what came before."""
+    rng = np.random.default_rng(4)
+    starts = np.cumsum([0, *(query for query, _ in sequences)])
+    table = rng.permutation(4 * len(sequences)).reshape(len(sequences), 4)
+    positions = np.concatenate([np.arange(context - query, context) for query, context in sequences])
+    owners = np.repeat(np.arange(len(sequences)), [query for query, _ in sequences])
+    slots = table[owners, positions // PAGE_SIZE] * PAGE_SIZE + positions % PAGE_SIZE
+    shape = 2, table.size, 2, SIZES["num_key_value_heads"], PAGE_SIZE * SIZES["head_dim"]
+    ints = {
+        "token_ids": rng.integers(0, SIZES["vocab_size"], len(positions)),
+        "positions": positions,
+        "slots": slots,
+        "page_table": table,
+        "query_start": starts,
+        "context_lens": [context for _, context in sequences],
+        "logit_rows": starts[1:] - 1,
+    }
+    cache = rng.standard_normal(shape).astype(DType.BF16.numpy)
+    return {name: np.asarray(value, np.int32) for name, value in ints.items()} | {"kv": cache}
+
+
+def run_entry(module: mlir.Module, name: str, inputs: Arrays, params: Arrays) -> Arrays:
+    """All calls of an entry, by kernels."""
+    groups = functions(module)
+    entry = groups[name]
+    dims: dict[str, int] = {}
+    bind([type_of(v).shape for v in entry.inputs.values()], [inputs[n].shape for n in entry.inputs], dims)
+    values = {value: inputs[n].copy() for n, value in entry.inputs.items()}
+    for operation in entry.ops:
+        if op_of(operation) is param:
+            results = [np.ascontiguousarray(params[operation.attributes["name"].value])]
+        elif operation.name == CALL:
+            results = run_group(groups[callee(operation)], [values[o] for o in operation.operands], dims)
+        else:
+            shape = type_of(operation.results[0]).resolve(dims)
+            results = [values[operation.operands[0]].reshape(shape)]
+        values |= dict(zip(operation.results, results, strict=True))
+    return {n: values[value] for n, value in entry.results.items()}
+
+
+def run_group(group: Function, arguments: list[np.ndarray], dims: dict[str, int]) -> list[np.ndarray]:
+    """One group; results that are updated inputs are those."""
+    match = find_kernels(group, TARGET, templates())
+    assert isinstance(match, Match), match
+    results = []
+    for index, value in enumerate(group.results.values()):
+        source, type_ = updated_input(group, index), type_of(value)
+        empty = np.full(type_.resolve(dims), 77, type_.dtype.numpy)
+        results.append(empty if source is None else arguments[source])
+    temps = [np.full(temp.type.resolve(dims), 0 if temp.zeroed else 77, temp.type.dtype.numpy) for temp in match.temps]
+    sides: dict[str, list[np.ndarray]] = {"input": arguments, "result": results, "temp": temps}
+    (variant,) = (
+        v for v in match.variants if v.when is None or v.when.min <= evaluate_expr(v.when.value, dims) <= v.when.max
+    )
+    for step in variant.steps:
+        operands = []
+        for slot in step.operands:
+            flat = sides[slot.side][slot.index].reshape(-1)
+            operands.append(flat[evaluate_expr(slot.offset, dims) // flat.itemsize :])
+        run_kernel(step.spec, operands, {n: evaluate_expr(step.dims[n], dims) for n in step.spec.dims})
+    return results
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    from warploom.ir.context import new_context
+
+    with new_context(), mlir.Location.unknown():
+        yield compiled_llama()
+
+
+def test_every_group_has_its_family(llama: Any) -> None:
+    kinds = {kind_of(group) for group in functions(llama[0]).values() if group.is_private}
+    assert kinds >= {"linear", "rope_kv_write", "attention", "embed", "sample", "top_logprobs", "loops"}
+
+
+@pytest.mark.parametrize(
+    "sequences",
+    [[(1, 1), (1, 70), (1, 128)], [(7, 7), (1, 100), (5, 80)], [(1, 200)]],
+    ids=["decode", "mixed", "one"],
+)
+def test_steps_are_their_meaning(llama: Any, sequences: list[tuple[int, int]]) -> None:
+    module, params = llama
+    inputs = step_inputs(sequences)
+    expected, actual = evaluate(module, "step", inputs, params), run_entry(module, "step", inputs, params)
+    spread = expected["logits"].std()
+    assert abs(actual["logits"] - expected["logits"]).max() < 0.05 * spread
+    tokens = (2, -1, 2, SIZES["num_key_value_heads"], PAGE_SIZE, SIZES["head_dim"])
+    got, wanted, before = (kv.astype(np.float32).reshape(tokens) for kv in (actual["kv"], expected["kv"], inputs["kv"]))
+    np.testing.assert_allclose(got, wanted, rtol=0.05, atol=0.03)
+    for array in (got, before):
+        array[:, inputs["slots"] // PAGE_SIZE, :, :, inputs["slots"] % PAGE_SIZE] = 0
+    np.testing.assert_array_equal(got, before)  # nothing else is written
+
+
+def test_sampling_is_its_meaning(llama: Any) -> None:
+    module, params = llama
+    for entry, inputs in (("sample", sample_inputs()), ("logprobs", logprobs_inputs())):
+        expected, actual = evaluate(module, entry, inputs, params), run_entry(module, entry, inputs, params)
+        for name, value in expected.items():
+            np.testing.assert_allclose(actual[name], value, rtol=1e-5, atol=1e-5, err_msg=f"@{entry} {name}")

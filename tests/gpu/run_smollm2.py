@@ -62,6 +62,11 @@ def main(path: str, reference: str) -> int:
         chat = llm.chat(
             [{"role": "user", "content": "What is the capital of France?"}], SamplingParams(temperature=0.0)
         )
+    for i, answer in enumerate(answers):
+        apart = [k for k, token in enumerate(known[f"greedy{i}"]) if answer.token_ids[k] != token]
+        if apart:
+            at = apart[0]
+            print(f"prompt {i} parts at token {at}: {answer.token_ids[at]}, on the CPU {known[f'greedy{i}'][at]}")
     equal = [answer.token_ids == known[f"greedy{i}"].tolist() for i, answer in enumerate(answers)]
     print(f"greedy text of 64 tokens equal: {equal}; chat: {chat.text!r}")
     print(f"largest error {worst:.4f}; of transformers in bf16 {known['bf16_error']:.4f}")

@@ -96,7 +96,7 @@ def close(out: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(out.astype(np.float64), expected, rtol=1.6e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("tile", [DecodeTile(), DecodeTile(min_keys=64)], ids=str)
+@pytest.mark.parametrize("tile", [DecodeTile(), DecodeTile(keys=128, min_keys=128)], ids=str)
 @pytest.mark.parametrize(
     ("problem", "contexts", "padding"),
     [

@@ -38,6 +38,8 @@ def match(group: Function, target: CudaTarget) -> Match | str:
             f"heads must have 16 to 256 dims, a multiple of 8, and at most {MAX_GROUP} may share a kv head; "
             f"here {num_heads} of {head_dim} share {num_kv_heads}"
         )
+    if attrs["scale"] <= 0:
+        return f"the scale must be positive: the largest score is scaled after it is found; here {attrs['scale']}"
     problem = AttentionProblem(
         static(num_heads), static(num_kv_heads), static(head_dim), attrs["scale"], attrs["window"]
     )
@@ -62,7 +64,7 @@ def lower(
     ragged = Step(RaggedAttentionSpec(problem, tile_for(problem, target), target.has_tma), (*inputs, result), dims)
     if target.deterministic:
         return Match((Variant((ragged,)),))
-    spec = DecodeAttentionSpec(problem, decode_tile_for(problem), target.has_tma)
+    spec = DecodeAttentionSpec(problem, decode_tile_for(problem, target), target.has_tma)
     temps = tuple(Slot("temp", index) for index in range(len(spec.temps)))
     decode = Step(spec, (*inputs, *temps, result), dims)
     chunks = f"{dims['T']} - {dims['S']}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Options, Pointer, Temp
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.render import render
@@ -24,21 +25,21 @@ class DecodeTile:
     """How a decode is cut into blocks.
 
     Attributes:
-        keys: that a block takes at once: a multiple of the page.
         blocks: about as many as the GPU holds at once; more would wait for those, and mostly have nothing to do.
         min_keys: of a block: reading less takes less time than combining.
     """
 
-    keys: int = PAGE_SIZE
     blocks: int = 512
     min_keys: int = 256
     num_warps: int = 4
     num_stages: int = 3
 
 
-def decode_tile_for(problem: AttentionProblem) -> DecodeTile:
-    """The tile for a problem."""
-    return DecodeTile(num_stages=3 if problem.block_d <= 128 else 2)
+def decode_tile_for(problem: AttentionProblem, target: CudaTarget) -> DecodeTile:
+    """As many pages in flight as leave room for two blocks on a multiprocessor, at most three."""
+    page_bytes = 2 * 2 * PAGE_SIZE * problem.block_d
+    ahead = (target.shared_bytes - (12 << 10)) // 2 // page_bytes
+    return DecodeTile(num_stages=1 + max(1, min(3, ahead)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class DecodeAttentionSpec:
     @property
     def name(self) -> str:
         t = self.tile
-        return f"decode_{self.problem.name}_k{t.keys}_m{t.min_keys}_b{t.blocks}_w{t.num_warps}_s{t.num_stages}"
+        return f"decode_{self.problem.name}_m{t.min_keys}_b{t.blocks}_w{t.num_warps}_s{t.num_stages}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:

@@ -32,12 +32,13 @@ class AttentionTile:
 
 
 def tile_for(problem: AttentionProblem, target: CudaTarget) -> AttentionTile:
-    """The tile that fits registers and shared memory of the target."""
+    """The tile that fits registers and shared memory of the target, with the loads of two blocks of keys in flight."""
+    is_large = target.shared_bytes >= 160 << 10
     if problem.block_d > 128:
-        return AttentionTile(64, 64, 4, 1 if target.shared_bytes < 160 << 10 else 2)
-    if target.has_wgmma:
-        return AttentionTile(128, 128, 8, 2)
-    return AttentionTile(128, 64, 8, 2) if target.shared_bytes >= 160 << 10 else AttentionTile(64, 64, 4, 2)
+        return AttentionTile(64, 64, 8, 2 if is_large else 1)
+    if not is_large:
+        return AttentionTile(64, 64, 4, 2)
+    return AttentionTile(128, 128, 8, 3) if target.has_wgmma else AttentionTile(128, 64, 8, 3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ def _serve() -> None:
 
 
 def _mend() -> None:
-    """What Triton 3.6 gets wrong: loops to scalars of kernels, under NumPy 2.4, and products of bf16."""
+    """What Triton 3.6 gets wrong: loops to scalars of kernels (NumPy 2.4), products of bf16, fma that rounds twice."""
     from triton import language as tl
     from triton.runtime import interpreter
 
@@ -146,7 +146,12 @@ def _mend() -> None:
             return x
         return interpreter.TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
 
+    def fma(_: Any, x: Any, y: Any, z: Any) -> Any:
+        wide = x.data.astype(np.float64) * y.data + z.data
+        return interpreter.TensorHandle(wide.astype(x.data.dtype), x.dtype.scalar)
+
     interpreter._patch_lang_tensor = patched
+    interpreter.InterpreterBuilder.create_fma = fma
     interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: create_dot(
         self, widened(a), widened(b), *rest
     )

@@ -113,7 +113,7 @@ class RandomParam(msgspec.Struct, frozen=True):
     """A parameter that is made up at load: value `mean + scale * u`, u from the noise of `noise.random_param`.
 
     Attributes:
-        dtype: a plan dtype: bf16, f16, f32 or i8.
+        dtype: a plan dtype: bf16, f16, f32, f8e4m3, i8 or u8.
         seed: which stretch of the noise it takes.
     """
 

@@ -23,10 +23,12 @@ from warploom.runtime.manifest import RandomParam
 UNIT = 64
 BLOCK = UNIT * 262139
 _SEED = 20261122
+_INTEGERS = {"i8": (-127, 127, np.int8), "u8": (0, 255, np.uint8)}
+_F8E4M3_MAX = 448.0
 
 
 def noise_block(dtype: str, mean: float, scale: float) -> NDArray[Any]:
-    """Return `mean + scale * u` for BLOCK values u, uniform in [-1, 1); bf16 as uint16, i8 rounded.
+    """Return `mean + scale * u` for BLOCK values u, uniform in [-1, 1), rounded to the dtype; bf16, f8e4m3 as bits.
 
     The array need not be contiguous.
 
@@ -47,7 +49,7 @@ def noise_start(seed: int) -> int:
 
 
 def random_param(param: RandomParam) -> NDArray[Any]:
-    """Return the values of a random parameter; bf16 as uint16."""
+    """Return the values of a random parameter; bf16 and f8e4m3 as bits."""
     block = np.roll(noise_block(param.dtype, param.mean, param.scale), -noise_start(param.seed))
     size = math.prod(param.shape)
     return np.tile(block, -(-size // BLOCK))[:size].reshape(param.shape)
@@ -57,11 +59,18 @@ def _convert(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     """Values as a plan dtype; they may be overwritten."""
     if dtype == "bf16":
         return _round_to_bf16(values)
-    if dtype == "i8":
-        return np.clip(np.rint(values), -127, 127).astype(np.int8)
+    if dtype == "f8e4m3":
+        return _round_to_f8e4m3(values)
+    if dtype in _INTEGERS:
+        low, high, integer = _INTEGERS[dtype]
+        return np.clip(np.rint(values), low, high).astype(integer)
     if dtype in ("f32", "f16"):
         return values.astype(np.float32 if dtype == "f32" else np.float16)
-    raise ArtifactError("A random parameter has an unknown dtype", expected="bf16, f16, f32 or i8", found=dtype)
+    raise ArtifactError(
+        "A random parameter has an unknown dtype",
+        expected=f"bf16, f16, f32, f8e4m3, {', '.join(_INTEGERS)}",
+        found=dtype,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -80,3 +89,11 @@ def _round_to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits += odd
     bits += 0x7FFF
     return bits.view(np.uint16)[1::2]
+
+
+def _round_to_f8e4m3(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Round to nearest even, saturated. Divided by 2^120, a number has the exponent in f32 that it has in e4m3."""
+    bits = (np.clip(values, -_F8E4M3_MAX, _F8E4M3_MAX) * np.float32(2**-120)).view(np.uint32)
+    magnitude = bits & 0x7FFFFFFF
+    magnitude += ((magnitude >> 20) & 1) + 0x7FFFF
+    return ((bits >> 24) & 0x80 | magnitude >> 20).astype(np.uint8)

@@ -35,7 +35,7 @@ class Buffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kind: temps, and results that alias nothing, live in the entry's arena. A view is the bytes of another
             buffer from an offset to its end (one layer and what follows of the KV cache). What is zeroed lives in
             the entry's second arena, which is filled with zeros once, at load; every launch leaves it zero.
-        dtype: f32, bf16, f16, i32, i8, i64, i1, u8.
+        dtype: f32, bf16, f16, f8e4m3, i32, i8, i64, i1, u8.
         shape: expressions over the entry's dims.
         offset: a byte offset, an expression: in its arena (64-byte aligned), or of a view in what it aliases;
             None for what lives elsewhere (inputs, params, results that alias).

@@ -25,11 +25,12 @@ PADDING = "__padding__."
 # The header is written last but sits first: its room is reserved, and a shard that fills it is closed.
 HEADER_BYTES = 128 * 1024
 
-# plan dtype -> (safetensors dtype, numpy dtype). numpy has no bfloat16: its bits are uint16.
+# plan dtype -> (safetensors dtype, numpy dtype). numpy has no bfloat16 and no 8-bit floats: they are their bits.
 _DTYPES = {
     "f32": ("F32", "<f4"),
     "f16": ("F16", "<f2"),
     "bf16": ("BF16", "<u2"),
+    "f8e4m3": ("F8_E4M3", "u1"),
     "i64": ("I64", "<i8"),
     "i32": ("I32", "<i4"),
     "i8": ("I8", "i1"),
@@ -37,14 +38,15 @@ _DTYPES = {
     "i1": ("BOOL", "?"),
 }
 _NUMPY_OF_FILE = {stored: np.dtype(array) for stored, array in _DTYPES.values()}
-# ml_dtypes' bfloat16 is recognised by its name, so that we need not import it.
-_PLAN_OF_ARRAY = {np.dtype(array).name: plan for plan, (_, array) in _DTYPES.items() if plan != "bf16"} | {
-    "bfloat16": "bf16"
-}
+# ml_dtypes' types are recognised by their names, so that we need not import it.
+_FOREIGN = {"bfloat16": "bf16", "float8_e4m3fn": "f8e4m3"}
+_PLAN_OF_ARRAY = {
+    np.dtype(array).name: plan for plan, (_, array) in _DTYPES.items() if plan not in _FOREIGN.values()
+} | _FOREIGN
 
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """Return how numpy holds elements of a plan dtype (bf16: its bits as uint16); ArtifactError if unknown."""
+    """Return how numpy holds elements of a plan dtype (bf16 and f8e4m3 as bits); ArtifactError if unknown."""
     if dtype not in _DTYPES:
         raise ArtifactError("The plan has an unknown dtype", expected=", ".join(_DTYPES), found=dtype)
     return np.dtype(_DTYPES[dtype][1])
@@ -57,7 +59,7 @@ class _TensorInfo(msgspec.Struct, frozen=True):
 
 
 def read_weights(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the tensors of one shard by name, as read-only arrays over a memory map (bf16 as uint16).
+    """Return the tensors of one shard by name, as read-only arrays over a memory map (bf16 and f8e4m3 as bits).
 
     Raises:
         ArtifactError: the header is corrupt, or a tensor does not fit its place in the file.
@@ -129,7 +131,7 @@ class WeightsWriter:
 
         Args:
             array: any shape; made contiguous here.
-            dtype: its plan dtype; None: that of the array (needed only for bf16 bits in a uint16 array).
+            dtype: its plan dtype; None: that of the array (needed only for arrays of bits).
 
         Raises:
             ArtifactError: a name used before, or a dtype that no plan knows.

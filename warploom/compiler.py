@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import msgspec
 import numpy as np
 
 from warploom.codegen.backend import Backend, Progress, backend_of
+from warploom.codegen.random_params import random_params
 from warploom.errors import CompileError
 from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
 from warploom.frontend.dummy import dummy_checkpoint, dummy_tensor
@@ -24,7 +24,7 @@ from warploom.ir.interpreter import evaluate_exports
 from warploom.ir.ops.parameters import checkpoint as checkpoint_op
 from warploom.ir.ops.parameters import export
 from warploom.ir.rewrite import entries, is_op
-from warploom.ir.types import DType, TensorType, type_of
+from warploom.ir.types import DType, type_of
 from warploom.ir.verify import PREPARE, verify
 from warploom.passes.donate import REFUSED
 from warploom.passes.pipeline import Pass, pipeline, run
@@ -164,16 +164,9 @@ def _check_in_place(module: mlir.Module) -> None:
                 raise CompileError(f"{path_of(operation)}: the KV cache would be copied", found=reason)
 
 
-def _exports(module: mlir.Module) -> Iterator[tuple[str, TensorType]]:
-    """Names and types of the packed parameters."""
-    for op in functions(module)[PREPARE].ops:
-        if is_op(op, export):
-            yield op.attributes["name"].value, type_of(op.operands[0])
-
-
 def _prepare(job: _Job, module: mlir.Module, writer: ArtifactWriter) -> None:
     """Run `@prepare` into the weight files, one parameter at a time."""
-    total = len(list(_exports(module)))
+    total = sum(is_op(op, export) for op in functions(module)[PREPARE].ops)
 
     def read(name: str) -> np.ndarray:
         return job.checkpoint.tensors[name].load()
@@ -184,20 +177,9 @@ def _prepare(job: _Job, module: mlir.Module, writer: ArtifactWriter) -> None:
 
 
 def _random_params(job: _Job, module: mlir.Module) -> dict[str, RandomParam]:
-    """What stands for the parameters of a model without weights: gains of 1, matrices as at initialization."""
     if not job.dummy_weights:
         return {}
-    spread = 3**0.5 * float(job.checkpoint.config.get("initializer_range", 0.02))  # of a uniform distribution
-    return {name: _random_param(type_, spread, i) for i, (name, type_) in enumerate(_exports(module))}
-
-
-def _random_param(type_: TensorType, spread: float, seed: int) -> RandomParam:
-    shape = list(type_.resolve({}))
-    if type_.dtype is DType.I8:
-        return RandomParam(shape, "i8", 0.0, 127.0, seed)
-    if len(shape) == 1:
-        return RandomParam(shape, type_.dtype.value, 1.0, 0.0, seed)
-    return RandomParam(shape, type_.dtype.value, 0.0, spread, seed)
+    return random_params(module, float(job.checkpoint.config.get("initializer_range", 0.02)))
 
 
 def _num_parameters(module: mlir.Module) -> int:

@@ -12,7 +12,15 @@ from warploom.runtime.plan import TensorMapParam
 from warploom.runtime.weights import numpy_dtype
 
 BYTES = 128
-_DATA_TYPES = {"bf16": "BFLOAT16", "f16": "FLOAT16", "f32": "FLOAT32", "i8": "UINT8", "u8": "UINT8", "i32": "INT32"}
+_DATA_TYPES = {
+    "bf16": "BFLOAT16",
+    "f16": "FLOAT16",
+    "f32": "FLOAT32",
+    "f8e4m3": "UINT8",
+    "i8": "UINT8",
+    "u8": "UINT8",
+    "i32": "INT32",
+}
 _SWIZZLES = ("NONE", "32B", "64B", "128B")
 
 

@@ -115,14 +115,23 @@ def test_a_full_header_starts_a_new_shard(tmp_path: Path) -> None:
     assert artifact.params.keys() == params.keys()
 
 
-def test_bfloat16_bits_are_stored_from_either_kind_of_array(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "foreign", "bits", "expected"),
+    [
+        ("bf16", "bfloat16", np.uint16, [0x3FC0, 0xC000]),
+        ("f8e4m3", "float8_e4m3fn", np.uint8, [0x3C, 0xC0]),
+    ],
+)
+def test_bits_are_stored_from_either_kind_of_array(
+    tmp_path: Path, dtype: str, foreign: str, bits: type, expected: list[int]
+) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
-    array = np.array([1.5, -2.0], dtype=ml_dtypes.bfloat16)
+    array = np.array([1.5, -2.0], dtype=getattr(ml_dtypes, foreign))
     with ArtifactWriter(tmp_path / "a") as writer:
         writer.add_param("named", array)
-        writer.add_param("bits", array.view(np.uint16), "bf16")
+        writer.add_param("bits", array.view(bits), dtype)
         with pytest.raises(ArtifactError, match="cannot be stored"):
-            writer.add_param("ambiguous", array.view(np.uint16))
+            writer.add_param("ambiguous", array.view(np.uint16 if bits is np.uint16 else np.void))
         with pytest.raises(ArtifactError, match="used twice"):
             writer.add_param("bits", array)
         writer.add_text("tokenizer.json", "")
@@ -130,7 +139,8 @@ def test_bfloat16_bits_are_stored_from_either_kind_of_array(tmp_path: Path) -> N
         writer.add_bytes("kernels/cpu/v3.so", b"")
         writer.finish(make_manifest())
     params = load(tmp_path / "a").params
-    assert params["named"].tolist() == params["bits"].tolist() == [0x3FC0, 0xC000]
+    assert params["named"].dtype == bits
+    assert params["named"].tolist() == params["bits"].tolist() == expected
 
 
 def test_an_exception_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -23,10 +23,22 @@ def test_floats_are_uniform_around_their_mean(dtype: str, numpy_dtype: type) -> 
     assert abs(values.std() - 0.5 / 3**0.5) < 0.002
 
 
-def test_integers_reach_both_ends() -> None:
-    values = random_param(RandomParam([1000, 640], "i8", 0.0, 127.0, 0))
-    assert values.dtype == np.int8
-    assert (values.min(), values.max()) == (-127, 127)
+@pytest.mark.parametrize(
+    ("dtype", "mean", "scale", "ends"), [("i8", 0.0, 127.0, (-127, 127)), ("u8", 127.5, 127.5, (0, 255))]
+)
+def test_integers_reach_both_ends(dtype: str, mean: float, scale: float, ends: tuple[int, int]) -> None:
+    values = random_param(RandomParam([1000, 640], dtype, mean, scale, 0))
+    assert values.dtype == np.dtype(np.int8 if dtype == "i8" else np.uint8)
+    assert (values.min(), values.max()) == ends
+
+
+@pytest.mark.parametrize("scale", [448.0, 2**-6, 1000.0])
+def test_eight_bit_floats_are_the_nearest(scale: float) -> None:
+    """Normal, subnormal and saturated."""
+    exact = random_param(RandomParam([300, 64], "f32", 0.0, scale, 2))
+    expected = np.clip(exact, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+    found = random_param(RandomParam([300, 64], "f8e4m3", 0.0, scale, 2))
+    np.testing.assert_array_equal(found.view(ml_dtypes.float8_e4m3fn), expected)
 
 
 def test_seeds_give_other_stretches_and_rows_do_not_repeat() -> None:

@@ -26,11 +26,13 @@ def test_compile_json_tells_where_the_artifact_is(run_cli: RunCLI, tmp_path: Pat
     assert json.loads(answer.stdout)["completions"]
 
 
-def test_dummy_weights_need_a_config_only(run_cli: RunCLI, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantization", ["bf16", "int8"])
+def test_dummy_weights_need_a_config_only(run_cli: RunCLI, tmp_path: Path, quantization: str) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.json").write_text(json.dumps(tiny_config()))
     out = tmp_path / "out"
-    result = run_cli("compile", tmp_path / "config", "-o", out, "--dummy-weights", "--json")
+    flags = ("--dummy-weights", "--quantization", quantization, "--json")
+    result = run_cli("compile", tmp_path / "config", "-o", out, *flags)
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["bytes"]["weights"] == 0
     answers = [run_cli("generate", out, "hello", "--max-tokens", "8", "--json").stdout for _ in range(2)]

@@ -1,0 +1,62 @@
+"""What stands for the parameters of a model without weights: made at load, so that speed can be measured.
+
+Activations have to stay numbers of the usual size, or kernels would be timed on infinities: matrices are spread as at
+initialization, gains are 1, and the scales of quantized matrices give products of that spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import mlir.ir as mlir
+
+from warploom.ir.function import functions
+from warploom.ir.ops.parameters import export
+from warploom.ir.rewrite import is_op
+from warploom.ir.types import DType, type_of
+from warploom.ir.verify import PREPARE
+from warploom.runtime.manifest import RandomParam
+
+# Largest magnitude of what a quantized element stands for; two 4-bit numbers share a byte.
+_LARGEST = {"i8": 127.0, "u8": 7.0, "f8e4m3": 448.0}
+_UNIFORM_MAX = 3**0.5  # of a uniform distribution with standard deviation 1
+
+
+def random_params(module: mlir.Module, standard_deviation: float) -> dict[str, RandomParam]:
+    """Return a random parameter for everything that `@prepare` exports, by name.
+
+    Args:
+        standard_deviation: of weight matrices, quantized or not.
+    """
+    largest = _UNIFORM_MAX * standard_deviation
+    return {name: _random(value, largest, seed) for seed, (name, value) in enumerate(_exports(module))}
+
+
+def _exports(module: mlir.Module) -> Iterator[tuple[str, mlir.Value]]:
+    for op in functions(module)[PREPARE].ops:
+        if is_op(op, export):
+            yield op.attributes["name"].value, op.operands[0]
+
+
+def _random(value: mlir.Value, largest: float, seed: int) -> RandomParam:
+    type_ = type_of(value)
+    shape, dtype = list(type_.resolve({})), type_.dtype.value
+    quantized = _scaled(value)
+    if quantized is not None:
+        return RandomParam(shape, dtype, largest / _LARGEST[quantized], 0.0, seed)
+    if dtype == "u8":
+        return RandomParam(shape, dtype, 127.5, 127.5, seed)
+    if dtype in _LARGEST:
+        return RandomParam(shape, dtype, 0.0, _LARGEST[dtype], seed)
+    if len(shape) == 1:
+        return RandomParam(shape, dtype, 1.0, 0.0, seed)
+    return RandomParam(shape, dtype, 0.0, largest, seed)
+
+
+def _scaled(value: mlir.Value) -> DType | None:
+    """The dtype of the quantized weight whose scales `value` is, in any layout; None if it is no scales."""
+    made = value.owner.operation
+    while made.operands and len(made.results) == 1:
+        value = made.operands[0]
+        made = value.owner.operation
+    return None if value == made.results[0] else type_of(made.results[0]).dtype

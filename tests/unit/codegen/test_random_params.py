@@ -1,0 +1,43 @@
+"""Dummy weights: products with them are of the size of real ones, whatever the weights are stored as."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.unit.passes.tiny_llama import LAYERS, traced
+from warploom.codegen.cpu.target import CPU
+from warploom.codegen.random_params import random_params
+from warploom.passes.pipeline import pipeline, run
+from warploom.runtime.manifest import RandomParam
+from warploom.runtime.noise import random_param
+
+
+def made(quantization: str) -> dict[str, RandomParam]:
+    module = traced()
+    assert list(run(module, pipeline(CPU, quantization)))
+    return random_params(module, 0.02)
+
+
+@pytest.mark.usefixtures("wl")
+def test_gains_are_one_and_matrices_are_spread_as_asked_for() -> None:
+    params = made("f32")
+    norms = [p for name, p in params.items() if "norm" in name]
+    assert len(norms) == 2 * LAYERS + 1
+    assert all((random_param(p) == 1).all() for p in norms)
+    matrices = [random_param(p) for name, p in params.items() if "norm" not in name]
+    assert len({m.tobytes() for m in matrices}) == len(matrices)
+    assert all(abs(m.std() - 0.02) < 0.001 for m in matrices)
+
+
+@pytest.mark.usefixtures("wl")
+def test_quantized_matrices_are_spread_as_asked_for() -> None:
+    params = made("int8")
+    scales = {name: p for name, p in params.items() if ":scale" in name}
+    assert len(scales) == 4 * LAYERS + 1
+    for name, scale in scales.items():
+        weight = random_param(params[name.replace(":scale", ":q")])
+        assert (weight.min(), weight.max()) == (-127, 127)
+        real = weight * random_param(scale)
+        assert real.dtype == np.float32
+        assert abs(real.std() - 0.02) < 0.001

@@ -26,6 +26,8 @@ from warploom.passes.simplify import simplify
 
 Pass = Callable[[mlir.Module], None]
 
+_ADDED: list[tuple[str, Pass]] = []  # (the pass that it comes after, an added pass)
+
 QUANTIZATIONS: dict[str, tuple[Pass, ...]] = {
     "f32": (partial(narrow_weights, dtype=DType.F32),),
     "bf16": (partial(narrow_weights, dtype=DType.BF16),),
@@ -43,7 +45,7 @@ def pipeline(target: Target, quantization: str) -> list[Pass]:
         raise CompileError(
             f"unknown quantization {quantization!r}", expected=", ".join(QUANTIZATIONS), found=str(quantization)
         )
-    return [
+    steps = [
         # What the program says, with less.
         simplify,
         cse,
@@ -65,6 +67,32 @@ def pipeline(target: Target, quantization: str) -> list[Pass]:
         fuse_loops,
         dce,
     ]
+    return _with_added(steps)
+
+
+def add_pass(step: Pass, *, after: str) -> None:
+    """Put a pass of a plugin into every pipeline, after the first pass of a name; see docs/extending.md.
+
+    Raises:
+        CompileError: there is a pass of this name already.
+    """
+    if name_of(step) in map(name_of, added_passes()):
+        raise CompileError(f"the pass {name_of(step)} is added twice", fix="give each pass a name of its own")
+    _ADDED.append((after, step))
+
+
+def added_passes() -> list[Pass]:
+    """What plugins added."""
+    return [step for _, step in _ADDED]
+
+
+def _with_added(steps: list[Pass]) -> list[Pass]:
+    for after, step in _ADDED:
+        names = [name_of(other) for other in steps]
+        if after not in names:
+            raise CompileError(f"{name_of(step)} is to come after a pass that is not there", found=after)
+        steps.insert(names.index(after) + 1, step)
+    return steps
 
 
 def run(module: mlir.Module, passes: list[Pass]) -> Iterator[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
 from warploom.errors import EngineError, InvalidRequestError
 from warploom.runtime.device import Device, StepOutput
+from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.kv_cache import KVCache
 from warploom.runtime.request import FinishReason, Request
 from warploom.runtime.sampler_inputs import SamplerTable
@@ -115,22 +117,10 @@ class Engine:
             )
         return room
 
-    def add_request(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> int:
-        """Queue a request and return its id.
-
-        Raises:
-            InvalidRequestError: see `validate`.
-            EngineError: the queue is full.
-        """
+    def new_request(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> Request:
+        """Return a request for `add`; any thread may ask. InvalidRequestError: see `validate`."""
         room = self.validate(prompt_token_ids, params)
-        if not self.has_room:
-            raise EngineError(
-                "The engine's queue is full",
-                expected=f"fewer than {self._max_waiting} waiting requests",
-                found=str(len(self._scheduler.waiting)),
-                fix="wait for some to finish, or build the engine with a longer queue",
-            )
-        request = Request(
+        return Request(
             id=next(self._ids),
             token_ids=list(prompt_token_ids),
             params=params,
@@ -138,8 +128,28 @@ class Engine:
             end_token_ids=self._end_token_ids(params),
             seed=secrets.randbits(64) if params.seed is None else params.seed,
         )
+
+    def add(self, request: Request) -> None:
+        """Queue a request, however long the queue is."""
         self._scheduler.add(request)
         self._requests[request.id] = request
+
+    def add_request(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> int:
+        """Queue a request and return its id.
+
+        Raises:
+            InvalidRequestError: see `validate`.
+            EngineError: the queue is full.
+        """
+        request = self.new_request(prompt_token_ids, params)
+        if not self.has_room:
+            raise EngineError(
+                "The engine's queue is full",
+                expected=f"fewer than {self._max_waiting} waiting requests",
+                found=str(len(self._scheduler.waiting)),
+                fix="wait for some to finish, or build the engine with a longer queue",
+            )
+        self.add(request)
         return request.id
 
     def abort(self, request_id: int) -> None:
@@ -159,6 +169,9 @@ class Engine:
             return []
         for request in schedule.admitted:
             self._sampler.admit(request)
+        now = time.perf_counter()
+        for request in schedule.admitted:
+            request.started_at = request.started_at or now
         try:
             output = self._device.execute(build_step_batch(schedule.chunks, self._kv_cache, self._sampler))
         except Exception:
@@ -166,6 +179,16 @@ class Engine:
                 self.abort(request.id)
             raise
         return self._advance(schedule.chunks, output)
+
+    def stats(self) -> EngineStats:
+        """Return gauges and counters; any thread may ask."""
+        pool = self._kv_cache.pool
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            max_running=self._device.max_seqs,
+            kv_usage=1 - pool.num_free / pool.num_pages,
+        )
 
     def check(self) -> None:
         """Assert the invariants of scheduler and cache (tests, and idle moments in production)."""

@@ -9,14 +9,13 @@ from types import TracebackType
 from typing import TypeAlias
 
 from warploom.errors import EngineError, InvalidRequestError
-from warploom.runtime.artifact import Artifact, load
+from warploom.runtime.artifact import Artifact
 from warploom.runtime.chat_template import Message
 from warploom.runtime.device import Device
-from warploom.runtime.devices import DeviceKind, DeviceOptions, open_device
-from warploom.runtime.engine import Engine
+from warploom.runtime.devices import DeviceKind, DeviceOptions
 from warploom.runtime.output import Answer, Completion, Delta, OutputText
 from warploom.runtime.sampling_params import SamplingParams
-from warploom.runtime.tokenizer import Tokenizer
+from warploom.runtime.served_model import open_model
 
 Prompt: TypeAlias = str | Sequence[int]
 
@@ -51,20 +50,10 @@ class LLM:
         kv_cache_bytes: int | None = None,
         gpu_memory_fraction: float | None = None,
     ) -> None:
-        self.artifact = artifact if isinstance(artifact, Artifact) else load(artifact)
-        self.tokenizer = Tokenizer.from_artifact(self.artifact)
-        manifest = self.artifact.manifest
-        self.default_params = SamplingParams.from_generation(manifest.generation)
         options = DeviceOptions(threads, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_fraction)
-        if device is None or isinstance(device, str):
-            device = open_device(self.artifact, device, options)
-        self._device = device
-        self._engine = Engine(
-            self._device,
-            vocab_size=manifest.vocab_size,
-            max_context=manifest.max_context,
-            eos_token_ids=manifest.tokenizer.eos_token_ids,
-        )
+        model = open_model(artifact, device, options)
+        self.artifact, self.tokenizer, self.default_params = model.artifact, model.tokenizer, model.default_params
+        self._device, self._engine = model.device, model.engine
         self._answers: dict[int, Answer] = {}  # the unfinished ones, by request
 
     def __enter__(self) -> LLM:
@@ -163,10 +152,10 @@ class LLM:
         return tokens, params
 
     def _start(self, prompt: list[int], params: SamplingParams) -> int:
-        request_id = self._engine.add_request(prompt, params)
-        text = OutputText(self.tokenizer.detokenizer(prompt), params)
-        self._answers[request_id] = Answer(prompt, text)
-        return request_id
+        request = self._engine.new_request(prompt, params)
+        self._engine.add(request)
+        self._answers[request.id] = Answer(prompt, OutputText(self.tokenizer.detokenizer(prompt), request))
+        return request.id
 
     def _read(self, prompt: list[int], params: SamplingParams) -> Iterator[Delta]:
         request_id = self._start(prompt, params)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from warploom.runtime.detokenizer import Detokenizer
 from warploom.runtime.engine import RequestOutput, TokenLogprobs
-from warploom.runtime.request import FinishReason
-from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.request import FinishReason, Request
 from warploom.runtime.stop_strings import StopStrings
 
 
@@ -22,6 +21,8 @@ class Delta:
         finish_reason: None while more follows; "stop" (end token or stop string), "length" (max_tokens or the
             context is full), "abort" (the model's output was unusable).
         stop_reason: the stop string or the end token of "stop"; what went wrong, for "abort".
+        index: which of the request's `n` answers this belongs to.
+        metrics: with the last delta of an answer.
     """
 
     text: str
@@ -29,20 +30,28 @@ class Delta:
     logprobs: tuple[TokenLogprobs, ...] | None
     finish_reason: FinishReason | None
     stop_reason: int | str | None
+    index: int = 0
+    metrics: Metrics | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Times of one request, from the moment it was queued.
+    """Times of one answer, from the moment it was queued, and its tokens.
 
     Attributes:
         time_to_first_token: seconds. total_time: seconds to the last token.
         tokens_per_second: rate of the tokens after the first; 0 if there is only one.
+        queue_time: seconds until its first step was planned.
+        num_cached_tokens: prompt tokens that were found in the cache.
     """
 
     time_to_first_token: float
     total_time: float
     tokens_per_second: float
+    queue_time: float = 0.0
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +72,21 @@ class OutputText:
 
     Args:
         detokenizer: knows the request's prompt.
+        index: of the answer, for its deltas.
     """
 
-    def __init__(self, detokenizer: Detokenizer, params: SamplingParams) -> None:
-        self._detokenizer, self._min_tokens = detokenizer, params.min_tokens
-        self._stops = StopStrings(params.stop_strings)
+    def __init__(self, detokenizer: Detokenizer, request: Request, index: int = 0) -> None:
+        self._detokenizer, self._request, self._index = detokenizer, request, index
+        self._stops = StopStrings(request.params.stop_strings)
         self._num_tokens = 0
+        self._first_token_at = 0.0
 
     def push(self, output: RequestOutput) -> Delta:
         """Return the delta of one output. Its finish reason may be "stop" where the engine's is not: then a stop
         string was found, and the caller has to end the request.
         """
+        if self._num_tokens == 0:
+            self._first_token_at = time.perf_counter()
         self._num_tokens += len(output.token_ids)
         ended = output.finish_reason is not None
         visible = () if output.finish_reason == "stop" else output.token_ids  # an end token is not text
@@ -85,14 +98,28 @@ class OutputText:
             finish_reason, stop_reason = "stop", self._stops.matched
         elif ended:
             text += self._stops.finish()
-        return Delta(text, output.token_ids, output.logprobs, finish_reason, stop_reason)
+        metrics = self._metrics() if finish_reason else None
+        return Delta(text, output.token_ids, output.logprobs, finish_reason, stop_reason, self._index, metrics)
 
     def _push(self, text: str) -> str:
-        return self._stops.push(text, active=self._num_tokens >= self._min_tokens)
+        return self._stops.push(text, active=self._num_tokens >= self._request.params.min_tokens)
+
+    def _metrics(self) -> Metrics:
+        now, request = time.perf_counter(), self._request
+        seconds, rest = now - self._first_token_at, self._num_tokens - 1
+        return Metrics(
+            time_to_first_token=self._first_token_at - request.queued_at,
+            total_time=now - request.queued_at,
+            tokens_per_second=rest / seconds if rest > 0 and seconds > 0 else 0.0,
+            queue_time=(request.started_at or now) - request.queued_at,
+            num_prompt_tokens=request.num_prompt_tokens,
+            num_output_tokens=self._num_tokens,
+            num_cached_tokens=request.num_cached_tokens,
+        )
 
 
 class Answer:
-    """One request's deltas as they come, with their times.
+    """One request's deltas as they come.
 
     Attributes:
         error: why no more will come although the answer is unfinished; None in good order.
@@ -102,20 +129,18 @@ class Answer:
         self.deltas: list[Delta] = []
         self.error: Exception | None = None
         self._prompt_token_ids, self._text = prompt_token_ids, text
-        self._queued = time.perf_counter()
-        self._times: list[float] = []
 
     def add(self, output: RequestOutput) -> Delta:
         """Note what one step gave, and return it as a delta."""
         delta = self._text.push(output)
         self.deltas.append(delta)
-        self._times.append(time.perf_counter())
         return delta
 
     def completion(self) -> Completion:
         """Return the whole answer; its last delta must have a finish reason."""
         last = self.deltas[-1]
         assert last.finish_reason is not None
+        assert last.metrics is not None
         logprobs = [entry for delta in self.deltas for entry in delta.logprobs or ()]
         return Completion(
             text="".join(delta.text for delta in self.deltas),
@@ -124,13 +149,13 @@ class Answer:
             stop_reason=last.stop_reason,
             logprobs=None if last.logprobs is None else logprobs,
             prompt_token_ids=self._prompt_token_ids,
-            metrics=self._metrics(),
+            metrics=last.metrics,
         )
 
-    def _metrics(self) -> Metrics:
-        first, last = self._times[0], self._times[-1]
-        return Metrics(
-            time_to_first_token=first - self._queued,
-            total_time=last - self._queued,
-            tokens_per_second=(len(self._times) - 1) / (last - first) if last > first else 0.0,
-        )
+
+def merged(first: Delta, second: Delta) -> Delta:
+    """Return two deltas of one answer that follow each other as one."""
+    logprobs = None if first.logprobs is None else first.logprobs + (second.logprobs or ())
+    return replace(
+        second, text=first.text + second.text, token_ids=first.token_ids + second.token_ids, logprobs=logprobs
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -22,6 +23,9 @@ class Request:
         seed: the given one, or one drawn for this request.
         row: its row of the KV cache and of the sampler's tables while it runs; else None.
         num_computed: tokens whose K and V are in the cache.
+        queued_at, started_at: when it was made, and when its first step was planned (None: not yet); seconds of
+            `time.perf_counter`.
+        num_cached_tokens: prompt tokens that were found in the cache when it started.
     """
 
     id: int
@@ -33,6 +37,9 @@ class Request:
     num_prompt_tokens: int = field(init=False)
     row: int | None = None
     num_computed: int = 0
+    queued_at: float = field(default_factory=time.perf_counter)
+    started_at: float | None = None
+    num_cached_tokens: int = 0
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)

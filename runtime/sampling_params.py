@@ -14,6 +14,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_BYTES = 256
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
+MAX_N = 128
 
 _INT32 = (1 << 31) - 1
 # Smallest and largest value of each plain number. Below 1e-3 a temperature is greedy in all but its overflows.
@@ -31,6 +32,7 @@ _INTEGERS = {
     "max_tokens": (1, _INT32),
     "min_tokens": (0, _INT32),
     "logprobs": (0, MAX_LOGPROBS),
+    "n": (1, MAX_N),
 }
 _MIN_TEMPERATURE = 1e-3
 
@@ -60,6 +62,8 @@ class SamplingParams:
         logprobs: report the log-probability of the chosen token and of this many likeliest ones (0..20).
         logit_bias: added to the logits of these tokens (-100..100, or -inf: never chosen).
 
+        n: answers to the prompt, which is computed once; each has its own seed, `seed` plus its index.
+
     Raises:
         InvalidRequestError: on construction, naming the field, what is allowed and what was given.
     """
@@ -79,6 +83,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    n: int = 1
 
     def __post_init__(self) -> None:
         for name, (low, high) in _FLOATS.items():

@@ -73,8 +73,12 @@ class FakeDevice:
         self.garbage: set[int] = set()  # seeds of requests whose output is not a number
         self.batches: list[StepBatch] = []
 
+    def wait(self) -> None:
+        """What a step does first; for subclasses that take their time."""
+
     def execute(self, batch: StepBatch) -> StepOutput:
         self.batches.append(batch)
+        self.wait()
         if self.failure:
             raise self.failure
         self._check_shapes(batch)

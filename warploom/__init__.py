@@ -20,6 +20,7 @@ from warploom.version import __version__
 if TYPE_CHECKING:
     from warploom.compiler import compile
     from warploom.runtime.artifact import Artifact, load
+    from warploom.runtime.async_llm import AsyncLLM
     from warploom.runtime.llm import LLM
     from warploom.runtime.sampling_params import SamplingParams
 
@@ -28,10 +29,11 @@ _HOMES = {
     "load": "warploom.runtime.artifact",
     "Artifact": "warploom.runtime.artifact",
     "LLM": "warploom.runtime.llm",
+    "AsyncLLM": "warploom.runtime.async_llm",
     "SamplingParams": "warploom.runtime.sampling_params",
 }
 
-__all__ = ["LLM", "Artifact", "SamplingParams", "__version__", "compile", "errors", "load"]
+__all__ = ["LLM", "Artifact", "AsyncLLM", "SamplingParams", "__version__", "compile", "errors", "load"]
 
 
 def __getattr__(name: str) -> Any:

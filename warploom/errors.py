@@ -58,3 +58,23 @@ class EngineError(WarploomError):
 
 class DeviceError(WarploomError):
     """The machine has no GPU that can run the artifact, or its driver or memory does not do."""
+
+
+class QueueFullError(EngineError):
+    """The engine has as many unfinished requests as it takes; HTTP 429.
+
+    Attributes:
+        retry_after_s: seconds after which a place is likely to be free.
+    """
+
+    def __init__(self, what: str, *, retry_after_s: float, found: str | None = None) -> None:
+        super().__init__(what, found=found, fix=f"try again in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(EngineError):
+    """A request was not finished within the time that its sender gave it."""
+
+
+class EngineDeadError(EngineError):
+    """A device step failed or never ended; the engine takes and finishes nothing more."""

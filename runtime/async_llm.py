@@ -1,0 +1,301 @@
+"""The asynchronous face of serving: many requests at once on one event loop, the engine in a thread of its own.
+
+    reader ──start──► tokenizer threads ──► engine thread ──outputs──► output thread ──deltas──► reader
+
+The event loop never computes: tokenizing runs in a pool of threads, detokenizing and the search for stop strings in
+one that serves all requests. Readers are told of a step once, however many of them it has tokens for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from queue import Empty
+from threading import Thread
+from types import TracebackType
+from typing import TypeAlias
+
+from warploom.errors import EngineDeadError, EngineError, InvalidRequestError, QueueFullError, WarploomError
+from warploom.runtime.artifact import Artifact
+from warploom.runtime.device import Device
+from warploom.runtime.devices import DeviceKind, DeviceOptions
+from warploom.runtime.engine import RequestOutput
+from warploom.runtime.engine_stats import EngineStats
+from warploom.runtime.engine_thread import EngineThread
+from warploom.runtime.output import Delta, OutputText
+from warploom.runtime.output_stream import OutputStream
+from warploom.runtime.request import Request
+from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.served_model import ServedModel, open_model
+
+Prompt: TypeAlias = str | Sequence[int]
+_WATCH_SECONDS = 1.0  # how often the engine's heartbeat is looked at
+_STOP_SECONDS = 10.0  # a step that takes longer when all is to end is taken for hung
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One of the answers of a stream, as the output thread knows it."""
+
+    stream: OutputStream
+    text: OutputText
+
+
+class AsyncLLM:
+    """A model ready to serve. Made by `load`; its methods are for event loops, any number of them.
+
+    Attributes:
+        artifact, tokenizer, default_params: as those of `LLM`.
+        max_requests: most unfinished answers: those that run at once, and `max_queue` that wait.
+    """
+
+    def __init__(self, model: ServedModel, *, max_queue: int, hang_timeout_s: float) -> None:
+        self.artifact, self.tokenizer, self.default_params = model.artifact, model.tokenizer, model.default_params
+        self.max_requests = model.device.max_seqs + max_queue
+        self._device, self._engine = model.device, model.engine
+        self._hang_timeout_s = hang_timeout_s
+        self._answers: dict[int, _Answer] = {}  # by request
+        self._closing = False
+        self._dead: EngineDeadError | None = None
+        self._seconds_per_answer = 1.0  # between ends of answers, a moving mean
+        self._last_end = time.monotonic()
+        self._tokenizing = ThreadPoolExecutor(2, "warploom-tokenizer")
+        self._thread = EngineThread(model.engine)
+        self._output_thread = Thread(target=self._hand_out, name="warploom-output", daemon=True)
+        self._output_thread.start()
+
+    @classmethod
+    def load(
+        cls,
+        artifact: Artifact | str | os.PathLike[str],
+        *,
+        device: Device | DeviceKind | None = None,
+        threads: int | None = None,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        kv_cache_bytes: int | None = None,
+        gpu_memory_fraction: float | None = None,
+        max_queue: int = 256,
+        hang_timeout_s: float = 120.0,
+    ) -> AsyncLLM:
+        """Open an artifact; blocks while weights are loaded. Options and errors beside these are those of `LLM`.
+
+        Args:
+            max_queue: answers that may wait beside the running ones; more are refused.
+            hang_timeout_s: a step of this many seconds means that the device hangs, and all requests fail.
+        """
+        options = DeviceOptions(threads, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_fraction)
+        return cls(open_model(artifact, device, options), max_queue=max_queue, hang_timeout_s=hang_timeout_s)
+
+    async def __aenter__(self) -> AsyncLLM:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def max_context(self) -> int:
+        """Most tokens of one sequence, prompt and output: the model's limit or the KV cache's."""
+        return self._engine.max_context
+
+    def stats(self) -> EngineStats:
+        """Return what the engine tells of itself; any thread may ask."""
+        return replace(self._thread.stats(), dead=str(self._dead) if self._dead else None)
+
+    async def start(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        cache_salt: str = "",
+    ) -> OutputStream:
+        """Queue a request and return the stream of its deltas; see `generate` for the arguments.
+
+        When this returns, the request has been accepted: whatever is refused is refused here.
+        """
+        tokens = await self._tokenize(prompt)
+        params = params or self.default_params
+        requests = self._requests(tokens, params, priority, cache_salt)
+        self._check_open()
+        if len(self._answers) + params.n > self.max_requests:
+            raise self._queue_full(params.n)
+        ids = [request.id for request in requests]
+        stream = OutputStream(tokens, params.n, timeout_s, lambda: self._cancel(ids))
+        for index, request in enumerate(requests):
+            text = OutputText(self.tokenizer.detokenizer(tokens), request, index)
+            self._answers[request.id] = _Answer(stream, text)
+            self._thread.add(request)
+        if self._dead:  # since it was looked at
+            self._fail_all(self._dead)
+        return stream
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        cache_salt: str = "",
+    ) -> AsyncIterator[Delta]:
+        """Answer a prompt piece by piece. Closing the iterator or cancelling its task cancels the request.
+
+        Args:
+            prompt: a text, or token ids (taken as they are, no BOS added).
+            params: None: the model authors' own defaults (`default_params`).
+            priority: requests with a smaller one go first.
+            timeout_s: seconds until the request is given up.
+            cache_salt: only requests with the same salt share cached prompts.
+
+        Raises:
+            InvalidRequestError: the prompt or its parameters are refused.
+            QueueFullError: too many requests are unfinished; says when to try again.
+            DeadlineError: `timeout_s` is over.
+            EngineDeadError: the device failed or hangs.
+            EngineError: the model has been closed.
+        """
+        async with await self.start(
+            prompt, params, priority=priority, timeout_s=timeout_s, cache_salt=cache_salt
+        ) as stream:
+            async for delta in stream:
+                yield delta
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Take no more requests, let the unfinished ones run for `drain_s` seconds, end the others, free the device.
+
+        A device that hangs keeps what it has: nothing can be done about it but ending the process.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        end = time.monotonic() + drain_s
+        while self._answers and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        self._fail_all(EngineError("The model has been closed"))
+        await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        ended = self._thread.stop(_STOP_SECONDS)
+        self._output_thread.join(_STOP_SECONDS)
+        self._tokenizing.shutdown()
+        if ended:
+            self._device.close()
+
+    async def _tokenize(self, prompt: Prompt) -> list[int]:
+        self._check_open()
+        if not isinstance(prompt, str):
+            return list(prompt)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self.tokenizer.encode, prompt)
+
+    def _requests(self, tokens: list[int], params: SamplingParams, priority: int, cache_salt: str) -> list[Request]:
+        """One request per answer."""
+        if params.n > self.max_requests:
+            raise InvalidRequestError(
+                "The sampling parameter n is not valid here",
+                expected=f"at most {self.max_requests}",
+                found=str(params.n),
+            )
+        return [self._engine.new_request(tokens, one) for one in _one_each(params)]
+
+    def _check_open(self) -> None:
+        if self._dead:
+            raise self._dead
+        if self._closing:
+            raise EngineError("The model is being closed", fix="send the request to another server")
+
+    def _queue_full(self, wanted: int) -> QueueFullError:
+        over = len(self._answers) + wanted - self.max_requests
+        wait = math.ceil(min(60.0, max(1.0, over * self._seconds_per_answer)))
+        return QueueFullError("The queue is full", retry_after_s=wait, found=f"{len(self._answers)} unfinished answers")
+
+    def _cancel(self, request_ids: Iterable[int]) -> None:
+        """Forget the answers of a stream; those that have ended are no error."""
+        for request_id in request_ids:
+            if self._answers.pop(request_id, None):
+                self._thread.abort(request_id)
+
+    def _hand_out(self) -> None:
+        """The output thread: from the outputs of steps to the deltas of streams."""
+        while True:
+            try:
+                outputs = self._thread.outputs.get(timeout=_WATCH_SECONDS)
+            except Empty:
+                if self._thread.heartbeat_age > self._hang_timeout_s:
+                    self._die(TimeoutError(f"a step has not ended for {self._hang_timeout_s} s"))
+                continue
+            if outputs is None:
+                return
+            if isinstance(outputs, BaseException):
+                self._die(outputs)
+                return
+            self._deliver(outputs)
+
+    def _deliver(self, outputs: Iterable[RequestOutput]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[OutputStream, Delta]]] = {}
+        for output in outputs:
+            answer = self._answers.get(output.request_id)
+            if answer is None:  # cancelled, or ended by a stop string
+                continue
+            delta = answer.text.push(output)
+            if delta.finish_reason:
+                self._finish(output)
+            by_loop.setdefault(answer.stream.loop, []).append((answer.stream, delta))
+        for loop, pairs in by_loop.items():
+            _call(loop, _push_all, pairs)
+
+    def _finish(self, output: RequestOutput) -> None:
+        self._answers.pop(output.request_id, None)
+        if output.finish_reason is None:
+            self._thread.abort(output.request_id)
+        now = time.monotonic()
+        self._seconds_per_answer += 0.1 * (now - self._last_end - self._seconds_per_answer)
+        self._last_end = now
+
+    def _die(self, cause: BaseException) -> None:
+        if self._dead is None:
+            self._dead = EngineDeadError(
+                "The device failed in a step", found=str(cause) or repr(cause), fix="start the server again"
+            )
+            self._dead.__cause__ = cause
+        self._fail_all(self._dead)
+
+    def _fail_all(self, error: WarploomError) -> None:
+        """Give every unfinished stream an error."""
+        streams = {answer.stream for answer in self._answers.copy().values()}
+        self._answers.clear()
+        for stream in streams:
+            _call(stream.loop, _fail, stream, error)
+
+
+def _one_each(params: SamplingParams) -> list[SamplingParams]:
+    """The parameters of each of the `n` answers."""
+    if params.n == 1:
+        return [params]
+    seeds = [None if params.seed is None else (params.seed + index) % (1 << 64) for index in range(params.n)]
+    return [replace(params, n=1, seed=seed) for seed in seeds]
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: object, *args: object) -> None:
+    """Call a function on a loop; one that has been closed has no readers left."""
+    try:
+        loop.call_soon_threadsafe(function, *args)  # type: ignore[arg-type]
+    except RuntimeError:
+        assert loop.is_closed()
+
+
+def _push_all(pairs: Iterable[tuple[OutputStream, Delta]]) -> None:
+    for stream, delta in pairs:
+        stream.push(delta)
+
+
+def _fail(stream: OutputStream, error: WarploomError) -> None:
+    stream.fail(error)

@@ -1,0 +1,103 @@
+"""What the reader of an asynchronous request holds: deltas as they come, merged if they come faster than read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+
+from warploom.errors import DeadlineError, WarploomError
+from warploom.runtime.output import Delta, merged
+
+
+class OutputStream:
+    """An async iterator of deltas. It ends after the last delta of each of the request's answers.
+
+    Leaving it in any way but reading it to its end cancels the request: `aclose`, the end of an `async with`, a
+    cancelled task, an error.
+
+    Attributes:
+        prompt_token_ids: what the model is given.
+        num_answers: `n` of the parameters.
+    """
+
+    def __init__(
+        self, prompt_token_ids: list[int], num_answers: int, timeout_s: float | None, cancel: Callable[[], None]
+    ) -> None:
+        self.prompt_token_ids, self.num_answers = prompt_token_ids, num_answers
+        self._loop = asyncio.get_running_loop()
+        self._timeout_s, self._cancel = timeout_s, cancel
+        self._deadline = None if timeout_s is None else self._loop.time() + timeout_s
+        self._unfinished = num_answers
+        self._pending: dict[int, Delta] = {}  # by index, in order of arrival
+        self._error: WarploomError | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where the reader runs; `push` and `fail` must be called there."""
+        return self._loop
+
+    def push(self, delta: Delta) -> None:
+        """Give the reader a delta."""
+        held = self._pending.get(delta.index)
+        self._pending[delta.index] = delta if held is None else merged(held, delta)
+        self._news.set()
+
+    def fail(self, error: WarploomError) -> None:
+        """Let the reader see an error once it has read what it was given."""
+        self._error = error
+        self._news.set()
+
+    async def aclose(self) -> None:
+        """Cancel the request if it is unfinished."""
+        self._close()
+
+    def __aiter__(self) -> OutputStream:
+        return self
+
+    async def __anext__(self) -> Delta:
+        """Return the next delta.
+
+        Raises:
+            DeadlineError: the time is over. EngineDeadError: the device failed.
+        """
+        if self._unfinished == 0:
+            raise StopAsyncIteration
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await self._news.wait()
+        except TimeoutError as error:
+            self._close()
+            raise DeadlineError(
+                "The request was not finished in time", expected=f"an end within {self._timeout_s} s"
+            ) from error
+        except BaseException:
+            self._close()
+            raise
+        return self._take()
+
+    async def __aenter__(self) -> OutputStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _take(self) -> Delta:
+        if not self._pending:
+            assert self._error is not None
+            self._close()
+            raise self._error
+        delta = self._pending.pop(next(iter(self._pending)))
+        if delta.finish_reason:
+            self._unfinished -= 1
+        if not self._pending and self._error is None:
+            self._news.clear()
+        return delta
+
+    def _close(self) -> None:
+        if self._unfinished:
+            self._unfinished = 0
+            self._cancel()

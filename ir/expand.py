@@ -22,7 +22,7 @@ def expand(op: Op, values: Sequence[mlir.Value], attrs: Mapping[str, Any]) -> tu
     results = op.result_types([type_of(v) for v in values], attrs)
     operands = [
         as_dtype(value, DType.F32) if operand.widened else value
-        for operand, value in zip(op.operands, values, strict=True)
+        for operand, value in zip(op.operands, values, strict=False)
     ]
     expanded = op.decompose(*operands, **attrs)
     made = expanded if isinstance(expanded, tuple) else (expanded,)

@@ -33,7 +33,7 @@ def _operation(op: Op) -> str:
         return f"%{len(constraints) - 1}"
 
     tensor = 'irdl.base "!builtin.tensor"'
-    operands = [f"{o.name}: {constrain(tensor)}" for o in op.operands]
+    operands = [f"{o.name}: {'optional ' * o.optional}{constrain(tensor)}" for o in op.operands]
     results = [f"{name}: {constrain(tensor)}" for name in op.results]
     attributes = [f'"{a.name}" = {constrain(_attribute(a.kind))}' for a in op.attributes]
     lines = [*constraints]

@@ -37,11 +37,19 @@ class Effect(Enum):
 
 @dataclass(frozen=True)
 class Operand:
-    """A declared operand: its name, the dtypes it takes, and whether decompositions see it widened to f32."""
+    """A declared operand.
+
+    Attributes:
+        name: of the parameter of `infer`, `evaluate` and `decompose` that takes it.
+        dtypes: which it may have.
+        widened: decompositions see it widened to f32.
+        optional: may be left out; only the last operand, whose parameter has the default None.
+    """
 
     name: str
     dtypes: frozenset[DType] = ALL
     widened: bool = False
+    optional: bool = False
 
 
 def activation(name: str) -> Operand:
@@ -51,10 +59,11 @@ def activation(name: str) -> Operand:
 
 @dataclass(frozen=True)
 class Attribute:
-    """A declared attribute and the Python kind of its value."""
+    """A declared attribute: the Python kind of its value, and the value where the builder is given none."""
 
     name: str
     kind: Kind
+    default: AttrValue | None = None
 
 
 class Chooser(Protocol):
@@ -114,6 +123,7 @@ class Op:
         Raises:
             IRError: wrong number of operands, wrong dtype, missing attribute, or what `infer` refuses.
         """
+        attrs = {a.name: a.default for a in self.attributes if a.default is not None} | attrs
         types = self.result_types([type_of(v) for v in values], attrs)
         operation = mlir.Operation.create(
             f"{DIALECT}.{self.name}",
@@ -148,13 +158,14 @@ class Op:
         return {a.name: decode(a.kind, operation.attributes[a.name]) for a in self.attributes}
 
     def _check_operands(self, types: Sequence[TensorType]) -> None:
-        if len(types) != len(self.operands):
+        required = sum(not o.optional for o in self.operands)
+        if not required <= len(types) <= len(self.operands):
             raise IRError(
                 f"{self.name}: wrong number of operands",
-                expected=", ".join(o.name for o in self.operands),
+                expected=", ".join(o.name + " (optional)" * o.optional for o in self.operands),
                 found=f"{len(types)} operands",
             )
-        for operand, given in zip(self.operands, types, strict=True):
+        for operand, given in zip(self.operands, types, strict=False):
             if given.dtype not in operand.dtypes:
                 raise IRError(
                     f"{self.name}: operand {operand.name} has the wrong dtype",

@@ -37,14 +37,16 @@ module {
       %3 = irdl.base "!builtin.tensor"
       %4 = irdl.base "!builtin.tensor"
       %5 = irdl.base "!builtin.tensor"
-      %6 = irdl.base "#builtin.integer"
+      %6 = irdl.base "!builtin.tensor"
       %7 = irdl.base "#builtin.integer"
-      %8 = irdl.base "#builtin.string"
-      %9 = irdl.base "#builtin.float"
-      %10 = irdl.base "#builtin.integer"
-      irdl.operands(q: %0, kv: %1, page_table: %2, query_start: %3, context_lens: %4)
-      irdl.results(out: %5)
-      irdl.attributes {"layer" = %6, "page_size" = %7, "k_layout" = %8, "scale" = %9, "window" = %10}
+      %8 = irdl.base "#builtin.integer"
+      %9 = irdl.base "#builtin.string"
+      %10 = irdl.base "#builtin.float"
+      %11 = irdl.base "#builtin.integer"
+      %12 = irdl.base "#builtin.float"
+      irdl.operands(q: %0, kv: %1, page_table: %2, query_start: %3, context_lens: %4, sinks: optional %5)
+      irdl.results(out: %6)
+      irdl.attributes {"layer" = %7, "page_size" = %8, "k_layout" = %9, "scale" = %10, "window" = %11, "softcap" = %12}
     }
     irdl.operation @bitcast {
       %0 = irdl.base "!builtin.tensor"
@@ -190,6 +192,18 @@ module {
       irdl.operands(x: %0, indices: %1)
       irdl.results(out: %2)
     }
+    irdl.operation @gelu {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
+    irdl.operation @gelu_tanh {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
     irdl.operation @iota {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "#builtin.array"
@@ -209,6 +223,16 @@ module {
       irdl.operands(kv: %0, k: %1, v: %2, slots: %3)
       irdl.results(out: %4)
       irdl.attributes {"layer" = %5, "page_size" = %6, "k_layout" = %7}
+    }
+    irdl.operation @layer_norm {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "#builtin.float"
+      irdl.operands(x: %0, weight: %1, bias: optional %2)
+      irdl.results(out: %3)
+      irdl.attributes {"eps" = %4}
     }
     irdl.operation @linear {
       %0 = irdl.base "!builtin.tensor"
@@ -368,6 +392,12 @@ module {
       irdl.results(out: %1)
       irdl.attributes {"axis" = %2}
     }
+    irdl.operation @relu2 {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+    }
     irdl.operation @reshape {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
@@ -476,6 +506,14 @@ module {
       irdl.operands(x: %0)
       irdl.results(out: %1)
       irdl.attributes {"axis" = %2, "start" = %3, "stop" = %4}
+    }
+    irdl.operation @softcap {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "#builtin.float"
+      irdl.operands(x: %0)
+      irdl.results(out: %1)
+      irdl.attributes {"cap" = %2}
     }
     irdl.operation @softmax {
       %0 = irdl.base "!builtin.tensor"

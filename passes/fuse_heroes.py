@@ -132,30 +132,27 @@ def _take_residual(proposal: Proposal, hero: mlir.Operation) -> None:
 
 
 def _kv_write(proposal: Proposal) -> Proposal:
-    """The rotations of q and k and the slices of a fused projection that they and v read."""
+    """The rotations of q and k, if any, and the slices of a fused projection that they and v read."""
     (hero,) = proposal.ops
     if IN_PLACE not in hero.attributes:
         return proposal
-    rotated_k = producer(hero.operands[1], rope)
-    if rotated_k is None:
-        return proposal
-    cosines = rotated_k.operands[1]
-    rotated = [u for u in users(cosines) if is_op(u, rope) and u.operands[1] == cosines and _same_step(u, rotated_k)]
-    proposal.take(*rotated)
-    for value in (*(r.operands[0] for r in rotated), hero.operands[2]):
-        _take_slices(proposal, value)
+    _, key, value, _ = hero.operands
+    sources = [key, value]
+    rotated_k = producer(key, rope)
+    if rotated_k is not None:
+        rotated = [rotated_k, *_queries(hero, rotated_k)]
+        proposal.take(*rotated)
+        sources = [*(r.operands[0] for r in rotated), value]
+    for source in sources:
+        _take_slices(proposal, source)
     return proposal
 
 
-def _same_step(a: mlir.Operation, b: mlir.Operation) -> bool:
-    """Whether two rotations read the same projection."""
-    return _source(a.operands[0]) == _source(b.operands[0])
-
-
-def _source(value: mlir.Value) -> mlir.Value:
-    while (operation := producer(value, reshape, slice_axis)) is not None:
-        value = operation.operands[0]
-    return value
+def _queries(write: mlir.Operation, rotated_k: mlir.Operation) -> list[mlir.Operation]:
+    """The rotations, by the angles of k, of the queries that attend the written cache."""
+    readers = [u for u in users(write.results[0]) if is_op(u, attention)]
+    rotations = [producer(reader.operands[0], rope) for reader in readers]
+    return [r for r in rotations if r is not None and list(r.operands)[1:] == list(rotated_k.operands)[1:]]
 
 
 def _take_slices(proposal: Proposal, value: mlir.Value) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from warploom.ir.irdl import dialect_text
-from warploom.ir.op import OPS, Effect, Op, Operand
+from warploom.ir.op import OPS, Attribute, Effect, Op, Operand
 from warploom.ir.types import ALL, BITS, FLOATS, INTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +46,7 @@ def _section(title: str, ops: list[Op]) -> list[str]:
 
 def _row(op: Op) -> str:
     operands = ", ".join(map(_operand, op.operands))
-    attributes = ", ".join(f"{a.name}: {a.kind.name.lower()}" for a in op.attributes)
+    attributes = ", ".join(map(_attribute, op.attributes))
     results = ", ".join(op.results)
     effect = "" if op.effect is Effect.NONE else f" Effect: {op.effect.value}."
     home = f"{type(op).__module__.rpartition('.')[2]}.py"
@@ -56,7 +56,12 @@ def _row(op: Op) -> str:
 
 def _operand(operand: Operand) -> str:
     dtypes = DTYPE_SETS.get(operand.dtypes) or " ".join(sorted(operand.dtypes))
-    return f"{operand.name}: {dtypes}"
+    return f"{operand.name}: {dtypes}" + " (optional)" * operand.optional
+
+
+def _attribute(attribute: Attribute) -> str:
+    default = "" if attribute.default is None else f" = {attribute.default:g}"
+    return f"{attribute.name}: {attribute.kind.name.lower()}{default}"
 
 
 if __name__ == "__main__":

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import mlir.ir as mlir
 import numpy as np
 
-from warploom.ir.op import activation
-from warploom.ir.ops.elementwise import Binary, Unary, logistic, mul
+from warploom.errors import IRError
+from warploom.ir.attributes import AttrValue, Kind
+from warploom.ir.op import Attribute, Chooser, activation
+from warploom.ir.ops.elementwise import Binary, Unary, add, erf, logistic, maximum, mul, tanh
+from warploom.ir.ops.shape import full
+from warploom.ir.types import TensorType, type_of
 
 
 class Silu(Unary):
@@ -39,4 +46,89 @@ class Swiglu(Binary):
         return mul(silu(gate), up)
 
 
+class Gelu(Unary):
+    """x / 2 * (1 + erf(x / sqrt(2))) (Hendrycks and Gimpel 2016)."""
+
+    name = "gelu"
+    operands = (activation("x"),)
+
+    def evaluate(self, x: np.ndarray) -> np.ndarray:
+        """In the dtype of x."""
+        return 0.5 * x * (1 + erf.evaluate(x * x.dtype.type(math.sqrt(0.5))))
+
+    def decompose(self, x: mlir.Value) -> mlir.Value:
+        """An erf between products."""
+        bell = add(erf(_times(x, math.sqrt(0.5))), _constant(x, 1.0))
+        return mul(_times(x, 0.5), bell)
+
+
+class GeluTanh(Unary):
+    """x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), as GPT-2 and Gemma approximate GELU."""
+
+    name = "gelu_tanh"
+    operands = (activation("x"),)
+
+    def evaluate(self, x: np.ndarray) -> np.ndarray:
+        """In the dtype of x."""
+        inner = x.dtype.type(math.sqrt(2 / math.pi)) * (x + x.dtype.type(0.044715) * x * x * x)
+        return 0.5 * x * (1 + np.tanh(inner))
+
+    def decompose(self, x: mlir.Value) -> mlir.Value:
+        """A tanh between products."""
+        inner = _times(add(x, mul(_times(x, 0.044715), mul(x, x))), math.sqrt(2 / math.pi))
+        return mul(_times(x, 0.5), add(tanh(inner), _constant(x, 1.0)))
+
+
+class Relu2(Unary):
+    """max(x, 0)^2 (So et al. 2021)."""
+
+    name = "relu2"
+    operands = (activation("x"),)
+
+    def evaluate(self, x: np.ndarray) -> np.ndarray:
+        """In the dtype of x."""
+        return np.square(np.maximum(x, 0))
+
+    def decompose(self, x: mlir.Value) -> mlir.Value:
+        """A maximum, squared."""
+        positive = maximum(x, _constant(x, 0.0))
+        return mul(positive, positive)
+
+
+class Softcap(Unary):
+    """cap * tanh(x / cap): about x where small, never beyond cap (Gemma 2, arXiv 2408.00118)."""
+
+    name = "softcap"
+    operands = (activation("x"),)
+    attributes = (Attribute("cap", Kind.FLOAT),)
+
+    def infer(self, x: TensorType, *, cap: float) -> TensorType:  # type: ignore[override]
+        """The type of x; cap is positive."""
+        if cap <= 0:
+            raise IRError("a cap must be positive", found=str(cap))
+        return x
+
+    def evaluate(self, x: np.ndarray, *, cap: float) -> np.ndarray:
+        """In the dtype of x."""
+        return x.dtype.type(cap) * np.tanh(x * x.dtype.type(1 / cap))
+
+    def decompose(self, x: mlir.Value, *, cap: float) -> mlir.Value:
+        """A tanh between two products."""
+        return _times(tanh(_times(x, 1 / cap)), cap)
+
+    def generate(self, choose: Chooser) -> tuple[list[mlir.Value], dict[str, AttrValue]]:
+        """Caps within the range of values and beyond."""
+        values, _ = super().generate(choose)
+        return values, {"cap": choose.choice([1.5, 30.0])}
+
+
+def _constant(like: mlir.Value, value: float) -> mlir.Value:
+    return full(shape=type_of(like).shape, value=value, dtype="f32")
+
+
+def _times(x: mlir.Value, factor: float) -> Any:
+    return mul(x, _constant(x, factor))
+
+
 silu, swiglu = Silu(), Swiglu()
+gelu, gelu_tanh, relu2, softcap = Gelu(), GeluTanh(), Relu2(), Softcap()

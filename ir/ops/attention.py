@@ -16,9 +16,10 @@ from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import DimLike, equal, product
 from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
-from warploom.ir.ops.elementwise import add, bit_and, cast, compare, mul, select, sub
+from warploom.ir.ops.activation import softcap as soften
+from warploom.ir.ops.elementwise import add, bit_and, cast, compare, div, exp, maximum, mul, select, sub
 from warploom.ir.ops.norm import softmax
-from warploom.ir.ops.reduce import dot_general, reduce_sum
+from warploom.ir.ops.reduce import dot_general, reduce_max, reduce_sum
 from warploom.ir.ops.shape import (
     broadcast,
     concat,
@@ -30,7 +31,7 @@ from warploom.ir.ops.shape import (
     slice_axis,
     transpose,
 )
-from warploom.ir.types import DType, TensorType, tensor, type_of
+from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
 
 F32, I32 = frozenset({DType.F32}), frozenset({DType.I32})
 CACHE = frozenset({DType.F32, DType.BF16})
@@ -131,6 +132,9 @@ class Attention(Op):
     Token t of sequence s is at position context_lens[s] - (query_start[s+1] - query_start[s]) + (t - query_start[s])
     and attends the keys j <= position, and only j > position - window if window > 0. Key j of sequence s lies in page
     page_table[s, j // page_size]. Tokens at or beyond query_start[S] are padding: their rows are zero.
+
+    A score is q . k * scale; with softcap > 0 it becomes softcap * tanh(score / softcap) (Gemma 2). sinks [heads] are
+    one more score per head in the softmax, of a key without a value (gpt-oss; Xiao et al. 2023).
     """
 
     name = "attention"
@@ -140,8 +144,14 @@ class Attention(Op):
         Operand("page_table", I32),
         Operand("query_start", I32),
         Operand("context_lens", I32),
+        Operand("sinks", FLOATS, optional=True),
     )
-    attributes = (*PAGING, Attribute("scale", Kind.FLOAT), Attribute("window", Kind.INT))
+    attributes = (
+        *PAGING,
+        Attribute("scale", Kind.FLOAT),
+        Attribute("window", Kind.INT),
+        Attribute("softcap", Kind.FLOAT, default=0.0),
+    )
 
     def infer(
         self,
@@ -150,9 +160,10 @@ class Attention(Op):
         page_table: TensorType,
         query_start: TensorType,
         context_lens: TensorType,
+        sinks: TensorType | None = None,
         **attrs: Any,
     ) -> TensorType:
-        """The type of q [T, heads, head_dim]; page_table [S, P], query_start [S+1], context_lens [S]."""
+        """The type of q [T, heads, head_dim]; page_table [S, P], query_start [S+1], context_lens [S], sinks [heads]."""
         if q.rank != 3 or page_table.rank != 2 or kv.rank != 5:
             raise IRError("wrong ranks", expected="q of 3, kv of 5, page_table of 2", found=f"{q}, {kv}, {page_table}")
         sequences = page_table.shape[0]
@@ -162,6 +173,10 @@ class Attention(Op):
         heads, kv_heads = q.shape[1], kv.shape[3]
         if not isinstance(heads, int) or not isinstance(kv_heads, int) or heads % kv_heads:
             raise IRError("query heads are no multiple of kv heads", found=f"{heads} and {kv_heads}")
+        if sinks is not None and not sinks.matches(tensor((heads,), sinks.dtype)):
+            raise IRError("one sink per query head is needed", expected=f"[{heads}]", found=str(sinks))
+        if attrs["softcap"] < 0:
+            raise IRError("softcap must be positive, or 0 for none", found=str(attrs["softcap"]))
         _check_cache(kv, attrs["layer"], kv_heads, q.shape[2], attrs["page_size"], attrs["k_layout"])
         return q
 
@@ -172,12 +187,14 @@ class Attention(Op):
         page_table: np.ndarray,
         query_start: np.ndarray,
         context_lens: np.ndarray,
+        sinks: np.ndarray | None = None,
         *,
         layer: int,
         page_size: int,
         k_layout: str,
         scale: float,
         window: int,
+        softcap: float = 0.0,
     ) -> np.ndarray:
         """Sequence by sequence."""
         pages = view_pages(kv, layer, q.shape[2], k_layout)
@@ -190,11 +207,17 @@ class Attention(Op):
             used = page_table[s, : -(-int(context) // page_size)]
             keys, values = (_tokens(x[used], int(context), group).astype(q.dtype) for x in pages)
             scores = np.einsum("thd,hjd->htj", q[begin:end], keys) * q.dtype.type(scale)
+            if softcap:
+                scores = q.dtype.type(softcap) * np.tanh(scores * q.dtype.type(1 / softcap))
             position = np.arange(context - (end - begin), context)[:, None]
             visible = _visible(np.arange(context), position, window)
             scores = np.where(visible, scores, MASKED)
-            weights = np.exp(scores - scores.max(-1, keepdims=True)) * visible
-            out[begin:end] = np.einsum("htj,hjd->thd", weights / weights.sum(-1, keepdims=True), values)
+            peak = scores.max(-1, keepdims=True)
+            sink = np.full_like(peak, -np.inf) if sinks is None else np.broadcast_to(sinks[:, None, None], peak.shape)
+            peak = np.maximum(peak, sink)
+            weights = np.exp(scores - peak) * visible
+            total = weights.sum(-1, keepdims=True) + np.exp(sink - peak)
+            out[begin:end] = np.einsum("htj,hjd->thd", weights / total, values)
         return out
 
     def decompose(
@@ -204,12 +227,14 @@ class Attention(Op):
         page_table: mlir.Value,
         query_start: mlir.Value,
         context_lens: mlir.Value,
+        sinks: mlir.Value | None = None,
         *,
         layer: int,
         page_size: int,
         k_layout: str,
         scale: float,
         window: int,
+        softcap: float = 0.0,
     ) -> mlir.Value:
         """Every token sees the whole page table of its sequence under a mask."""
         tokens, heads, size = type_of(q).shape
@@ -229,10 +254,13 @@ class Attention(Op):
         scores = dot_general(grouped, keys, x_contract=(3,), y_contract=(3,), x_batch=(0, 1), y_batch=(0, 2))
         shape = (tokens, kv_heads, group, span)
         scores = mul(scores, full(shape=shape, value=scale, dtype="f32"))
+        if softcap:
+            scores = soften(scores, cap=softcap)
         visible = _mask(position, live, span, window)
         wide = broadcast(visible, shape=shape, dims=(0, 3))
         masked = select(wide, scores, full(shape=shape, value=MASKED, dtype="f32"))
-        mixed = dot_general(softmax(masked), values, x_contract=(3,), y_contract=(1,), x_batch=(0, 1), y_batch=(0, 2))
+        weights = softmax(masked) if sinks is None else _softmax_with_sinks(masked, cast(sinks, dtype="f32"))
+        mixed = dot_general(weights, values, x_contract=(3,), y_contract=(1,), x_batch=(0, 1), y_batch=(0, 2))
         out = reshape(mixed, shape=(tokens, heads, size))
         keep = broadcast(live, shape=(tokens, heads, size), dims=(0,))
         return select(keep, out, full(shape=(tokens, heads, size), value=0.0, dtype="f32"))
@@ -250,7 +278,9 @@ class Attention(Op):
         dtype = choose.choice([DType.F32, DType.BF16])
         operands = [choose.like(tensor((tokens, heads * group, size), dtype)), kv, table]
         operands += [concat(zero, starts, end, axis=0), concat(lens, other, axis=0)]
-        return operands, paging | {"scale": size**-0.5, "window": choose.choice([0, 0, 3])}
+        operands += [choose.input(tensor((heads * group,)), -2, 2) for _ in range(choose.choice([0, 0, 1]))]
+        attrs = {"scale": size**-0.5, "window": choose.choice([0, 0, 3]), "softcap": choose.choice([0.0, 0.0, 1.5])}
+        return operands, paging | attrs
 
 
 def view_pages(kv: np.ndarray, layer: int, head_dim: int, k_layout: str) -> tuple[np.ndarray, np.ndarray]:
@@ -298,6 +328,17 @@ def _mask(position: mlir.Value, live: mlir.Value, span: DimLike, window: int) ->
         edge = sub(at, full(shape=matrix, value=float(window), dtype="i32"))
         visible = bit_and(visible, compare(key, edge, direction="gt"))
     return visible
+
+
+def _softmax_with_sinks(scores: mlir.Value, sinks: mlir.Value) -> mlir.Value:
+    """Weights [T, kv_heads, group, keys] of scores beside one sink [kv_heads * group] per head."""
+    tokens, kv_heads, group, _ = shape = type_of(scores).shape
+    each = (tokens, kv_heads, group)
+    sink = broadcast(reshape(sinks, shape=(kv_heads, group)), shape=each, dims=(1, 2))
+    peak = maximum(reduce_max(scores, axis=3), sink)
+    weights = exp(sub(scores, broadcast(peak, shape=shape, dims=(0, 1, 2))))
+    total = add(reduce_sum(weights, axis=3), exp(sub(sink, peak)))
+    return div(weights, broadcast(total, shape=shape, dims=(0, 1, 2)))
 
 
 def _token_rows(kv: mlir.Value, layer: int, which: int, page_size: int, transposed: bool) -> mlir.Value:

@@ -51,6 +51,52 @@ class RmsNorm(Op):
         return [x, choose.input(tensor((type_of(x).shape[-1],)), 0.5, 1.5)], {"eps": 1e-5}
 
 
+class LayerNorm(Op):
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis (Ba et al. 2016).
+
+    The weight repeats over the leading axes of x: one row for all ([N]), or one for each head ([H, N]).
+    """
+
+    name = "layer_norm"
+    operands = (activation("x"), Operand("weight", FLOATS), Operand("bias", FLOATS, optional=True))
+    attributes = (Attribute("eps", Kind.FLOAT),)
+
+    def infer(self, x: TensorType, weight: TensorType, bias: TensorType | None = None, *, eps: float) -> TensorType:
+        """The type of x; weight and bias are the last axes of x."""
+        for given in (weight, bias or weight):
+            if not 0 < given.rank <= x.rank or not given.matches(tensor(x.shape[-given.rank :], given.dtype)):
+                raise IRError("weight or bias does not fit the last axes", expected=str(x), found=str(given))
+        return x
+
+    def evaluate(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, eps: float) -> np.ndarray:
+        """In the dtype of x."""
+        centered = x - np.mean(x, -1, keepdims=True, dtype=x.dtype)
+        variance = np.mean(centered * centered, -1, keepdims=True, dtype=x.dtype)
+        scaled = centered * (1 / np.sqrt(variance + x.dtype.type(eps))) * weight
+        return scaled if bias is None else scaled + bias
+
+    def decompose(self, x: mlir.Value, weight: mlir.Value, bias: mlir.Value | None = None, *, eps: float) -> mlir.Value:
+        """Center, then as RMSNorm, then the bias."""
+        rows, size = type_of(x).shape[:-1], type_of(x).shape[-1]
+        assert isinstance(size, int)
+
+        def mean(values: mlir.Value) -> mlir.Value:
+            return mul(reduce_sum(values, axis=len(rows)), full(shape=rows, value=1 / size, dtype="f32"))
+
+        centered = sub(x, along_rows(mean(x), x))
+        scale = rsqrt(add(mean(mul(centered, centered)), full(shape=rows, value=eps, dtype="f32")))
+        scaled = mul(mul(centered, along_rows(scale, x)), along_columns(cast(weight, dtype="f32"), x))
+        return scaled if bias is None else add(scaled, along_columns(cast(bias, dtype="f32"), x))
+
+    def generate(self, choose: Chooser) -> Generated:
+        """A value and a fresh weight, for all heads or for each, with and without a bias."""
+        heads, size = choose.integer(1, 3), choose.choice([3, 16, 40])
+        x = choose.like(tensor((choose.symbol(), heads, size), choose.choice([DType.F32, DType.BF16])))
+        shape = choose.choice([(size,), (heads, size)])
+        parameters = [choose.input(tensor(shape), 0.5, 1.5) for _ in range(choose.integer(1, 2))]
+        return [x, *parameters], {"eps": 1e-3}
+
+
 class Softmax(Op):
     """exp(x - max) / sum over the last axis."""
 
@@ -86,9 +132,9 @@ def along_rows(per_row: mlir.Value, like: mlir.Value) -> mlir.Value:
 
 
 def along_columns(row: mlir.Value, like: mlir.Value) -> mlir.Value:
-    """Repeat a row [N] over the leading axes of `like` [.., N]."""
+    """Repeat a row [N], or rows [H, N], over the leading axes of `like` [.., H, N]."""
     dims = type_of(like).shape
-    return broadcast(row, shape=dims, dims=(len(dims) - 1,))
+    return broadcast(row, shape=dims, dims=tuple(range(len(dims) - type_of(row).rank, len(dims))))
 
 
-rms_norm, softmax = RmsNorm(), Softmax()
+rms_norm, layer_norm, softmax = RmsNorm(), LayerNorm(), Softmax()

@@ -7,7 +7,8 @@ keys of a page as vector lanes (keys lie dim_major), outputs have 16 head dims a
 
 Batch invariance: which rows share a tile, and how products are blocked in registers, only interleaves rows; the float
 operations of one row are fixed by its own position and window. A block that is masked for a row multiplies its state
-by exp(0) = 1 and adds zeros.
+by exp(0) = 1 and adds zeros. A sink is what a row has seen before its first key: its score is the first maximum, and
+exp(0) = 1 the first sum.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels import groups
 from warploom.codegen.cpu.kernels.ragged import find_sequence, load_index
 from warploom.codegen.cpu.kernels.register_product import largest_divisor, multiply, register_blocks, scalars, vectors
-from warploom.codegen.cpu.math import exp
+from warploom.codegen.cpu.math import exp, tanh
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import (
     LANES,
@@ -51,7 +52,10 @@ MASKED = -1e30
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """attention [T, num_heads, head_dim] over pages of 16 keys; kv_dtype f32 or bf16; window 0 is none."""
+    """attention [T, num_heads, head_dim] over pages of 16 keys; kv_dtype f32 or bf16; window and softcap 0 are none.
+
+    `sinks` is the dtype of one sink per head, or "" where there are none.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -59,6 +63,8 @@ class AttentionSpec:
     kv_dtype: str
     scale: float
     window: int = 0
+    softcap: float = 0.0
+    sinks: str = ""
 
     dims = ("T", "S", "P")
 
@@ -68,7 +74,9 @@ class AttentionSpec:
         shape = f"attention_{self.kv_dtype}_{self.num_heads}x{self.num_kv_heads}x{self.head_dim}"
         scale = "" if self.scale == self.head_dim**-0.5 else f"_scale_{self.scale.hex()}"
         window = f"_window{self.window}" if self.window else ""
-        return (shape + scale + window).replace(".", "_").replace("+", "").replace("-", "m")
+        softcap = f"_softcap_{self.softcap!r}" if self.softcap else ""
+        sinks = f"_sinks_{self.sinks}" if self.sinks else ""
+        return (shape + scale + window + softcap + sinks).replace(".", "_").replace("+", "").replace("-", "m")
 
     @property
     def heads(self) -> int:
@@ -103,13 +111,14 @@ class AttentionSpec:
         return 4 * self.tokens * self.heads * (BLOCK + self.head_dim + LANES + 2)
 
     def emit(self, library: Library) -> None:
-        """Operands: q, kv (at the layer), page_table, query_start, context_lens, out."""
+        """Operands: q, kv (at the layer), page_table, query_start, context_lens, sinks (if any), out."""
         operands = {
             "q": "f32",
             "kv": self.kv_dtype,
             "page_table": "i32",
             "query_start": "i32",
             "context_lens": "i32",
+            **({"sinks": self.sinks} if self.sinks else {}),
             "out": "f32",
         }
         with library.kernel(self.name, operands, self.dims) as k, k.tiles() as tile:
@@ -194,11 +203,16 @@ class _Rows:
         self.write()
 
     def reset(self) -> None:
-        """No key seen: output and sums 0, maximum lowest."""
-        for row in range(self.count):
-            self.maxima[row] = constant(MASKED, "f32")
+        """No key seen: output and sums 0, maximum lowest; or the sink alone."""
         with loop(0, self.count * (self.spec.head_dim + LANES), LANES) as i:
             self.out.store(i, constant(0.0, "f32", LANES))
+        for row in range(self.count):
+            if self.spec.sinks:
+                head = self.group * self.spec.heads + row % self.spec.heads
+                self.maxima[row] = self.k.operands["sinks"][head]
+                self.sums[row * LANES] = constant(1.0, "f32")
+            else:
+                self.maxima[row] = constant(MASKED, "f32")
 
     def find_pages(self, block: Value, stop: Value) -> list[Ptr]:
         """The pages of a block of keys, at the tile's kv head; past the last page, that page again (masked later)."""
@@ -233,6 +247,8 @@ class _Rows:
             if self.spec.window:
                 mask = mask & (keys + i * LANES > visible - self.spec.window)
             raw = self.scores.load(row * BLOCK + i * LANES) * self.spec.scale
+            if cap := self.spec.softcap:
+                raw = tanh(raw * (1 / cap)) * cap
             values.append(select(mask, raw, MASKED))
             masks.append(mask)
         old = self.maxima[row]
@@ -279,18 +295,20 @@ def match(group: Function) -> Match | str:
     operation = groups.only_op(group, attention)
     if isinstance(operation, str):
         return operation
-    q, kv, page_table, query_start, context_lens = operation.operands
+    q, kv, page_table, query_start, context_lens, *sinks = operation.operands
     attrs = attention.attrs_of(operation)
     tokens, num_heads, head_dim = type_of(q).shape
     refusal = groups.refuse_activations(q) or groups.refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
     if refusal is not None:
         return refusal
     heads = (groups.static(num_heads), groups.static(type_of(kv).shape[3]))
-    spec = AttentionSpec(*heads, groups.static(head_dim), type_of(kv).dtype.value, attrs["scale"], attrs["window"])
+    shape = (*heads, groups.static(head_dim), type_of(kv).dtype.value)
+    sink_dtype = type_of(sinks[0]).dtype.value if sinks else ""
+    spec = AttentionSpec(*shape, attrs["scale"], attrs["window"], attrs["softcap"], sink_dtype)
     operands = (
         groups.input_slot(group, q),
         groups.kv_slot(group, kv, attrs["layer"]),
-        *(groups.input_slot(group, value) for value in (page_table, query_start, context_lens)),
+        *(groups.input_slot(group, value) for value in (page_table, query_start, context_lens, *sinks)),
         groups.result_slot(group, operation.results[0]),
     )
     sequences, width = type_of(page_table).shape

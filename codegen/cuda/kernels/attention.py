@@ -25,8 +25,10 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     operation = only_op(group, attention)
     if isinstance(operation, str):
         return operation
-    q, kv, page_table, query_start, context_lens = operation.operands
+    q, kv, page_table, query_start, context_lens, *sinks = operation.operands
     attrs = attention.attrs_of(operation)
+    if sinks or attrs["softcap"]:
+        return "there are no kernels for sinks or capped scores yet"
     tokens, num_heads, head_dim = type_of(q).shape
     num_kv_heads = type_of(kv).shape[3]
     if attrs["page_size"] != PAGE_SIZE or attrs["k_layout"] != K_LAYOUT:

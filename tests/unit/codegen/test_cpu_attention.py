@@ -26,11 +26,12 @@ class Batch:
     page_table: np.ndarray
     query_start: np.ndarray
     context_lens: np.ndarray
+    sinks: tuple[np.ndarray, ...] = ()
 
     def run(self, spec: AttentionSpec, isa: Isa, threads: int = 1) -> np.ndarray:
         out = np.full_like(self.q, np.nan)
         dims = {"T": len(self.q), "S": len(self.context_lens), "P": self.page_table.shape[1]}
-        arrays = [self.q, self.kv, self.page_table, self.query_start, self.context_lens, out]
+        arrays = [self.q, self.kv, self.page_table, self.query_start, self.context_lens, *self.sinks, out]
         compiled(spec, isa)(arrays, dims, threads)
         return out
 
@@ -42,8 +43,9 @@ class Batch:
             "k_layout": "dim_major",
             "scale": spec.scale,
             "window": spec.window,
+            "softcap": spec.softcap,
         }
-        rest = (self.page_table, self.query_start, self.context_lens)
+        rest = (self.page_table, self.query_start, self.context_lens, *self.sinks)
         return attention.evaluate(self.q.astype(np.float64), kv, *rest, **attrs)
 
 
@@ -66,11 +68,12 @@ def make_batch(spec: AttentionSpec, sequences: list[tuple[int, int]], padding: i
     starts = np.cumsum([0, *(query for query, _ in sequences)]).astype(np.int32)
     q = rng.standard_normal((starts[-1] + padding, spec.num_heads, spec.head_dim)).astype(np.float32)
     contexts = np.array([context for _, context in sequences], np.int32)
-    return Batch(q, kv.astype(DTYPES[spec.kv_dtype]), table, starts, contexts)
+    sinks = (rng.standard_normal(spec.num_heads).astype(np.float32) * 3,) if spec.sinks else ()
+    return Batch(q, kv.astype(DTYPES[spec.kv_dtype]), table, starts, contexts, sinks)
 
 
-def spec_of(heads: int, kv_heads: int, size: int, dtype: str = "f32", window: int = 0) -> AttentionSpec:
-    return AttentionSpec(heads, kv_heads, size, dtype, size**-0.5, window)
+def spec_of(heads: int, kv_heads: int, size: int, dtype: str = "f32", **rest: Any) -> AttentionSpec:
+    return AttentionSpec(heads, kv_heads, size, dtype, size**-0.5, **rest)
 
 
 SPECS = [
@@ -82,6 +85,9 @@ SPECS = [
     spec_of(2, 1, 256),
     spec_of(7, 1, 96),
     spec_of(16, 1, 16, window=1),
+    spec_of(6, 2, 32, softcap=1.5),
+    spec_of(6, 3, 16, window=40, sinks="f32"),
+    spec_of(5, 1, 48, "bf16", softcap=20.0, sinks="f32"),
 ]
 BATCHES = [
     [(1, 1)],
@@ -110,7 +116,8 @@ def in_chunks(batch: Batch, sequence: int, chunks: list[int]) -> list[Batch]:
     steps, table = [], batch.page_table[sequence : sequence + 1]
     for size in chunks:
         context, q = context + size, batch.q[begin : begin + size]
-        steps.append(Batch(q, batch.kv, table, np.array([0, size], np.int32), np.array([context], np.int32)))
+        starts, contexts = np.array([0, size], np.int32), np.array([context], np.int32)
+        steps.append(Batch(q, batch.kv, table, starts, contexts, batch.sinks))
         begin += size
     assert begin == end
     return steps

@@ -21,17 +21,17 @@ from warploom.ir.types import tensor
 DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16)}
 
 
-def fused(heads: int, kv_heads: int, size: int, dtype: str) -> RopeKvWriteSpec:
+def fused(heads: int, kv_heads: int, size: int, dtype: str, rotary: int = 0) -> RopeKvWriteSpec:
     """q, k, v side by side in one projection."""
     stride = (heads + 2 * kv_heads) * size
     starts = (0, heads * size, (heads + kv_heads) * size)
-    return RopeKvWriteSpec(heads, kv_heads, size, dtype, *(Range(start, stride) for start in starts))
+    return RopeKvWriteSpec(heads, kv_heads, size, rotary or size, dtype, *(Range(start, stride) for start in starts))
 
 
 def separate(heads: int, kv_heads: int, size: int, dtype: str) -> RopeKvWriteSpec:
     """Three projections."""
     kv = Range(0, kv_heads * size)
-    return RopeKvWriteSpec(heads, kv_heads, size, dtype, Range(0, heads * size), kv, kv)
+    return RopeKvWriteSpec(heads, kv_heads, size, size, dtype, Range(0, heads * size), kv, kv)
 
 
 SPECS = [
@@ -40,7 +40,11 @@ SPECS = [
     fused(4, 2, 80, "bf16"),
     fused(2, 1, 128, "f32"),
     separate(3, 3, 16, "f32"),
-    RopeKvWriteSpec(0, 2, 96, "bf16", None, Range(7, 300), Range(0, 192)),
+    fused(3, 1, 64, "f32", rotary=16),
+    fused(4, 2, 80, "bf16", rotary=20),
+    fused(2, 2, 32, "f32", rotary=6),
+    RopeKvWriteSpec(0, 2, 96, 96, "bf16", None, Range(7, 300), Range(0, 192)),
+    RopeKvWriteSpec(0, 3, 48, 0, "f32", None, Range(0, 288), Range(144, 288)),
 ]
 
 
@@ -55,7 +59,7 @@ def test_rotation_and_write_are_their_meaning(spec: RopeKvWriteSpec, tokens: int
         columns = sources[part][:, part.start : part.start + heads * spec.head_dim]
         return columns.reshape(tokens, heads, spec.head_dim)
 
-    angles = rng.uniform(-3, 3, (tokens, spec.head_dim // 2)).astype(np.float32)
+    angles = rng.uniform(-3, 3, (tokens, spec.rotary_dim // 2)).astype(np.float32)
     cos, sin = np.cos(angles), np.sin(angles)
     slots = rng.permutation(6 * PAGE)[:tokens].astype(np.int32)
     slots[rng.random(tokens) < 0.2] = -1
@@ -65,7 +69,7 @@ def test_rotation_and_write_are_their_meaning(spec: RopeKvWriteSpec, tokens: int
     v = read(spec.v, spec.num_kv_heads)
     expected = kv_write.evaluate(kv, k, v, slots, layer=0, page_size=PAGE, k_layout="dim_major")
     rotated = np.full((tokens, spec.num_heads, spec.head_dim), np.nan, np.float32)
-    arrays = [sources[spec.k], sources[spec.v], cos, sin, slots, kv]
+    arrays = [sources[spec.k], sources[spec.v], *((cos, sin) if spec.rotary_dim else ()), slots, kv]
     if spec.q is not None:
         arrays = [sources[spec.q], *arrays, rotated]
     compiled(spec, isa)(arrays, {"T": tokens}, threads=2)
@@ -105,4 +109,5 @@ def test_match_reads_slices_of_one_projection() -> None:
 @pytest.mark.usefixtures("wl")
 def test_match_says_what_it_refuses() -> None:
     module = mlir.Module.create()
-    assert match(group_of_projection(module, rotate_k=False)) == "k is not rotated in the group"
+    refusal = "of the group's results only the cache and one q, rotated as k, can be written"
+    assert match(group_of_projection(module, rotate_k=False)) == refusal

@@ -42,7 +42,7 @@ def named_pass(text: str, target: Target | None) -> Pass:
     if spelled is None:
         raise CompileError(f"{text!r} does not name a pass", expected="name, or name{argument=value,...}", found=text)
     name, given = spelled[1], _arguments(spelled[2] or "")
-    step = _find(name)
+    step = find_pass(name)
     wanted = dict(list(inspect.signature(step).parameters.items())[1:])  # the first is the module
     if "target" in wanted and target is None:
         raise CompileError(f"the pass {name} needs a target", fix="name one: --target cpu, or --target cuda:sm_90")
@@ -58,7 +58,8 @@ def named_pass(text: str, target: Target | None) -> Pass:
     return partial(step, **bound) if bound else step
 
 
-def _find(name: str) -> Callable[..., None]:
+def find_pass(name: str) -> Callable[..., None]:
+    """The pass of a name, its arguments open; see `named_pass` for errors."""
     added = {name_of(step): step for step in added_passes()}
     step = added.get(name) or _own(name)
     if step is None:

@@ -7,7 +7,7 @@ from functools import partial
 
 import mlir.ir as mlir
 
-from warploom.errors import CompileError
+from warploom.errors import CompileError, IRError
 from warploom.ir.target import Target
 from warploom.ir.types import DType
 from warploom.ir.verify import verify
@@ -16,6 +16,7 @@ from warploom.passes.cse import cse
 from warploom.passes.dce import dce
 from warploom.passes.decompose import decompose
 from warploom.passes.donate import donate
+from warploom.passes.dump import Dump
 from warploom.passes.fuse_heroes import fuse_heroes
 from warploom.passes.fuse_loops import fuse_loops
 from warploom.passes.hoist_weights import hoist_weights
@@ -35,13 +36,13 @@ QUANTIZATIONS: dict[str, tuple[Pass, ...]] = {
 }
 
 
-def pipeline(target: Target, quantization: str) -> list[Pass]:
-    """All passes from the traced module to fused groups.
+def pipeline(target: Target, quantization: str | None) -> list[Pass]:
+    """All passes from the traced module to fused groups; quantization None: weights stay as they are.
 
     Raises:
         CompileError: unknown quantization.
     """
-    if quantization not in QUANTIZATIONS:
+    if quantization is not None and quantization not in QUANTIZATIONS:
         raise CompileError(
             f"unknown quantization {quantization!r}", expected=", ".join(QUANTIZATIONS), found=str(quantization)
         )
@@ -52,7 +53,7 @@ def pipeline(target: Target, quantization: str) -> list[Pass]:
         dce,
         # Weights: side by side, in the format asked for, in the layout that kernels read, computed ahead of time.
         merge_linears,
-        *QUANTIZATIONS[quantization],
+        *(QUANTIZATIONS[quantization] if quantization else ()),
         cse,
         partial(assign_layouts, target=target),
         hoist_weights,
@@ -100,11 +101,23 @@ def run(module: mlir.Module, passes: list[Pass]) -> Iterator[str]:
 
     Yields:
         The name of each pass when it is done; the module is edited in place.
+
+    Raises:
+        IRError: a pass made something malformed.
     """
-    for step in passes:
-        step(module)
-        verify(module)
-        yield name_of(step)
+    dump = Dump()
+    dump.keep(0, "input", module)
+    for number, step in enumerate(passes, 1):
+        name = name_of(step)
+        try:
+            step(module)
+            verify(module)
+        except IRError as error:
+            dump.keep(number, f"{name}.failed", module)
+            what = f"after the pass {name}: {error.what}"
+            raise IRError(what, expected=error.expected, found=error.found, fix=error.fix or dump.hint) from error
+        dump.keep(number, name, module)
+        yield name
 
 
 def name_of(step: Pass) -> str:

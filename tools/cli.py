@@ -35,6 +35,8 @@ COMMANDS = {
     "eval": Command("warploom.tools.eval", "measure how good an artifact's answers are"),
     "bench": Command("warploom.tools.bench", "measure an artifact on this machine"),
     "inspect": Command("warploom.tools.inspection", "show what is inside an artifact"),
+    "opt": Command("warploom.tools.opt", "run passes on an IR program"),
+    "run": Command("warploom.tools.run", "execute an IR program and compare ways to run it"),
 }
 
 _EXAMPLES = """\

@@ -1,0 +1,162 @@
+"""`warploom run`: executes an entry of a program at any stage, and compares two ways or two stages of it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from warploom.errors import InvalidRequestError, IRError
+from warploom.tools.compile_extra import require_compiler
+from warploom.tools.dims_flag import parse_dims
+from warploom.tools.table import shown, table
+
+if TYPE_CHECKING:
+    import mlir.ir as mlir
+
+    from warploom.tools.execution import Workload
+
+_EXAMPLES = """\
+examples:
+  warploom run smollm2/ir/00-trace.mlir
+  warploom run smollm2/ir/16-fuse_loops.mlir --on cpu --against interpreter
+  warploom run smollm2/ir/16-fuse_loops.mlir --against smollm2/ir/00-trace.mlir --dims T=9,S=3
+  warploom run step.mlir --inputs inputs.npz --out results.npz
+
+Inputs that are not given are random, and so are weights, the same in every stage (real ones: --weights MODEL).
+Two results agree if no number differs by more than the tolerance times the largest number of the result.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.description = "Run an entry of an IR program, and compare it with another way to run it."
+    parser.epilog = _EXAMPLES
+    parser.add_argument("file", metavar="FILE", help="an .mlir file; - is standard input")
+    parser.add_argument("--entry", default="step", metavar="NAME", help="the function to run (default: step)")
+    parser.add_argument("--on", default="interpreter", metavar="PLACE", help="interpreter (default), cpu or cuda")
+    parser.add_argument("--against", metavar="PLACE|FILE", help="compare with another place, or another program")
+    parser.add_argument("--dims", type=parse_dims, default={}, metavar="D=N,...", help="sizes of random inputs")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random inputs and weights")
+    parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="inputs by name; others are random")
+    parser.add_argument("--weights", metavar="MODEL", help="read weights from this model, as `compile` does")
+    parser.add_argument("--tolerance", type=float, default=1e-4, metavar="X", help="of --against (default: 1e-4)")
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="import it first; may repeat")
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE.npz", help="also write the results there")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One result. `difference`: the largest, as a fraction of the largest number; 0 if nothing was compared."""
+
+    result: str
+    dtype: str
+    shape: str
+    least: float = shown(lambda x: f"{x:.5g}")
+    largest: float = shown(lambda x: f"{x:.5g}")
+    mean: float = shown(lambda x: f"{x:.5g}")
+    difference: float = shown(lambda x: f"{x:.2g}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run what a parsed command line asks for; results that differ are an IRError."""
+    require_compiler("run programs")
+    found, reference = _execute(args)
+    rows = [_row(name, array, reference.get(name)) for name, array in found.items()]
+    if args.out is not None:
+        np.savez(args.out, **{name: array.astype(_plain(array)) for name, array in found.items()})
+    print(msgspec.json.encode(rows).decode() if args.json else table(rows))
+    wrong = [row.result for row in rows if not row.difference <= args.tolerance]
+    if wrong:
+        raise IRError(
+            f"@{args.entry} of {args.file} on {args.on} disagrees with {args.against} in {', '.join(wrong)}",
+            expected=f"differences of at most {args.tolerance:g} of the largest number",
+            found=", ".join(f"{row.difference:.3g} in {row.result}" for row in rows if row.result in wrong),
+            fix="`warploom reduce` finds a smaller program that disagrees; --tolerance allows more",
+        )
+
+
+def _execute(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The results, and those to compare with, if any."""
+    import mlir.ir as mlir
+
+    from warploom.ir.context import new_context
+    from warploom.plugins import load_plugins
+    from warploom.tools.execution import RUNNERS, runner_of
+    from warploom.tools.program_files import read_program
+
+    load_plugins(args.plugin)
+    place = runner_of(args.on)
+    with new_context(), mlir.Location.unknown():
+        module = read_program(args.file)
+        work = _workload(args, module)
+        found = place(module, work)
+        if args.against is None:
+            return found, {}
+        if args.against in RUNNERS:
+            return found, runner_of(args.against)(module, work)
+        return found, place(read_program(args.against), work)
+
+
+def _workload(args: argparse.Namespace, module: mlir.Module) -> Workload:
+    from warploom.ir.function import public_functions
+    from warploom.tools.execution import Workload, real_weights
+    from warploom.tools.random_inputs import checkpoint_tensors, random_inputs, usual_dims
+
+    entries = {name: function for name, function in public_functions(module).items() if name != "prepare"}
+    if args.entry not in entries:
+        raise InvalidRequestError(f"there is no entry @{args.entry}", expected=", ".join(entries), found=args.entry)
+    function = entries[args.entry]
+    given = _given(args.inputs, function.input_names)
+    dims = usual_dims(function, args.dims)
+    inputs = random_inputs(module, function, dims, args.seed) | given
+    load = checkpoint_tensors(module, args.seed) if args.weights is None else real_weights(args.weights)
+    return Workload(args.entry, inputs, load)
+
+
+def _given(path: Path | None, names: list[str]) -> dict[str, np.ndarray]:
+    if path is None:
+        return {}
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(f"{path} cannot be read", expected="an .npz file", found=str(error)) from error
+    unknown = sorted(arrays.keys() - set(names))
+    if unknown:
+        raise InvalidRequestError(
+            f"{path} holds no inputs of this entry", expected=", ".join(names), found=", ".join(unknown)
+        )
+    return arrays
+
+
+def _row(name: str, array: np.ndarray, reference: np.ndarray | None) -> ResultRow:
+    wide = array.astype(np.float64)
+    numbers = (float(wide.min()), float(wide.max()), float(wide.mean())) if wide.size else (0.0, 0.0, 0.0)
+    shape = " x ".join(map(str, array.shape))
+    return ResultRow(name, array.dtype.name, shape, *numbers, _difference(array, reference))
+
+
+def _difference(array: np.ndarray, reference: np.ndarray | None) -> float:
+    """The largest difference over the largest number; infinite where one of two is NaN."""
+    if reference is None or not reference.size:
+        return 0.0
+    a, b = array.astype(np.float64), reference.astype(np.float64)
+    if a.shape != b.shape:
+        return float("inf")
+    with np.errstate(invalid="ignore"):
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    scale = np.abs(b[np.isfinite(b)]).max(initial=0.0)
+    worst = float(np.nan_to_num(apart, nan=np.inf).max())
+    return worst / float(scale) if scale else worst
+
+
+def _plain(array: np.ndarray) -> np.dtype[np.generic]:
+    """A dtype that numpy itself can store: bf16 as f32."""
+    return np.dtype(np.float32) if array.dtype.name == "bfloat16" else array.dtype

@@ -1,0 +1,169 @@
+"""`opt` and `run`: every stage of a compilation is a program for both; what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlir.ir as mlir
+import numpy as np
+import pytest
+
+import warploom
+from tests.unit.tools.conftest import RunCLI, write_tiny_model
+from warploom.ir.context import new_context, parse
+from warploom.passes.pipeline import run as run_passes
+from warploom.tools.cli import main
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """All stages of compiling a tiny Llama, as WARPLOOM_DUMP writes them."""
+    folder = tmp_path_factory.mktemp("dump")
+    model = write_tiny_model(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WARPLOOM_DUMP", str(folder / "stages"))
+        warploom.compile(model, quantization="f32", out=folder / "artifact")
+    found = sorted((folder / "stages").rglob("*.mlir"))
+    assert len(found) > 6
+    assert found[0].name == "00-input.mlir"
+    return found
+
+
+def optimized(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert main(["opt", *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def test_opt_reads_every_stage_and_continues_from_it(stages: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    last = stages[-1].read_text()
+    for stage in stages:
+        assert optimized(capsys, stage) == stage.read_text()
+        rest = ("--pipeline", "f32", "--after", str(int(stage.name[:2])), "--target", "cpu")
+        assert optimized(capsys, stage, *rest) == last
+
+
+def test_run_executes_every_stage_to_the_same_results(stages: list[Path]) -> None:
+    for stage in stages[1:]:
+        assert main(["run", str(stage), "--against", str(stages[0]), "--dims", "T=4,S=2"]) == 0
+
+
+@pytest.mark.parametrize(("stage", "entry"), [(0, "step"), (-1, "sample")])
+def test_run_executes_the_first_and_the_last_stage_natively(stages: list[Path], stage: int, entry: str) -> None:
+    assert main(["run", str(stages[stage]), "--entry", entry, "--on", "cpu", "--against", "interpreter"]) == 0
+
+
+def test_run_takes_inputs_and_gives_results(
+    stages: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logits = np.zeros((1, 264), np.float32)
+    logits[0, 7] = 5
+    np.savez(tmp_path / "in.npz", logits=logits)
+    arguments = ["--entry", "logprobs", "--dims", "R=1", "--inputs", f"{tmp_path}/in.npz", "-o", f"{tmp_path}/out.npz"]
+    assert main(["run", str(stages[0]), *arguments, "--json"]) == 0
+    assert [row["result"] for row in json.loads(capsys.readouterr().out)] == ["top_tokens", "top_logprobs"]
+    with np.load(tmp_path / "out.npz") as results:
+        assert results["top_tokens"][0, 0] == 7
+
+
+def test_run_says_which_results_differ(stages: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken.mlir"
+    broken.write_text(stages[0].read_text().replace('"wl.swiglu"(%', '"wl.add"(%', 1))
+    assert main(["run", str(broken), "--against", str(stages[0])]) == 2
+    assert "disagrees" in capsys.readouterr().err
+
+
+def test_opt_shows_what_each_pass_changed(stages: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    shown = optimized(capsys, stages[0], "merge_linears", "cse", "--print-changed")
+    assert "// ---- 01-merge_linears\n" in shown
+    assert "+    %" in shown
+    assert shown.endswith("// ---- 02-cse: no change\n")
+    everything = optimized(capsys, stages[0], "merge_linears", "--print-after-all")
+    assert "func.func @step" in everything
+
+
+def test_opt_reads_standard_input(run_cli: RunCLI, stages: list[Path]) -> None:
+    result = run_cli("opt", "-", "narrow_weights{dtype=bf16}", "hoist_weights", stdin=stages[0].read_text())
+    assert result.returncode == 0, result.stderr
+    assert ":bf16" in result.stdout
+
+
+def test_opt_lists_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = optimized(capsys, "--list").splitlines()
+    assert any(line.startswith("narrow_weights{dtype}") for line in listed)
+    assert all(len(line.split(maxsplit=1)) == 2 for line in listed), "every pass says what it does"
+
+
+@pytest.mark.parametrize(
+    ("passes", "complaint"),
+    [
+        (["simplfy"], "did you mean simplify"),
+        (["narrow_weights"], "needs dtype"),
+        (["narrow_weights{dtype=bf17}"], "is no DType"),
+        (["dce{x=1}"], "takes no argument 'x'"),
+        (["fuse_heroes"], "needs a target"),
+        (["--pipeline", "f32"], "--target"),
+        (["--pipeline", "f33", "--target", "cpu"], "unknown quantization"),
+        (["--plugin", "no_such_plugin"], "no_such_plugin"),
+    ],
+)
+def test_opt_names_what_is_wrong_with_passes(
+    stages: list[Path], passes: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["opt", str(stages[0]), *passes]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+MALFORMED = {
+    "func.func @f(": "does not parse",
+    'func.func @f(%x: tensor<4xf32>) { "wl.nonsense"(%x) : (tensor<4xf32>) -> ()\n return }': "wl.nonsense",
+    'func.func @f(%x: tensor<4xf32>) -> tensor<5xf32> { %y = "wl.neg"(%x) : (tensor<4xf32>) -> tensor<5xf32>\n'
+    " return %y : tensor<5xf32> }": "@f: : neg: wrong result types",
+    'func.func @f(%x: tensor<?xf32, #wl.dims<["T"]>>) { return }': "['T'] are not declared",
+    "llvm.func @f()": "functions only",
+}
+
+
+@pytest.mark.parametrize(("text", "complaint"), MALFORMED.items())
+@pytest.mark.parametrize("command", ["opt", "run"])
+def test_malformed_programs_are_named(
+    command: str, text: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.mlir").write_text(text)
+    assert main([command, str(tmp_path / "bad.mlir")]) == 2
+    error = capsys.readouterr().err
+    assert "bad.mlir" in error
+    assert complaint in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--entry", "nothing"], "there is no entry @nothing"),
+        (["--on", "moon"], "do not run on 'moon'"),
+        (["--dims", "T=0"], "T = 0"),
+        (["--dims", "S=5,T=4"], "hold no batch"),
+        (["--against", "missing.mlir"], "cannot be read"),
+    ],
+)
+def test_run_names_what_is_wrong(
+    stages: list[Path], arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(stages[0]), *arguments]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_pass_that_breaks_a_program_is_named_and_what_it_left_is_dumped(
+    stages: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_it(module: mlir.Module) -> None:
+        function = module.body.operations[0]
+        function.attributes["wl.dims"] = mlir.DictAttr.get({"T": mlir.DenseI64ArrayAttr.get([9, 1, 1])})
+
+    monkeypatch.setenv("WARPLOOM_DUMP", str(tmp_path))
+    with new_context(), mlir.Location.unknown():
+        module = parse(stages[0].read_text())
+        with pytest.raises(warploom.errors.IRError, match="after the pass break_it: .*bounds of T"):
+            list(run_passes(module, [break_it]))
+    (left,) = tmp_path.rglob("01-break_it.failed.mlir")
+    assert "wl.dims" in left.read_text()

@@ -26,7 +26,7 @@ from warploom.ir.types import DType, tensor, type_of
 KIND = "sample"
 MAX_CHUNK = 4096
 BOUNDS = 8  # tried at once
-MAX_CHUNKS = 64  # blocks that wait for each other: they fit on any GPU
+MAX_CHUNKS = 64  # blocks that wait for each other: any GPU holds three on each of its 24 or more multiprocessors
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class SampleSpec:
 
     @property
     def options(self) -> Options:
-        return Options(num_warps=8, pdl=self.pdl)
+        return Options(num_warps=8, maxnreg=80, pdl=self.pdl)
 
     @property
     def flops(self) -> str:

@@ -25,7 +25,7 @@ DTYPES: Mapping[str, str] = {
     "F32": "f32",
     "F16": "f16",
     "BF16": "bf16",
-    "F8_E4M3": "f8e4m3fn",
+    "F8_E4M3": "f8e4m3",
     "F8_E5M2": "f8e5m2",
     "I64": "i64",
     "I32": "i32",

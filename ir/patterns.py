@@ -6,9 +6,21 @@ import mlir.ir as mlir
 
 from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.linear import linear
+from warploom.ir.ops.quantization import scaled_linear
 from warploom.ir.ops.shape import slice_axis
 from warploom.ir.rewrite import is_op, users
-from warploom.ir.types import type_of
+from warploom.ir.types import DType, type_of
+
+
+def weight_operands(operation: mlir.Operation) -> list[mlir.Value]:
+    """The matrix of a linear or an embedding, and its scales and offsets if it has any."""
+    return list(operation.operands)[2 if is_op(operation, scaled_linear) else 1 :]
+
+
+def has_row_scales(operation: mlir.Operation) -> bool:
+    """Whether a linear or embedding reads floats, or numbers with one f32 scale per row and no offsets."""
+    _, *sides = weight_operands(operation)
+    return all(type_of(s).dtype is DType.F32 and type_of(s).shape[1] == 1 for s in sides) and len(sides) < 2
 
 
 def feeds_swiglu(operation: mlir.Operation) -> bool:

@@ -8,6 +8,15 @@ from dataclasses import dataclass
 import mlir.ir as mlir
 
 from warploom.ir.function import Function
+from warploom.ir.types import DType
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A format of quantized activations: dtype, and how many neighbours share a scale (0: all of a row)."""
+
+    dtype: DType
+    group: int
 
 
 @dataclass(frozen=True)
@@ -19,8 +28,11 @@ class Target:
         refuses: why no kernel of the target computes a group (legality: a reason or nothing).
         layout: the weight layout that the target's kernel wants for a `linear` or `quantized_linear`,
             given whether the op feeds a SwiGLU whose halves it holds.
+        activations: what the kernel of a `quantized_linear` of integer weights wants to multiply them with, or None:
+            activations as they are.
     """
 
     name: str
     refuses: Callable[[Function], str | None]
     layout: Callable[[mlir.Operation, bool], str]
+    activations: Callable[[mlir.Operation], Numbers | None] = lambda operation: None

@@ -17,12 +17,18 @@ from warploom.ir.dims import Dim, DimLike, Shape, dim, resolve, same_shape, shap
 
 
 class DType(StrEnum):
-    """Element types; the value is the MLIR spelling. Integers are signless and read as signed."""
+    """Element types; the value is the MLIR spelling but for F8. Integers are signless and read as signed.
+
+    F8 is the E4M3 of OCP without infinities, up to 448 (MLIR: f8E4M3FN). I4 is of weights on their way through `@prepare`: packed two
+    a byte (see `layouts.py`) they are I8.
+    """
 
     F32 = "f32"
     F16 = "f16"
     BF16 = "bf16"
+    F8 = "f8e4m3"
     I1 = "i1"
+    I4 = "i4"
     I8 = "i8"
     I32 = "i32"
     I64 = "i64"
@@ -35,7 +41,7 @@ class DType(StrEnum):
     @property
     def is_float(self) -> bool:
         """Whether values are floating point."""
-        return self in FLOATS
+        return self in FLOATS or self is DType.F8
 
     @classmethod
     def of(cls, array: np.ndarray) -> DType:
@@ -53,13 +59,17 @@ class DType(StrEnum):
 FLOATS = frozenset({DType.F32, DType.F16, DType.BF16})
 INTS = frozenset({DType.I8, DType.I32, DType.I64})
 BITS = frozenset({DType.I1, DType.I32})
-ALL = frozenset(DType)
+QUANTIZED = frozenset({DType.I4, DType.I8, DType.F8})
+ALL = FLOATS | INTS | {DType.I1}  # what ops on any values take
+STORED = ALL | QUANTIZED  # what weights can be
 
 _NUMPY: dict[DType, np.dtype[np.generic]] = {
     DType.F32: np.dtype(np.float32),
     DType.F16: np.dtype(np.float16),
     DType.BF16: np.dtype(ml_dtypes.bfloat16),
+    DType.F8: np.dtype(ml_dtypes.float8_e4m3fn),
     DType.I1: np.dtype(np.bool_),
+    DType.I4: np.dtype(ml_dtypes.int4),
     DType.I8: np.dtype(np.int8),
     DType.I32: np.dtype(np.int32),
     DType.I64: np.dtype(np.int64),
@@ -107,7 +117,7 @@ class TensorType:
         sizes = "".join(f"{'?' if isinstance(d, Dim) else d}x" for d in self.shape)
         names = ", ".join(f'"{d}"' if isinstance(d, Dim) else str(d) for d in self.shape)
         encoding = f", #wl.dims<[{names}]>" if any(isinstance(d, Dim) for d in self.shape) else ""
-        return f"tensor<{sizes}{self.dtype}{encoding}>"
+        return f"tensor<{sizes}{F8_IN_MLIR if self.dtype is DType.F8 else self.dtype}{encoding}>"
 
     def to_mlir(self) -> mlir.Type:
         """The MLIR type in the current context."""
@@ -134,6 +144,7 @@ def type_of(value: mlir.Value) -> TensorType:
     return parse_type(str(value.type))
 
 
+F8_IN_MLIR = "f8E4M3FN"
 _TENSOR = re.compile(r"tensor<((?:(?:\d+|\?)x)*)(\w+)(?:, #wl\.dims<\[(.*)\]>)?>")
 
 
@@ -141,9 +152,10 @@ _TENSOR = re.compile(r"tensor<((?:(?:\d+|\?)x)*)(\w+)(?:, #wl\.dims<\[(.*)\]>)?>
 def parse_type(text: str) -> TensorType:
     """Read the MLIR spelling of a tensor type; see `type_of` for errors."""
     found = _TENSOR.fullmatch(text)
-    if found is None or found[2] not in list(DType):
+    element = found and {F8_IN_MLIR: "f8e4m3"}.get(found[2], found[2])
+    if found is None or element not in list(DType):
         raise IRError(f"{text} is not a type of this dialect", expected="a ranked tensor of " + ", ".join(DType))
-    sizes, dtype, names = found[1].split("x")[:-1], DType(found[2]), found[3]
+    sizes, dtype, names = found[1].split("x")[:-1], DType(element), found[3]
     if names is not None:
         dims = [dim(n.strip().strip('"')) if '"' in n else int(n) for n in names.split(",")]
         static = [d for d in dims if isinstance(d, int)]

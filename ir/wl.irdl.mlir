@@ -121,8 +121,9 @@ module {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
       %2 = irdl.base "!builtin.tensor"
-      irdl.operands(q: %0, scale: %1)
-      irdl.results(out: %2)
+      %3 = irdl.base "!builtin.tensor"
+      irdl.operands(q: %0, scale: %1, offset: optional %2)
+      irdl.results(out: %3)
     }
     irdl.operation @div {
       %0 = irdl.base "!builtin.tensor"
@@ -334,30 +335,57 @@ module {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
       %2 = irdl.base "!builtin.tensor"
-      irdl.operands(weight: %0)
+      %3 = irdl.base "#builtin.string"
+      %4 = irdl.base "#builtin.integer"
+      %5 = irdl.base "#builtin.string"
+      irdl.operands(x: %0)
       irdl.results(q: %1, scale: %2)
+      irdl.attributes {"dtype" = %3, "group" = %4, "scale_dtype" = %5}
+    }
+    irdl.operation @quantize_affine {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "#builtin.string"
+      %5 = irdl.base "#builtin.integer"
+      %6 = irdl.base "#builtin.string"
+      irdl.operands(x: %0)
+      irdl.results(q: %1, scale: %2, offset: %3)
+      irdl.attributes {"dtype" = %4, "group" = %5, "scale_dtype" = %6}
+    }
+    irdl.operation @quantize_static {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.string"
+      irdl.operands(x: %0, scale: %1)
+      irdl.results(out: %2)
+      irdl.attributes {"dtype" = %3}
     }
     irdl.operation @quantized_embed {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
       %2 = irdl.base "!builtin.tensor"
       %3 = irdl.base "!builtin.tensor"
-      %4 = irdl.base "#builtin.integer"
-      %5 = irdl.base "#builtin.string"
-      irdl.operands(ids: %0, q: %1, scale: %2)
-      irdl.results(out: %3)
-      irdl.attributes {"n" = %4, "layout" = %5}
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "#builtin.integer"
+      %6 = irdl.base "#builtin.string"
+      irdl.operands(ids: %0, q: %1, scale: %2, offset: optional %3)
+      irdl.results(out: %4)
+      irdl.attributes {"n" = %5, "layout" = %6}
     }
     irdl.operation @quantized_linear {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
       %2 = irdl.base "!builtin.tensor"
       %3 = irdl.base "!builtin.tensor"
-      %4 = irdl.base "#builtin.integer"
-      %5 = irdl.base "#builtin.string"
-      irdl.operands(x: %0, q: %1, scale: %2)
-      irdl.results(out: %3)
-      irdl.attributes {"n" = %4, "layout" = %5}
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "#builtin.integer"
+      %6 = irdl.base "#builtin.string"
+      irdl.operands(x: %0, q: %1, scale: %2, offset: optional %3)
+      irdl.results(out: %4)
+      irdl.attributes {"n" = %5, "layout" = %6}
     }
     irdl.operation @random_bits {
       %0 = irdl.base "!builtin.tensor"
@@ -454,6 +482,20 @@ module {
       %15 = irdl.base "!builtin.tensor"
       irdl.operands(logits: %0, temperature: %1, top_k: %2, top_p: %3, min_p: %4, repetition_penalty: %5, presence_penalty: %6, frequency_penalty: %7, seeds: %8, sample_positions: %9, penalty_tokens: %10, penalty_counts: %11, bias_tokens: %12, bias_values: %13)
       irdl.results(tokens: %14, logprobs: %15)
+    }
+    irdl.operation @scaled_linear {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "!builtin.tensor"
+      %6 = irdl.base "#builtin.integer"
+      %7 = irdl.base "#builtin.string"
+      %8 = irdl.base "#builtin.string"
+      irdl.operands(x: %0, x_scale: %1, q: %2, scale: %3, offset: optional %4)
+      irdl.results(out: %5)
+      irdl.attributes {"n" = %6, "layout" = %7, "dtype" = %8}
     }
     irdl.operation @scatter {
       %0 = irdl.base "!builtin.tensor"

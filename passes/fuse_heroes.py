@@ -15,8 +15,9 @@ from warploom.ir.function import Function, path_of
 from warploom.ir.op import Op, op_of
 from warploom.ir.ops.attention import attention, kv_write
 from warploom.ir.ops.elementwise import add, cast
-from warploom.ir.ops.linear import embed, linear, quantized_embed, quantized_linear
+from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.norm import rms_norm
+from warploom.ir.ops.quantization import quantize, quantized_embed, quantized_linear, scaled_linear
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.sample import sample, top_logprobs
 from warploom.ir.ops.shape import reshape, slice_axis
@@ -99,7 +100,7 @@ def _alone(proposal: Proposal) -> Proposal:
 
 
 def _linear(proposal: Proposal) -> Proposal:
-    """RMSNorm and a cast before; SwiGLU or a residual after."""
+    """RMSNorm, a cast and a quantization before; SwiGLU or a residual after."""
     (hero,) = proposal.ops
     if feeds_swiglu(hero):
         halves = users(hero.results[0])
@@ -107,6 +108,9 @@ def _linear(proposal: Proposal) -> Proposal:
     else:
         _take_residual(proposal, hero)
     x = hero.operands[0]
+    if (numbers := producer(x, quantize)) is not None and all(map(proposal.absorbs, numbers.results)):
+        proposal.may_take(numbers)
+        x = numbers.operands[0]
     widening = producer(x, cast)
     if widening is not None and proposal.absorbs(x):  # the kernel reads the narrow numbers
         proposal.may_take(widening)
@@ -165,6 +169,7 @@ Rule = Callable[[Proposal], Proposal]
 RULES: dict[Op | None, tuple[str, Rule]] = {
     linear: ("linear", _linear),
     quantized_linear: ("linear", _linear),
+    scaled_linear: ("linear", _linear),
     kv_write: ("rope_kv_write", _kv_write),
     attention: ("attention", _alone),
     embed: ("embed", _alone),

@@ -13,7 +13,7 @@ import mlir.ir as mlir
 from warploom.ir.function import Function, functions
 from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import cast
-from warploom.ir.ops.linear import pack
+from warploom.ir.ops.packing import pack
 from warploom.ir.ops.parameters import export, param
 from warploom.ir.ops.shape import concat
 from warploom.ir.rewrite import before, entries, is_op, is_pure, param_name, replace

@@ -1,7 +1,7 @@
 """Horizontal fusion: linears that read the same activations become one, over their weights side by side.
 
-q, k and v, or gate and up, then stream their weights in one launch. The concatenation is of weights only, so
-`hoist_weights` moves it to `@prepare`.
+q, k and v, or gate and up, then stream their weights in one launch. The concatenation is of weights only (and of their
+scales and offsets, where they are quantized in one format), so `hoist_weights` moves it to `@prepare`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ from collections import defaultdict
 
 import mlir.ir as mlir
 
+from warploom.ir.op import op_of
 from warploom.ir.ops.linear import linear
+from warploom.ir.ops.quantization import quantized_linear
 from warploom.ir.ops.shape import concat, slice_axis
+from warploom.ir.patterns import weight_operands
 from warploom.ir.rewrite import before, entries, is_op, is_weight, replace
 from warploom.ir.types import type_of
+
+Format = tuple[tuple[str, object], ...]  # dtype and columns of each matrix
 
 
 def merge_linears(module: mlir.Module) -> None:
     """Merge every set of compatible linears of an entry."""
     for function in entries(module):
-        siblings: dict[tuple[mlir.Value, str], list[mlir.Operation]] = defaultdict(list)
+        siblings: dict[tuple[mlir.Value, Format], list[mlir.Operation]] = defaultdict(list)
         for operation in function.ops:
-            if is_op(operation, linear) and refusal(operation) is None:
-                siblings[operation.operands[0], type_of(operation.operands[1]).dtype].append(operation)
+            if is_op(operation, linear, quantized_linear) and refusal(operation) is None:
+                siblings[operation.operands[0], _format(operation)].append(operation)
         for group in siblings.values():
             if len(group) > 1:
                 _merge(group)
@@ -32,20 +37,27 @@ def refusal(operation: mlir.Operation) -> str | None:
     """Why a linear cannot be merged, or None."""
     if linear.attrs_of(operation)["layout"] != "row":
         return "its weight is packed already"
-    if not is_weight(operation.operands[1]):
+    if not all(map(is_weight, weight_operands(operation))):
         return "its weight is computed at run time"
     return None
 
 
+def _format(operation: mlir.Operation) -> Format:
+    types = [type_of(weight) for weight in weight_operands(operation)]
+    return tuple((t.dtype.value, t.shape[1]) for t in types)
+
+
 def _merge(group: list[mlir.Operation]) -> None:
     """Replace the group, at the place of its first member, by one linear and slices of its result."""
-    first = group[0]
+    first, spec = group[0], op_of(group[0])
+    assert spec is not None
     for operation in group[1:]:
-        _hoist_operand(operation.operands[1], first)
+        for weight in weight_operands(operation):
+            _hoist_operand(weight, first)
     sizes = [linear.attrs_of(op)["n"] for op in group]
     with before(first):
-        weight = concat(*(op.operands[1] for op in group), axis=0)
-        merged = linear(first.operands[0], weight, n=sum(sizes), layout="row")
+        weights = [concat(*same, axis=0) for same in zip(*map(weight_operands, group), strict=True)]
+        merged = spec(first.operands[0], *weights, n=sum(sizes), layout="row")
         axis, start, parts = type_of(merged).rank - 1, 0, []
         for size in sizes:
             parts.append(slice_axis(merged, axis=axis, start=start, stop=start + size))

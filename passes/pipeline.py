@@ -9,7 +9,6 @@ import mlir.ir as mlir
 
 from warploom.errors import CompileError, IRError
 from warploom.ir.target import Target
-from warploom.ir.types import DType
 from warploom.ir.verify import verify
 from warploom.passes.assign_layouts import assign_layouts
 from warploom.passes.cse import cse
@@ -21,7 +20,8 @@ from warploom.passes.fuse_heroes import fuse_heroes
 from warploom.passes.fuse_loops import fuse_loops
 from warploom.passes.hoist_weights import hoist_weights
 from warploom.passes.merge_linears import merge_linears
-from warploom.passes.narrow_weights import narrow_weights
+from warploom.passes.quantization.scheme import Choice, Rules
+from warploom.passes.quantize_activations import quantize_activations
 from warploom.passes.quantize_weights import quantize_weights
 from warploom.passes.simplify import simplify
 
@@ -29,32 +29,29 @@ Pass = Callable[[mlir.Module], None]
 
 _ADDED: list[tuple[str, Pass]] = []  # (the pass that it comes after, an added pass)
 
-QUANTIZATIONS: dict[str, tuple[Pass, ...]] = {
-    "f32": (partial(narrow_weights, dtype=DType.F32),),
-    "bf16": (partial(narrow_weights, dtype=DType.BF16),),
-    "int8": (quantize_weights, partial(narrow_weights, dtype=DType.BF16)),
-}
 
+def pipeline(target: Target, quantization: Choice | None) -> list[Pass]:
+    """All passes from the traced module to fused groups.
 
-def pipeline(target: Target, quantization: str | None) -> list[Pass]:
-    """All passes from the traced module to fused groups; quantization None: weights stay as they are.
+    Args:
+        target: what to compile for.
+        quantization: a scheme of `passes/quantization/`, or schemes by pattern of module paths; None: weights, and
+            what they are multiplied with, stay as they are.
 
     Raises:
         CompileError: unknown quantization.
     """
-    if quantization is not None and quantization not in QUANTIZATIONS:
-        raise CompileError(
-            f"unknown quantization {quantization!r}", expected=", ".join(QUANTIZATIONS), found=str(quantization)
-        )
+    rules = None if quantization is None else Rules(quantization)
     steps = [
         # What the program says, with less.
         simplify,
         cse,
         dce,
-        # Weights: side by side, in the format asked for, in the layout that kernels read, computed ahead of time.
+        # Weights: in the format asked for, side by side, in the layout that kernels read, computed ahead of time.
+        *([partial(quantize_weights, rules=rules)] if rules else ()),
         merge_linears,
-        *(QUANTIZATIONS[quantization] if quantization else ()),
         cse,
+        *([partial(quantize_activations, target=target)] if rules and rules.quantize else ()),
         partial(assign_layouts, target=target),
         hoist_weights,
         dce,

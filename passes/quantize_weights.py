@@ -1,35 +1,72 @@
-"""Weight-only int8, one scale per output row: linears, and embeddings that share a table with one.
+"""Store every weight matrix as the rules say: linears, and embeddings; norms and biases stay as they are.
 
-`quantize` appears in `@step` and is moved to `@prepare` by `hoist_weights`.
+Casts and quantizations appear in `@step` and are moved to `@prepare` by `hoist_weights`.
 """
 
 from __future__ import annotations
 
 import mlir.ir as mlir
 
-from warploom.ir.ops.linear import embed, linear, quantize, quantized_embed, quantized_linear
-from warploom.ir.rewrite import before, entries, is_op, is_weight, replace, users
+from warploom.errors import CompileError
+from warploom.ir.function import path_of
+from warploom.ir.ops.linear import embed, linear
+from warploom.ir.ops.quantization import quantized_embed, quantized_linear
+from warploom.ir.rewrite import before, defining_op, entries, is_op, is_weight, param_name, replace, users
+from warploom.ir.types import type_of
+from warploom.passes.quantization.scheme import Rules, Scheme, scheme
+
+QUANTIZED = {linear: quantized_linear, embed: quantized_embed}
 
 
-def quantize_weights(module: mlir.Module) -> None:
-    """Quantize every weight matrix of a linear."""
+def quantize_weights(module: mlir.Module, rules: Rules) -> None:
+    """Rewrite linears, each with the embeddings that share its weight, then the embeddings that are left."""
     for function in entries(module):
-        for operation in function.ops:
-            if is_op(operation, linear) and _is_row_weight(operation):
-                _quantize_uses(operation.operands[1], operation)
+        for kind in (linear, embed):
+            done: set[mlir.Value] = set()
+            for operation in function.ops:
+                if is_op(operation, kind) and _is_row_weight(operation) and operation.operands[1] not in done:
+                    found = rules.scheme_of(module_paths(operation))
+                    if found is not None:
+                        chosen = found if kind is linear else scheme(found.table)
+                        done.update(_store(operation.operands[1], operation, chosen))
+
+
+def module_paths(operation: mlir.Operation) -> list[str]:
+    """Paths of modules that a weight belongs to: where it is used, and where it is stored."""
+    stored = [name.removesuffix(".weight") for name in _parameters(operation.operands[1])]
+    return [path_of(operation), *stored]
+
+
+def _parameters(value: mlir.Value) -> list[str]:
+    name, source = param_name(value), defining_op(value)
+    if name is not None or source is None:
+        return [name] if name is not None else []
+    return [found for operand in source.operands for found in _parameters(operand)]
 
 
 def _is_row_weight(operation: mlir.Operation) -> bool:
     return linear.attrs_of(operation)["layout"] == "row" and is_weight(operation.operands[1])
 
 
-def _quantize_uses(weight: mlir.Value, first: mlir.Operation) -> None:
-    """Rewrite all linears and embeddings that read a weight."""
-    readers = [op for op in users(weight) if is_op(op, linear, embed)]
+def _store(weight: mlir.Value, first: mlir.Operation, chosen: Scheme) -> list[mlir.Value]:
+    """Rewrite all linears and embeddings that read a weight; the matrices that they read now."""
+    readers = [op for op in users(weight) if is_op(op, linear, embed) and _is_row_weight(op)]
+    n, k = type_of(weight).resolve({})
+    if (reason := chosen.refuses(n, k)) is not None:
+        path = module_paths(first)[-1]
+        raise CompileError(
+            f"{path} cannot be stored as {chosen.name}",
+            expected="a matrix that the scheme can hold",
+            found=reason,
+            fix=f'give it another scheme: quantization={{"{path}": "int8", "*": "{chosen.name}"}}',
+        )
     with mlir.InsertionPoint.after(weight.owner.operation), first.location:
-        q, scale = quantize(weight)
+        matrices = chosen.store(weight)
     for reader in readers:
-        attrs = linear.attrs_of(reader)
-        op = quantized_linear if is_op(reader, linear) else quantized_embed
-        with before(reader):
-            replace(reader, [op(reader.operands[0], q, scale, **attrs)])
+        if len(matrices) == 1:
+            reader.operands[1] = matrices[0]
+        else:
+            spec = next(op for op in QUANTIZED if is_op(reader, op))
+            with before(reader):
+                replace(reader, [QUANTIZED[spec](reader.operands[0], *matrices, **linear.attrs_of(reader))])
+    return [matrices[0]]

@@ -9,17 +9,18 @@ from pathlib import Path
 
 from warploom.ir.irdl import dialect_text
 from warploom.ir.op import OPS, Attribute, Effect, Op, Operand
-from warploom.ir.types import ALL, BITS, FLOATS, INTS
+from warploom.ir.types import ALL, BITS, FLOATS, INTS, STORED
 
 ROOT = Path(__file__).resolve().parent.parent
-DTYPE_SETS = {ALL: "any", FLOATS: "floats", INTS: "integers", FLOATS | INTS: "numbers", BITS: "bits"}
+DTYPE_SETS = {ALL: "any", STORED: "any stored", FLOATS: "floats", INTS: "integers", FLOATS | INTS: "numbers", BITS: "bits"}
 
 INTRODUCTION = """# The ops of the `wl` dialect
 
 Derived from the classes in `ir/ops/`; do not edit, run `python -m warploom.tools.derived_files`.
 
 Values are tensors with named symbolic dimensions. There is no implicit broadcasting and no implicit conversion.
-Dtypes: *floats* f32 f16 bf16, *integers* i8 i32 i64, *numbers* both, *bits* i1 i32. A composite has a decomposition
+Dtypes: *floats* f32 f16 bf16, *integers* i8 i32 i64, *numbers* both, *bits* i1 i32,
+*any* all of these, *any stored* f8e4m3 and i4 too. A composite has a decomposition
 into simpler ops, which is its meaning.
 """
 

@@ -7,17 +7,27 @@ import mlir.ir as mlir
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.templates import find_kernel, templates
 from warploom.ir.function import Function
-from warploom.ir.ops.linear import PANEL, linear
+from warploom.ir.layouts import PANEL
+from warploom.ir.ops.linear import linear
+from warploom.ir.ops.quantization import scaled_linear
+from warploom.ir.patterns import weight_operands
+from warploom.ir.rewrite import is_op
 from warploom.ir.target import Target
+from warploom.ir.types import DType, type_of
 
 PAGE_SIZE = 16  # tokens: one vector of scores
 K_LAYOUT = "dim_major"  # lanes of a vector are keys
 
 
 def layout(operation: mlir.Operation, feeds_swiglu: bool) -> str:
-    """Panels; gate and up panels side by side where the kernel can apply SwiGLU to them."""
-    n = linear.attrs_of(operation)["n"]
-    return "panel_pair" if feeds_swiglu and n % (2 * PANEL) == 0 else "panel"
+    """Panels, of quads where a kernel reads these; gate and up side by side where it can apply SwiGLU to them."""
+    n, weight = linear.attrs_of(operation)["n"], type_of(weight_operands(operation)[0])
+    if weight.dtype is DType.I4:
+        k = weight.shape[1]
+        kind = "quad4" if isinstance(k, int) and k % 8 == 0 else "row4"
+    else:
+        kind = "quad" if is_op(operation, scaled_linear) and weight.dtype is DType.I8 else "panel"
+    return f"{kind}_pair" if feeds_swiglu and n % (2 * PANEL) == 0 and kind != "row4" else kind
 
 
 def refuses(group: Function) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.op import Attribute, Chooser, Op, Operand
-from warploom.ir.types import ALL, BITS, FLOATS, INTS, DType, TensorType, tensor, type_of
+from warploom.ir.types import ALL, BITS, FLOATS, INTS, STORED, DType, TensorType, tensor, type_of
 
 
 class Unary(Op):
@@ -185,7 +185,7 @@ class Cast(Op):
     """Change of dtype: floats to integers truncate, integers widen with sign, booleans are 0 and 1."""
 
     name = "cast"
-    operands = (Operand("x"),)
+    operands = (Operand("x", STORED),)
     attributes = (Attribute("dtype", Kind.STR),)
 
     def infer(self, x: TensorType, *, dtype: str) -> TensorType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from warploom.ir.attributes import Kind
 from warploom.ir.dims import Shape
 from warploom.ir.op import Attribute, Effect, Op, Operand
-from warploom.ir.types import TensorType, tensor
+from warploom.ir.types import STORED, TensorType, tensor
 
 
 class Named(Op):
@@ -34,7 +34,7 @@ class Export(Op):
     """Defines a packed parameter; only in `@prepare`."""
 
     name = "export"
-    operands = (Operand("value"),)
+    operands = (Operand("value", STORED),)
     attributes = (Attribute("name", Kind.STR),)
     results = ()
     effect = Effect.EXPORT

@@ -12,7 +12,7 @@ from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import DimLike, Shape, equal, product, same_shape
 from warploom.ir.op import Attribute, Chooser, Op, Operand
-from warploom.ir.types import ALL, FLOATS, INTS, DType, TensorType, tensor, type_of
+from warploom.ir.types import ALL, FLOATS, INTS, STORED, DType, TensorType, tensor, type_of
 
 I32 = frozenset({DType.I32})
 Generated = tuple[list[mlir.Value], dict[str, AttrValue]]
@@ -135,7 +135,7 @@ class Concat(Op):
     """x, then y, along an axis; the instance called with several values nests."""
 
     name = "concat"
-    operands = (Operand("x"), Operand("y"))
+    operands = (Operand("x", STORED), Operand("y", STORED))
     attributes = (Attribute("axis", Kind.INT),)
 
     def __call__(self, *values: mlir.Value, **attrs: AttrValue) -> Any:

@@ -17,8 +17,9 @@ from warploom.ir.op import Chooser
 from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.attention import attention, kv_write
 from warploom.ir.ops.elementwise import add, cast, maximum, mul, neg, select
-from warploom.ir.ops.linear import embed, linear, quantize, quantized_linear
+from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.norm import along_columns, rms_norm
+from warploom.ir.ops.quantization import quantize, quantize_affine, quantized_linear
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import concat, full, iota, reshape, slice_axis, transpose
 from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
@@ -113,10 +114,16 @@ def weight_work(choose: Builder) -> Sequence[mlir.Value]:
     scale = choose.parameter(tensor((HIDDEN,)), 0.5, 1.5)
     weight = mul(weight, along_columns(scale, weight))
     if choose.integer(0, 1):
-        q, scales = quantize(weight)
-        return [quantized_linear(x, q, scales, n=8, layout="row")]
+        return [quantized_linear(x, *_few_bits(choose, weight), n=8, layout="row")]
     back = transpose(transpose(weight, permutation=(1, 0)), permutation=(1, 0))
     return [linear(x, back, n=8, layout="row")]
+
+
+def _few_bits(choose: Builder, weight: mlir.Value) -> Sequence[mlir.Value]:
+    """A weight in one of the formats of numbers."""
+    op, dtype = choose.choice([(quantize, "i8"), (quantize, "i4"), (quantize, "f8e4m3"), (quantize_affine, "i4")])
+    numbers: Sequence[mlir.Value] = op(weight, dtype=dtype, group=choose.choice([0, 8]), scale_dtype="f16")
+    return numbers
 
 
 def identities(choose: Builder) -> Sequence[mlir.Value]:

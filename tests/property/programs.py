@@ -30,7 +30,7 @@ from warploom.ir.op import OPS, Op
 from warploom.ir.ops.elementwise import maximum, minimum
 from warploom.ir.ops.parameters import checkpoint, export, param
 from warploom.ir.ops.shape import full
-from warploom.ir.types import DType, TensorType, tensor, type_of
+from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
 from warploom.ir.verify import verify
 
 T = TypeVar("T")
@@ -249,7 +249,7 @@ class ProgramBuilder:
             type_, array = type_of(value), self._frame.values[value]
             if array.size > MAX_ELEMENTS or (type_.dtype.is_float and not np.isfinite(array.astype(np.float64)).all()):
                 continue
-            if type_.dtype.is_float and np.abs(array.astype(np.float64)).max(initial=0) > BOUND:
+            if type_.dtype in FLOATS and np.abs(array.astype(np.float64)).max(initial=0) > BOUND:
                 low, high = (full(shape=type_.shape, value=b, dtype=type_.dtype.value) for b in (-BOUND, BOUND))
                 value = minimum(maximum(value, low), high)
             self.readable.append(value)

@@ -32,6 +32,7 @@ from warploom.passes.hoist_weights import hoist_weights
 from warploom.passes.merge_linears import merge_linears
 from warploom.passes.narrow_weights import narrow_weights
 from warploom.passes.pipeline import pipeline
+from warploom.passes.quantization.scheme import Rules
 from warploom.passes.quantize_weights import quantize_weights
 from warploom.passes.simplify import simplify
 
@@ -78,7 +79,7 @@ CASES = {
 }
 LOSSY = {
     "narrow_weights_bf16": PassCase(partial(narrow_weights, dtype=DType.BF16)),
-    "quantize_weights": PassCase(quantize_weights),
+    "quantize_weights": PassCase(partial(quantize_weights, rules=Rules("int8"))),
 }
 ANY_ORDER: Sequence[Pass] = [
     simplify, cse, dce, merge_linears, partial(assign_layouts, target=EAGER), hoist_weights, donate, decompose

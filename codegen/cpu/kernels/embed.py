@@ -13,7 +13,9 @@ from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, broadcast, convert_int, maximum, minimum, to_f32
 from warploom.ir.dims import product
 from warploom.ir.function import Function
-from warploom.ir.ops.linear import embed, quantized_embed
+from warploom.ir.ops.linear import embed
+from warploom.ir.ops.quantization import quantized_embed
+from warploom.ir.patterns import has_row_scales
 from warploom.ir.types import type_of
 
 KIND = "embed"
@@ -85,8 +87,8 @@ def match(group: Function) -> Match | str:
         return operation
     ids, table, *scale = operation.operands
     attrs = embed.attrs_of(operation)
-    if attrs["layout"] not in ("row", "panel"):
-        return f"no lookup in layout {attrs['layout']}, only in row and panel"
+    if attrs["layout"] not in ("row", "panel") or not has_row_scales(operation):
+        return f"no lookup in layout {attrs['layout']}, only in row and panel with scales per row"
     spec = EmbedSpec(attrs["n"], static(type_of(table).shape[1]), type_of(table).dtype.value, attrs["layout"])
     inputs = tuple(input_slot(group, value) for value in (ids, table, *scale))
     return Match(spec, (*inputs, result_slot(group, operation.results[0])), {"T": str(product(type_of(ids).shape))})

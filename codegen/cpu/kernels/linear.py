@@ -14,9 +14,10 @@ from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.elementwise import add
-from warploom.ir.ops.linear import linear, quantized_linear
+from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
-from warploom.ir.patterns import feeds_swiglu
+from warploom.ir.ops.quantization import quantized_linear
+from warploom.ir.patterns import feeds_swiglu, has_row_scales
 from warploom.ir.rewrite import defining_op, is_op, producer
 from warploom.ir.types import DType, type_of
 
@@ -29,8 +30,8 @@ def match(group: Function) -> Match | str:
     (hero,) = (op for op in group.ops if is_op(op, linear, quantized_linear))
     x, weight, *scale = hero.operands
     attrs, type_ = linear.attrs_of(hero), type_of(weight)
-    if attrs["layout"] == "row":
-        return "the weight is not packed"
+    if not attrs["layout"].startswith("panel") or not has_row_scales(hero):
+        return f"takes weights in panels with scales per row; here {type_}, {attrs['layout']}"
     if type_.dtype not in WEIGHTS:
         return f"weights must be {', '.join(WEIGHTS)}; here {type_.dtype}"
     norm = producer(x, rms_norm)

@@ -12,7 +12,9 @@ from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import cast
-from warploom.ir.ops.linear import embed, quantized_embed
+from warploom.ir.ops.linear import embed
+from warploom.ir.ops.quantization import quantized_embed
+from warploom.ir.patterns import has_row_scales
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import DType, type_of
 
@@ -87,8 +89,8 @@ def match(group: Function, target: CudaTarget) -> Match | str:
         return f"takes an embed and a cast, not {', '.join(op.name for op in group.ops)}"
     ids, table, *scale = lookup.operands
     attrs = embed.attrs_of(lookup)
-    if attrs["layout"] != "row":
-        return f"the table must lie in rows, not in layout {attrs['layout']}"
+    if attrs["layout"] != "row" or not has_row_scales(lookup):
+        return f"the table must lie in rows with scales per row; here {type_of(table)}, {attrs['layout']}"
     (result,) = group.results.values()
     if not type_of(result).dtype.is_float:
         return f"the result must be of floats; here {type_of(result)}"

@@ -22,8 +22,9 @@ from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.elementwise import add, cast
-from warploom.ir.ops.linear import linear, quantized_linear
+from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
+from warploom.ir.ops.quantization import quantized_linear
 from warploom.ir.patterns import feeds_swiglu
 from warploom.ir.rewrite import defining_op, is_op, producer
 from warploom.ir.types import DType, tensor, type_of

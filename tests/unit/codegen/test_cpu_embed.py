@@ -9,7 +9,9 @@ import pytest
 from tests.unit.codegen.cpu_harness import compiled, on_every_isa
 from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernels.embed import EmbedSpec
-from warploom.ir.ops.linear import embed, pack_array, quantized_embed
+from warploom.ir.layouts import pack_array
+from warploom.ir.ops.linear import embed
+from warploom.ir.ops.quantization import quantized_embed
 
 DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "i8": np.dtype(np.int8)}
 

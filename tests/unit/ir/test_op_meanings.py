@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from warploom.errors import IRError
 from warploom.ir.ops.attention import attention, kv_write
-from warploom.ir.ops.linear import LAYOUTS, embed, linear, pack_array, quantize, rows_of, unpack_array
+from warploom.ir.layouts import LAYOUTS, pack_array, rows_of, unpack_array
+from warploom.ir.ops.linear import embed, linear
+from warploom.ir.ops.quantization import dequantize, quantize, quantize_affine, quantize_static
 from warploom.ir.ops.random import random_bits, threefry2x32
 from warploom.ir.ops.reduce import argmax, dot_general, sort, top_k
 from warploom.ir.ops.sample import sample, top_logprobs
@@ -184,29 +187,64 @@ def test_a_negative_slot_writes_nothing() -> None:
     assert (kv == 1).all()
 
 
-@given(SEEDS, st.sampled_from(LAYOUTS))
+@given(SEEDS, st.sampled_from(sorted(LAYOUTS)))
 def test_packing_loses_nothing(seed: int, layout: str) -> None:
     rng = np.random.default_rng(seed)
-    n, k = (int(rng.integers(1, 3)) * 64 if layout == "panel_pair" else int(rng.integers(1, 80))), 3
-    weight = rng.normal(size=(n, k)).astype(np.float32)
+    n, k = (int(rng.integers(1, 3)) * 64 if layout.endswith("pair") else int(rng.integers(1, 80))), 32
+    few = rng.integers(-8, 8, (n, k))
+    weight = few.astype(ml_dtypes.int4) if LAYOUTS[layout].nibbles else few.astype(np.float32)
     packed = pack_array(weight, layout)
     np.testing.assert_array_equal(unpack_array(packed, n, layout), weight)
     rows = rng.integers(0, n, (2, 5))
     np.testing.assert_array_equal(rows_of(packed, rows, layout), weight[rows])
-    np.testing.assert_array_equal(embed.evaluate(rows, packed, n=n, layout=layout), weight[rows])
+    np.testing.assert_array_equal(embed.evaluate(rows, packed, n=n, layout=layout), few[rows])
     x = rng.normal(size=(2, k)).astype(np.float32)
-    np.testing.assert_allclose(linear.evaluate(x, packed, n=n, layout=layout), x @ weight.T, atol=1e-5)
+    if not LAYOUTS[layout].nibbles:
+        np.testing.assert_allclose(linear.evaluate(x, packed, n=n, layout=layout), x @ few.T, atol=1e-4)
 
 
-@given(SEEDS)
-def test_quantization_is_within_half_a_step(seed: int) -> None:
-    weight = np.random.default_rng(seed).normal(size=(5, 7)).astype(np.float32)
+def test_four_bits_lie_where_the_layouts_say() -> None:
+    few = np.random.default_rng(0).integers(-8, 8, (33, 64))
+    rows = pack_array(few.astype(np.int8), "row4").view(np.uint8)
+    np.testing.assert_array_equal(rows & 15, few[:, :32] + 8)
+    np.testing.assert_array_equal(rows >> 4, few[:, 32:] + 8)
+    quads = pack_array(few.astype(np.int8), "quad4").view(np.uint8)  # [2, 8, 128]
+    assert quads[1, 3, 4 * 0 + 2] & 15 == few[32, 8 * 3 + 2] + 8
+    assert quads[0, 3, 4 * 7 + 1] >> 4 == few[7, 8 * 3 + 4 + 1] + 8
+
+
+@given(SEEDS, st.sampled_from([(d, s) for d in ("i8", "i4") for s in ("f32", "f16")]))
+def test_quantization_is_within_half_a_step(seed: int, dtypes: tuple[str, str]) -> None:
+    weight = np.random.default_rng(seed).normal(size=(5, 8)).astype(np.float32)
     weight[2] = 0
-    q, scale = quantize.evaluate(weight)
-    assert q.dtype == np.int8
-    assert scale[2] == 1
-    assert (np.abs(q * scale - weight) <= scale / 2 * (1 + 1e-5)).all()
-    np.testing.assert_array_equal(np.abs(q).max(1), [127, 127, 0, 127, 127])
+    largest = {"i8": 127, "i4": 8}[dtypes[0]]
+    q, scale = quantize.evaluate(weight, dtype=dtypes[0], group=4, scale_dtype=dtypes[1])
+    assert q.dtype == DType(dtypes[0]).numpy
+    grouped, values = weight.reshape(5, 2, 4), q.astype(np.float32).reshape(5, 2, 4) * scale[..., None]
+    reach = np.where(dtypes[0] == "i4", 1.01, 0.501)  # the other end of four bits is one step short
+    assert (scale[2] == 1).all()
+    assert (np.abs(values - grouped) <= np.abs(scale[..., None]) * reach).all()
+    peaks = np.abs(q.astype(np.int32)).reshape(5, 2, 4).max(-1)
+    np.testing.assert_array_equal(peaks, np.where(np.arange(5) == 2, 0, largest)[:, None].repeat(2, 1))
+
+
+@given(SEEDS, st.sampled_from(["i8", "i4"]))
+def test_affine_quantization_reaches_from_the_minimum_to_the_maximum(seed: int, dtype: str) -> None:
+    weight = (np.random.default_rng(seed).normal(size=(5, 8)) + 3).astype(np.float32)
+    weight[2] = 0.25
+    q, scale, offset = quantize_affine.evaluate(weight, dtype=dtype, group=4, scale_dtype="f32")
+    values = dequantize.evaluate(q, scale, offset)
+    assert (np.abs(values - weight) <= np.repeat(scale, 4, 1) * 0.501).all()
+    np.testing.assert_array_equal(values[2], weight[2])
+
+
+def test_f8_rounds_as_ml_dtypes_does_and_stays_finite() -> None:
+    x = np.array([[0.1, -448.0, 3.3, 500.0]], np.float32)
+    q = quantize_static.evaluate(x, np.ones(1, np.float32), dtype="f8e4m3")
+    np.testing.assert_array_equal(q, np.array([[0.1, -448, 3.3, 448]], ml_dtypes.float8_e4m3fn))
+    q, scale = quantize.evaluate(x, dtype="f8e4m3", group=0, scale_dtype="f32")
+    assert scale == np.float32(500) / np.float32(448)
+    np.testing.assert_allclose(dequantize.evaluate(q, scale), x, rtol=2**-4)
 
 
 def test_indices_outside_are_clamped_or_ignored() -> None:

@@ -55,7 +55,7 @@ def test_malformed_types_are_refused() -> None:
 @pytest.mark.parametrize("dtype", DType)
 def test_dtypes_have_one_numpy_counterpart(dtype: DType) -> None:
     assert DType.of(np.zeros(2, dtype.numpy)) is dtype
-    assert dtype.is_float == (dtype in ("f32", "f16", "bf16"))
+    assert dtype.is_float == (dtype in ("f32", "f16", "bf16", "f8e4m3"))
 
 
 def test_a_foreign_numpy_dtype_is_refused() -> None:

@@ -16,8 +16,9 @@ from warploom.ir.function import Function, functions
 from warploom.ir.interpreter import evaluate, evaluate_exports
 from warploom.ir.op import op_of
 from warploom.ir.ops.attention import kv_write
-from warploom.ir.ops.linear import pack, quantize
+from warploom.ir.ops.packing import pack
 from warploom.ir.ops.parameters import param
+from warploom.ir.ops.quantization import quantize
 from warploom.ir.ops.shape import concat
 from warploom.ir.rewrite import entries, is_op, is_weight
 from warploom.passes.donate import IN_PLACE

@@ -22,6 +22,7 @@ from typing import TypeAlias
 
 from warploom.errors import EngineDeadError, EngineError, InvalidRequestError, QueueFullError, WarploomError
 from warploom.runtime.artifact import Artifact
+from warploom.runtime.bad_words import bad_word_ids
 from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions
 from warploom.runtime.engine import RequestOutput
@@ -30,7 +31,7 @@ from warploom.runtime.engine_thread import EngineThread
 from warploom.runtime.output import Delta, OutputText
 from warploom.runtime.output_stream import OutputStream
 from warploom.runtime.request import Request
-from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.sampling_params import SamplingParams, one_each
 from warploom.runtime.served_model import ServedModel, open_model
 
 Prompt: TypeAlias = str | Sequence[int]
@@ -204,7 +205,16 @@ class AsyncLLM:
                 expected=f"at most {self.max_requests}",
                 found=str(params.n),
             )
-        return [self._engine.new_request(tokens, one) for one in _one_each(params)]
+        bad_words = bad_word_ids(self.tokenizer, params.bad_words)
+        leader: Request | None = None
+        requests: list[Request] = []
+        for one in one_each(params):
+            request = self._engine.new_request(
+                tokens, one, bad_words=bad_words, priority=priority, cache_salt=cache_salt, leader=leader
+            )
+            leader = leader or request
+            requests.append(request)
+        return requests
 
     def _check_open(self) -> None:
         if self._dead:
@@ -274,14 +284,6 @@ class AsyncLLM:
         self._answers.clear()
         for stream in streams:
             _call(stream.loop, _fail, stream, error)
-
-
-def _one_each(params: SamplingParams) -> list[SamplingParams]:
-    """The parameters of each of the `n` answers."""
-    if params.n == 1:
-        return [params]
-    seeds = [None if params.seed is None else (params.seed + index) % (1 << 64) for index in range(params.n)]
-    return [replace(params, n=1, seed=seed) for seed in seeds]
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: object, *args: object) -> None:

@@ -1,8 +1,8 @@
-"""What the engine asks of a device: one step at a time, arrays in, tokens out."""
+"""What the engine asks of a device: steps, one after the other, arrays in, tokens out."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +28,39 @@ class Device(Protocol):
     Attributes:
         num_pages, page_size: capacity of the KV cache.
         max_tokens: most tokens of one step. max_seqs: most sequences of one step.
+        max_rows: most rows of logits of one step, at least `max_seqs`.
     """
 
     num_pages: int
     page_size: int
     max_tokens: int
     max_seqs: int
+    max_rows: int
+
+    def launch(self, batch: StepBatch, token_sources: NDArray[np.int32] | None = None) -> Any:
+        """Start one step, which writes K and V of the batch's tokens and samples a token for each logit row.
+
+        Steps run in the order of their launches. Two may be unread at once.
+
+        Args:
+            token_sources: [T]: which row of the result of the last step that sampled is the token, or -1: it is in
+                `token_ids`. None: all of them are.
+
+        Returns:
+            A ticket for `result`.
+        """
+        ...
+
+    def result(self, ticket: Any) -> StepOutput:
+        """Wait for a step and return what it gave; once per ticket, in the order of launches.
+
+        Raises:
+            Exception: the step failed.
+        """
+        ...
 
     def execute(self, batch: StepBatch) -> StepOutput:
-        """Run one step: write K and V of the batch's tokens, and sample a token for each logit row."""
+        """Run one step: `result` of `launch`."""
         ...
 
     def close(self) -> None:

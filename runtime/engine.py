@@ -1,40 +1,45 @@
-"""The engine: one loop that schedules, runs the device, and hands out tokens. One thread owns it."""
+"""The engine: one loop that plans steps, launches them, and hands out their tokens. One thread owns it.
+
+A step is planned and launched while the one before it runs:
+
+    host     plan N+1, launch N+1 │ read N, hand out │ plan N+2, launch N+2 │ read N+1 …
+    device   ──────── step N ─────┼───────────── step N+1 ──────────────────┼──── step N+2 …
+
+So the last token of a decoding request may be known to the device only, which feeds it to the next step itself. A
+request that turns out to have ended in step N is in step N+1 already: what that gives is dropped, and the pages are
+fenced until it has ended. Where sampling depends on the output so far (penalties, bad words of several tokens, logits
+processors), the host reads step N before it plans N+1.
+"""
 
 from __future__ import annotations
 
-import math
-import secrets
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import replace
 from itertools import count
+from typing import Any, NamedTuple
 
-from warploom.errors import EngineError, InvalidRequestError
-from warploom.runtime.device import Device, StepOutput
+import numpy as np
+from numpy.typing import NDArray
+
+from warploom.errors import EngineError
+from warploom.runtime.device import Device
 from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.kv_cache import KVCache
-from warploom.runtime.request import FinishReason, Request
+from warploom.runtime.request import FinishReason, Request, TokenLogprobs
+from warploom.runtime.request_limits import RequestLimits
 from warploom.runtime.sampler_inputs import SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
-from warploom.runtime.scheduler import Chunk, Scheduler
-from warploom.runtime.step_batch import build_step_batch
+from warploom.runtime.scheduler import Chunk, Schedule, Scheduler
+from warploom.runtime.step_batch import Layout, StepBatch, counting, lay_out
+from warploom.runtime.step_reader import StepReader
+
+I32 = NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """Log-probabilities (natural, of the raw logits) at one output position.
-
-    Attributes:
-        top: the likeliest tokens with theirs, descending; as many as the request asked for.
-    """
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOutput:
+class RequestOutput(NamedTuple):
     """What one step gave one request.
 
     Attributes:
@@ -49,6 +54,24 @@ class RequestOutput:
     logprobs: tuple[TokenLogprobs, ...] | None
     finish_reason: FinishReason | None
     stop_reason: int | str | None
+
+
+class _Flight(NamedTuple):
+    """A step under way.
+
+    Attributes:
+        ticket: the device's.
+        sampled: whose tokens the first rows of its result are.
+        scored: whose prompts the following rows are about, and how many of them.
+        filled: whose pages it fills, and how many tokens of each are in the cache when it has ended.
+    """
+
+    ticket: Any
+    sampled: list[Request]
+    scored: list[tuple[Request, int]]
+    filled: list[tuple[Request, int]]
+    num_tokens: int
+    launched_at: float
 
 
 class Engine:
@@ -76,13 +99,22 @@ class Engine:
     ) -> None:
         max_pages = -(-max_context // device.page_size)
         self._device, self._vocab_size, self._max_waiting = device, vocab_size, max_waiting
-        self._eos_token_ids = frozenset(eos_token_ids)
         self._kv_cache = KVCache(device.num_pages, device.page_size, device.max_seqs, max_pages)
-        self._scheduler = Scheduler(self._kv_cache, max_seqs=device.max_seqs, max_batched_tokens=device.max_tokens)
-        self._sampler = SamplerTable(device.max_seqs)
+        self._scheduler = Scheduler(
+            self._kv_cache,
+            max_seqs=device.max_seqs,
+            max_batched_tokens=device.max_tokens,
+            max_rows=device.max_rows,
+        )
+        self._sampler = SamplerTable(device.max_seqs, vocab_size)
+        self._sources: I32 = np.full(device.max_seqs, -1, np.int32)  # by row: its place in the last sampling step
         self._requests: dict[int, Request] = {}
+        self._flights: deque[_Flight] = deque()
         self._ids = count()
+        self._last_end = 0.0  # of a step
+        self._stats = EngineStats(max_running=device.max_seqs)
         self.max_context = min(max_context, self._kv_cache.max_tokens)
+        self._limits = RequestLimits(vocab_size, self.max_context, frozenset(eos_token_ids))
 
     @property
     def has_room(self) -> bool:
@@ -94,40 +126,40 @@ class Engine:
         """Whether some request is unfinished."""
         return bool(self._requests)
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether a step has been launched whose end has not been seen."""
+        return bool(self._flights)
+
     def __contains__(self, request_id: int) -> bool:
         """Whether the request is queued or running."""
         return request_id in self._requests
 
-    def validate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> int:
-        """Return how many output tokens fit after the prompt.
+    def validate(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> None:
+        """Raise InvalidRequestError where `new_request` would."""
+        self._limits.check(prompt_token_ids, params)
+
+    def new_request(
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        bad_words: Sequence[Sequence[int]] = (),
+        priority: int = 0,
+        cache_salt: str = "",
+        leader: Request | None = None,
+    ) -> Request:
+        """Return a request for `add`; any thread may ask.
+
+        Args:
+            bad_words: the tokens of those in `params`.
+            leader: a request with the same prompt, added before: its pages are shared.
 
         Raises:
             InvalidRequestError: the prompt is empty, too long, or holds ids outside the vocabulary; or the
                 parameters do, or they ask for more tokens than fit.
         """
-        self._check_prompt(prompt_token_ids)
-        self._check_token_ids("stop_token_ids", params.stop_token_ids)
-        self._check_token_ids("logit_bias", list(params.logit_bias))
-        room = self.max_context - len(prompt_token_ids)
-        if params.min_tokens > room:
-            raise InvalidRequestError(
-                "The sampling parameter min_tokens does not fit in the context",
-                expected=f"at most {room} (context {self.max_context}, prompt {len(prompt_token_ids)} tokens)",
-                found=str(params.min_tokens),
-            )
-        return room
-
-    def new_request(self, prompt_token_ids: Sequence[int], params: SamplingParams) -> Request:
-        """Return a request for `add`; any thread may ask. InvalidRequestError: see `validate`."""
-        room = self.validate(prompt_token_ids, params)
-        return Request(
-            id=next(self._ids),
-            token_ids=list(prompt_token_ids),
-            params=params,
-            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
-            end_token_ids=self._end_token_ids(params),
-            seed=secrets.randbits(64) if params.seed is None else params.seed,
-        )
+        return self._limits.make(next(self._ids), prompt_token_ids, params, bad_words, priority, cache_salt, leader)
 
     def add(self, request: Request) -> None:
         """Queue a request, however long the queue is."""
@@ -138,7 +170,7 @@ class Engine:
         """Queue a request and return its id.
 
         Raises:
-            InvalidRequestError: see `validate`.
+            InvalidRequestError: see `new_request`.
             EngineError: the queue is full.
         """
         request = self.new_request(prompt_token_ids, params)
@@ -159,35 +191,29 @@ class Engine:
             self._scheduler.remove(request)
 
     def step(self) -> list[RequestOutput]:
-        """Run one step; return what it gave to each request that got something. Without work, do nothing.
+        """Launch a step, then return what the one before it gave to each request that got something.
+
+        Without work, only the latter; without that either, do nothing.
 
         Raises:
-            Exception: what the device raised. The requests of the step are gone; the others and the engine go on.
+            Exception: what the device raised. The requests of the steps in flight are gone; the others and the
+                engine go on.
         """
-        schedule = self._scheduler.schedule()
-        if not schedule.chunks:
-            return []
-        for request in schedule.admitted:
-            self._sampler.admit(request)
-        now = time.perf_counter()
-        for request in schedule.admitted:
-            request.started_at = request.started_at or now
         try:
-            output = self._device.execute(build_step_batch(schedule.chunks, self._kv_cache, self._sampler))
+            return self._step()
         except Exception:
-            for request, _ in schedule.chunks:
-                self.abort(request.id)
+            self._drop_steps_in_flight()
             raise
-        return self._advance(schedule.chunks, output)
 
     def stats(self) -> EngineStats:
         """Return gauges and counters; any thread may ask."""
         pool = self._kv_cache.pool
-        return EngineStats(
+        return replace(
+            self._stats,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
-            max_running=self._device.max_seqs,
-            kv_usage=1 - pool.num_free / pool.num_pages,
+            kv_usage=pool.num_held / pool.num_pages,
+            preemptions=self._scheduler.num_preempted,
         )
 
     def check(self) -> None:
@@ -196,76 +222,194 @@ class Engine:
         held = {request.id for request in (*self._scheduler.running, *self._scheduler.waiting)}
         assert held == self._requests.keys()
 
-    def _advance(self, chunks: Sequence[Chunk], output: StepOutput) -> list[RequestOutput]:
-        """Count the computed tokens and append the sampled ones."""
+    def _step(self) -> list[RequestOutput]:
+        started = time.perf_counter()
+        waited = self._stats.wait_seconds
         outputs: list[RequestOutput] = []
-        tokens, logprobs = output.tokens.tolist(), output.logprobs.tolist()
-        for request, num_tokens in chunks:
-            request.num_computed += num_tokens
-            if request.num_remaining == 0:
-                index = len(outputs)
-                outputs.append(self._append(request, tokens[index], logprobs[index], output, index))
+        if self._flights and self._sampler.needs_tokens[self._scheduler.rows].any():
+            outputs = self._read()
+        schedule = self._scheduler.schedule()
+        if schedule is None:  # pages are needed that only the end of the step in flight frees
+            outputs += self._read()
+            schedule = self._scheduler.schedule()
+            assert schedule is not None
+        launches = bool(len(schedule.decodes) or schedule.chunks)
+        if launches:
+            self._launch(schedule)
+            if self._sampler.errors:
+                outputs += self._end_failed()
+        if len(self._flights) > launches:
+            outputs += self._read()
+        self._stats.host_seconds += time.perf_counter() - started - (self._stats.wait_seconds - waited)
         return outputs
 
-    def _append(self, request: Request, token: int, logprob: float, output: StepOutput, index: int) -> RequestOutput:
-        """Give `token`, row `index` of `output`, to its request, which may end it."""
-        if not (0 <= token < self._vocab_size and math.isfinite(logprob)):
-            self.abort(request.id)
-            found = f"the model gave token {token} with log-probability {logprob}"
-            return RequestOutput(request.id, (), None, "abort", found)
-        assert request.row is not None
-        request.token_ids.append(token)
-        self._sampler.observe(request.row, token)
-        finish_reason = _finish_reason(request, token)
-        if finish_reason:
-            self.abort(request.id)
-        return RequestOutput(
-            request.id,
-            (token,),
-            _token_logprobs(request.params.logprobs, token, logprob, output, index),
-            finish_reason,
-            token if finish_reason == "stop" else None,
+    def _launch(self, schedule: Schedule) -> None:
+        self._admit(schedule.admitted)
+        decodes, chunks, scheduler = schedule.decodes, schedule.chunks, self._scheduler
+        num_decodes = len(decodes)
+        layout = lay_out(decodes, scheduler.computed.take(decodes), chunks, self._kv_cache)
+        requests = scheduler.requests_of(layout.rows)
+        token_ids, sources = self._token_ids(layout, requests, num_decodes)
+        places, sampled = counting(num_decodes), requests
+        if chunks:
+            sampling = [num_decodes + index for index, chunk in enumerate(chunks) if chunk.samples]
+            places = np.concatenate([places, np.array(sampling, np.int32)])
+            sampled = requests[:num_decodes] + [requests[place] for place in sampling]
+        rows, known = layout.rows.take(places), layout.context_lens.take(places)
+        logit_rows = layout.query_start.take(places + 1) - 1
+        scored, score_rows, forced = _scored(chunks, layout.query_start[num_decodes:])
+        if scored:
+            logit_rows = np.concatenate([logit_rows, score_rows])
+        batch = StepBatch(
+            token_ids=token_ids,
+            positions=layout.positions,
+            slots=layout.slots,
+            page_table=layout.page_table,
+            query_start=layout.query_start,
+            context_lens=layout.context_lens,
+            logit_rows=logit_rows,
+            sampling=self._sampler.gather(rows, known, forced) if len(logit_rows) else None,
+            top_logprobs=bool(self._sampler.num_top.take(rows).any())
+            or any(request.params.prompt_logprobs for request, _ in scored),
+        )
+        now = time.perf_counter()
+        self._kv_cache.pool.launched += 1
+        ticket = self._device.launch(batch, sources)
+        scheduler.launched(schedule)
+        if len(logit_rows):
+            self._sources.fill(-1)
+            self._sources[rows] = counting(len(rows))
+        self._flights.append(
+            _Flight(ticket, sampled, scored, self._filled(layout, requests), len(token_ids), launched_at=now)
         )
 
-    def _end_token_ids(self, params: SamplingParams) -> frozenset[int]:
-        own = frozenset(params.stop_token_ids)
-        return own if params.ignore_eos else own | self._eos_token_ids
+    def _admit(self, admitted: Sequence[Request]) -> None:
+        """Write the rows of requests that have just been given one."""
+        now = time.perf_counter()
+        for request in admitted:
+            assert request.row is not None
+            self._sampler.admit(request)
+            self._sources[request.row] = -1
+            if request.started_at is None:
+                request.started_at = now
+                request.num_cached_tokens = int(self._scheduler.computed[request.row])
+                self._stats.prefix_queries += request.num_prompt_tokens
+                self._stats.prefix_hits += request.num_cached_tokens
+                self._stats.prompt_tokens += request.num_prompt_tokens
 
-    def _check_prompt(self, prompt: Sequence[int]) -> None:
-        if not prompt:
-            raise InvalidRequestError("The prompt is empty", expected="at least one token", found="no tokens")
-        if len(prompt) >= self.max_context:
-            raise InvalidRequestError(
-                "The prompt is longer than the context",
-                expected=f"at most {self.max_context - 1} tokens (context {self.max_context}, one for output)",
-                found=f"{len(prompt)} tokens",
-                fix="shorten the prompt",
-            )
-        self._check_token_ids("the prompt", prompt)
+    def _token_ids(self, layout: Layout, requests: Sequence[Request], num_decodes: int) -> tuple[I32, I32 | None]:
+        """Return the step's tokens as far as the host knows them, and where the device has the others; both [T]."""
+        tokens: I32 = np.zeros(len(layout.positions), np.int32)
+        sources: I32 = np.full(len(tokens), -1, np.int32)
+        sources[:num_decodes] = self._sources.take(layout.rows[:num_decodes])
+        for index in np.flatnonzero(sources[:num_decodes] < 0).tolist():
+            tokens[index] = requests[index].token_ids[layout.positions[index]]
+        starts = layout.query_start.tolist() if num_decodes < len(requests) else ()
+        for index in range(num_decodes, len(requests)):
+            end = int(layout.context_lens[index])
+            begin, stop = starts[index], starts[index + 1]
+            tokens[begin:stop] = requests[index].token_ids[end - (stop - begin) : end]
+        return tokens, sources if num_decodes and sources[:num_decodes].max() >= 0 else None
 
-    def _check_token_ids(self, name: str, token_ids: Sequence[int]) -> None:
-        for token in token_ids:
-            if type(token) is not int or not 0 <= token < self._vocab_size:
-                raise InvalidRequestError(
-                    f"A token id in {name} is not valid",
-                    expected=f"integers in 0..{self._vocab_size - 1}",
-                    found=repr(token)[:200],
-                )
+    def _filled(self, layout: Layout, requests: Sequence[Request]) -> list[tuple[Request, int]]:
+        """The sequences that a step makes reach or pass the end of a page, and how far."""
+        counts = np.diff(layout.query_start)
+        places = np.flatnonzero(layout.context_lens % self._kv_cache.page_size < counts).tolist()
+        return [(requests[place], int(layout.context_lens[place])) for place in places]
+
+    def _read(self) -> list[RequestOutput]:
+        """Wait for the oldest step in flight, and hand out what it gave."""
+        flight = self._flights[0]
+        asked = time.perf_counter()
+        output = self._device.result(flight.ticket)
+        self._count_step(flight, asked)
+        self._flights.popleft()
+        pool = self._kv_cache.pool
+        pool.end_steps(pool.launched - len(self._flights))
+        for request, context in flight.filled:
+            if request.row is not None:  # it goes on
+                self._kv_cache.remember(request.row, request.token_ids, context)
+        reader = StepReader(output, self._vocab_size)
+        reader.score(flight.scored, len(flight.sampled))
+        return self._append(flight.sampled, reader)
+
+    def _append(self, sampled: Sequence[Request], reader: StepReader) -> list[RequestOutput]:
+        """Give each request its token, which may end it."""
+        outputs: list[RequestOutput] = []
+        alive, observes = self._requests, self._sampler.observe
+        for index, (request, token) in enumerate(zip(sampled, reader.tokens, strict=False)):
+            if request.id not in alive:
+                continue
+            if index in reader.unusable:
+                outputs.append(self._end(request, reader.unusable[index]))
+                continue
+            assert request.row is not None
+            request.token_ids.append(token)
+            observes(request.row, token)
+            finish_reason: FinishReason | None = None
+            if token in request.end_token_ids and request.num_output_tokens >= request.params.min_tokens:
+                finish_reason = "stop"
+            elif len(request.token_ids) > request.max_cached_tokens:
+                finish_reason = "length"
+            wanted = request.params.logprobs
+            logprobs = None if wanted is None else (reader.logprobs_of(index, wanted),)
+            stop_reason = token if finish_reason == "stop" else None
+            outputs.append(RequestOutput(request.id, (token,), logprobs, finish_reason, stop_reason))
+            if finish_reason:
+                self.abort(request.id)
+        self._stats.generation_tokens += len(outputs)
+        return outputs
+
+    def _end(self, request: Request, why: str) -> RequestOutput:
+        self.abort(request.id)
+        return RequestOutput(request.id, (), None, "abort", why)
+
+    def _end_failed(self) -> list[RequestOutput]:
+        """End the requests whose logits processors have failed."""
+        errors, self._sampler.errors = self._sampler.errors, {}
+        rows = np.array(list(errors), np.int32)
+        pairs = zip(self._scheduler.requests_of(rows), errors.values(), strict=True)
+        return [self._end(request, f"a logits processor failed: {error!r}") for request, error in pairs]
+
+    def _count_step(self, flight: _Flight, asked: float) -> None:
+        now, stats = time.perf_counter(), self._stats
+        stats.steps += 1
+        stats.wait_seconds += now - asked
+        stats.last_step_seconds = now - max(flight.launched_at, self._last_end)
+        stats.step_seconds += stats.last_step_seconds
+        stats.last_step_tokens = flight.num_tokens
+        self._last_end = now
+
+    def _drop_steps_in_flight(self) -> None:
+        """After a failure: forget the running requests, and what steps in flight may have left in the cache."""
+        for flight in self._flights:
+            with suppress(Exception):  # the first one has been raised already
+                self._device.result(flight.ticket)
+        self._flights.clear()
+        for request in self._scheduler.running.copy():
+            self.abort(request.id)
+        pool = self._kv_cache.pool
+        pool.end_steps(pool.launched)
+        self._kv_cache.forget_prefixes()
+        self._sources.fill(-1)
 
 
-def _finish_reason(request: Request, token: int) -> FinishReason | None:
-    if token in request.end_token_ids and request.num_output_tokens >= request.params.min_tokens:
-        return "stop"
-    return "length" if request.num_output_tokens >= request.max_tokens else None
+def _scored(chunks: Sequence[Chunk], starts: I32) -> tuple[list[tuple[Request, int]], I32, I32]:
+    """Which prompts' tokens a step finds the log-probabilities of: whose and how many, the rows [F], the tokens [F].
 
-
-def _token_logprobs(
-    wanted: int | None, token: int, logprob: float, output: StepOutput, index: int
-) -> tuple[TokenLogprobs, ...] | None:
-    if wanted is None:
-        return None
-    top: tuple[tuple[int, float], ...] = ()
-    if wanted and output.top_tokens is not None and output.top_logprobs is not None:
-        top_tokens, top_logprobs = output.top_tokens[index, :wanted], output.top_logprobs[index, :wanted]
-        top = tuple(zip(top_tokens.tolist(), top_logprobs.tolist(), strict=True))
-    return (TokenLogprobs(token, logprob, top),)
+    Args:
+        starts: where each chunk begins in the step.
+    """
+    scored: list[tuple[Request, int]] = []
+    rows: list[int] = []
+    tokens: list[int] = []
+    for (request, start, num_tokens, _), first in zip(chunks, starts.tolist(), strict=False):
+        if not request.wants_prompt_logprobs:
+            continue
+        begin = max(start, len(request.prompt_logprobs))
+        end = min(start + num_tokens, request.num_prompt_tokens - 1)
+        if begin < end:
+            scored.append((request, end - begin))
+            rows += range(first + begin - start, first + end - start)
+            tokens += request.token_ids[begin + 1 : end + 1]
+    return scored, np.array(rows, np.int32), np.array(tokens, np.int32)

@@ -16,7 +16,7 @@ class EngineStats:
         prompt_tokens, generation_tokens: finished counting; prompt tokens include cached ones.
         preemptions: times that a request lost its pages and was computed again.
         steps: finished. step_seconds: time from the launch of a step until its tokens were known, all steps.
-        host_seconds: time in which the engine worked for steps, beside waiting for the device.
+        host_seconds, wait_seconds: time in which the engine worked for steps, and in which it waited for the device.
         last_step_tokens, last_step_seconds: of the last one.
         heartbeat_age: seconds since a step finished, or since there was nothing to do; a hung step makes it grow.
         dead: why the engine has ended, or None.
@@ -34,6 +34,7 @@ class EngineStats:
     steps: int = 0
     step_seconds: float = 0.0
     host_seconds: float = 0.0
+    wait_seconds: float = 0.0
     last_step_tokens: int = 0
     last_step_seconds: float = 0.0
     heartbeat_age: float = 0.0

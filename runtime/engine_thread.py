@@ -70,7 +70,7 @@ class EngineThread:
     def _obey(self) -> bool:
         """Follow the commands that have come, or wait for one if there is nothing else to do; False: stop."""
         engine, commands = self._engine, self._commands
-        if not engine.has_work:
+        if not engine.has_work and not engine.in_flight:
             self._busy_since = None
             command = commands.get()
             self._busy_since = time.monotonic()

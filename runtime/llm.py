@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from warploom.errors import EngineError, InvalidRequestError
 from warploom.runtime.artifact import Artifact
+from warploom.runtime.bad_words import bad_word_ids
 from warploom.runtime.chat_template import Message
 from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions
@@ -152,7 +153,8 @@ class LLM:
         return tokens, params
 
     def _start(self, prompt: list[int], params: SamplingParams) -> int:
-        request = self._engine.new_request(prompt, params)
+        bad_words = bad_word_ids(self.tokenizer, params.bad_words)
+        request = self._engine.new_request(prompt, params, bad_words=bad_words)
         self._engine.add(request)
         self._answers[request.id] = Answer(prompt, OutputText(self.tokenizer.detokenizer(prompt), request))
         return request.id

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, replace
 
 from warploom.runtime.detokenizer import Detokenizer
-from warploom.runtime.engine import RequestOutput, TokenLogprobs
-from warploom.runtime.request import FinishReason, Request
+from warploom.runtime.engine import RequestOutput
+from warploom.runtime.request import FinishReason, Request, TokenLogprobs
 from warploom.runtime.stop_strings import StopStrings
 
 
@@ -22,6 +22,7 @@ class Delta:
             context is full), "abort" (the model's output was unusable).
         stop_reason: the stop string or the end token of "stop"; what went wrong, for "abort".
         index: which of the request's `n` answers this belongs to.
+        prompt_logprobs: with the first delta, if asked for: one per token of the prompt from the second one on.
         metrics: with the last delta of an answer.
     """
 
@@ -32,6 +33,7 @@ class Delta:
     stop_reason: int | str | None
     index: int = 0
     metrics: Metrics | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Completion:
     stop_reason: int | str | None
     logprobs: list[TokenLogprobs] | None
     prompt_token_ids: list[int]
+    prompt_logprobs: list[TokenLogprobs] | None
     metrics: Metrics
 
 
@@ -85,8 +88,11 @@ class OutputText:
         """Return the delta of one output. Its finish reason may be "stop" where the engine's is not: then a stop
         string was found, and the caller has to end the request.
         """
+        prompt_logprobs = None
         if self._num_tokens == 0:
             self._first_token_at = time.perf_counter()
+            if self._request.params.prompt_logprobs is not None:
+                prompt_logprobs = tuple(self._request.prompt_logprobs)
         self._num_tokens += len(output.token_ids)
         ended = output.finish_reason is not None
         visible = () if output.finish_reason == "stop" else output.token_ids  # an end token is not text
@@ -99,7 +105,16 @@ class OutputText:
         elif ended:
             text += self._stops.finish()
         metrics = self._metrics() if finish_reason else None
-        return Delta(text, output.token_ids, output.logprobs, finish_reason, stop_reason, self._index, metrics)
+        return Delta(
+            text=text,
+            token_ids=output.token_ids,
+            logprobs=output.logprobs,
+            finish_reason=finish_reason,
+            stop_reason=stop_reason,
+            index=self._index,
+            metrics=metrics,
+            prompt_logprobs=prompt_logprobs,
+        )
 
     def _push(self, text: str) -> str:
         return self._stops.push(text, active=self._num_tokens >= self._request.params.min_tokens)
@@ -149,6 +164,7 @@ class Answer:
             stop_reason=last.stop_reason,
             logprobs=None if last.logprobs is None else logprobs,
             prompt_token_ids=self._prompt_token_ids,
+            prompt_logprobs=None if (first := self.deltas[0].prompt_logprobs) is None else list(first),
             metrics=last.metrics,
         )
 
@@ -157,5 +173,9 @@ def merged(first: Delta, second: Delta) -> Delta:
     """Return two deltas of one answer that follow each other as one."""
     logprobs = None if first.logprobs is None else first.logprobs + (second.logprobs or ())
     return replace(
-        second, text=first.text + second.text, token_ids=first.token_ids + second.token_ids, logprobs=logprobs
+        second,
+        text=first.text + second.text,
+        token_ids=first.token_ids + second.token_ids,
+        logprobs=logprobs,
+        prompt_logprobs=first.prompt_logprobs,
     )

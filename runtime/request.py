@@ -1,4 +1,4 @@
-"""One request as the engine sees it: tokens in, tokens out, how far its cache has come."""
+"""One request as the engine sees it: tokens in, tokens out."""
 
 from __future__ import annotations
 
@@ -11,21 +11,40 @@ from warploom.runtime.sampling_params import SamplingParams
 FinishReason: TypeAlias = Literal["stop", "length", "abort"]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities (natural, of the raw logits) at one position.
+
+    Attributes:
+        logprob: equal to that in `top`, to the last bit, if the token is there.
+        top: the likeliest tokens with theirs, descending; as many as the request asked for.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
 @dataclass(eq=False, slots=True)
 class Request:
     """The state of one request, owned by the engine.
 
     Attributes:
         id: also its place in the order of arrival.
-        token_ids: prompt, then output.
+        token_ids: prompt, then output as far as the host knows it.
         max_tokens: most output tokens, once the context's limit is applied.
         end_token_ids: every token that ends the output.
         seed: the given one, or one drawn for this request.
-        row: its row of the KV cache and of the sampler's tables while it runs; else None.
-        num_computed: tokens whose K and V are in the cache.
+        priority: requests with a smaller one go first.
+        cache_salt: only requests with the same one share pages.
+        bad_words: token sequences that the output must not contain.
+        leader: a request with the same prompt, whose pages this one waits for; None: it waits for nobody.
+        row: its row of the KV cache and of all tables while it runs; else None.
+        prompt_logprobs: those of the prompt, from its second token on, as far as they are computed.
         queued_at, started_at: when it was made, and when its first step was planned (None: not yet); seconds of
             `time.perf_counter`.
         num_cached_tokens: prompt tokens that were found in the cache when it started.
+        num_preemptions: how often it lost its pages.
     """
 
     id: int
@@ -34,27 +53,38 @@ class Request:
     max_tokens: int
     end_token_ids: frozenset[int]
     seed: int
-    num_prompt_tokens: int = field(init=False)
+    priority: int = 0
+    cache_salt: str = ""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    leader: Request | None = None
     row: int | None = None
-    num_computed: int = 0
-    queued_at: float = field(default_factory=time.perf_counter)
-    started_at: float | None = None
-    num_cached_tokens: int = 0
+    num_prompt_tokens: int = field(init=False)
+    prompt_logprobs: list[TokenLogprobs] = field(init=False, default_factory=list)
+    queued_at: float = field(init=False, default_factory=time.perf_counter)
+    started_at: float | None = field(init=False, default=None)
+    num_cached_tokens: int = field(init=False, default=0)
+    num_preemptions: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)
 
     @property
-    def num_output_tokens(self) -> int:
-        """Tokens generated so far."""
-        return len(self.token_ids) - self.num_prompt_tokens
+    def order(self) -> tuple[int, int]:
+        """Its place among all requests; the smallest goes first."""
+        return self.priority, self.id
 
     @property
-    def num_remaining(self) -> int:
-        """Known tokens that the model has not seen yet: 1 while decoding, more while the prompt is prefilled."""
-        return len(self.token_ids) - self.num_computed
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far, as the host knows."""
+        return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def max_cached_tokens(self) -> int:
         """Most tokens that it will ever hold in the cache; the last output token is never fed back."""
         return self.num_prompt_tokens + self.max_tokens - 1
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether some logits of its prompt have not been looked at."""
+        wanted = self.params.prompt_logprobs is not None
+        return wanted and len(self.prompt_logprobs) < self.num_prompt_tokens - 1

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from math import inf
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from warploom.runtime.request import Request
-from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.sampling_params import MAX_LOGIT_BIAS
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -66,36 +66,70 @@ class _History:
 
 
 class _Bias:
-    """What is added to a request's logits: its own bias, and while the output is short, -inf on all end tokens."""
+    """What is added to a request's logits: its own bias; -inf on all end tokens while the output is short, and on
+    what would end a bad word; and what its processors say.
+    """
 
-    def __init__(self, params: SamplingParams, end_token_ids: frozenset[int]) -> None:
-        banned = dict(params.logit_bias) | dict.fromkeys(end_token_ids, -inf)
-        self._min_tokens = params.min_tokens
-        self._early, self._late = _bias_arrays(banned), _bias_arrays(params.logit_bias)
+    def __init__(self, request: Request, vocab_size: int) -> None:
+        params, self._vocab_size = request.params, vocab_size
+        always = dict(params.logit_bias) | {word[0]: -inf for word in request.bad_words if len(word) == 1}
+        self._late = _bias_arrays(always)
+        self._early = _bias_arrays(always | dict.fromkeys(request.end_token_ids, -inf))
+        self._request, self._always = request, always
+        self._long_words = [word for word in request.bad_words if len(word) > 1]
+        self.needs_tokens = bool(self._long_words or params.logits_processors)
 
     def arrays(self, num_output_tokens: int) -> tuple[I32, F32]:
         """Return tokens [n] and values [n] for the next token."""
-        return self._early if num_output_tokens < self._min_tokens else self._late
+        is_early = num_output_tokens < self._request.params.min_tokens
+        if not self.needs_tokens:
+            return self._early if is_early else self._late
+        request = self._request
+        output = request.token_ids[request.num_prompt_tokens :]
+        bias = dict(self._always)
+        for processor in request.params.logits_processors:
+            for token, value in processor(request.token_ids[: request.num_prompt_tokens], output).items():
+                bias[token] = bias.get(token, 0.0) + value
+        if len(bias) > MAX_LOGIT_BIAS or not all(0 <= token < self._vocab_size for token in bias):
+            raise ValueError(f"logits processors may change up to {MAX_LOGIT_BIAS} tokens of 0..{self._vocab_size - 1}")
+        bias |= {word[-1]: -inf for word in self._long_words if tuple(output[1 - len(word) :]) == word[:-1]}
+        if is_early:
+            bias |= dict.fromkeys(request.end_token_ids, -inf)
+        return _bias_arrays(bias)
 
 
-# The parameters that are one f32 per row, in the order of the table's rows.
+# The parameters that are one f32 per row, in the order of the table's rows, and their values for rows without any.
 _FLOATS = (
     "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
 )  # fmt: skip
+_GREEDY = np.array([[0], [1], [0], [1], [0], [0]], np.float32)
+_FORCE = 1e30  # more than any logit, and still finite when added to one
+_NO_ROWS = np.empty(0, np.int32)
+_PADDING = {"penalty_tokens": -1, "bias_tokens": -1}
 
 
 class SamplerTable:
     """The sampling state of every running request, by its row.
 
     A request that is preempted and admitted again is written anew, from its tokens.
+
+    Attributes:
+        errors: what the logits processors of a row have raised; its next token means nothing then.
+        needs_tokens: [max_seqs] whether sampling depends on the output so far: the host must know it then.
+        num_top: [max_seqs] how many of the likeliest tokens are reported.
     """
 
-    def __init__(self, max_seqs: int) -> None:
+    def __init__(self, max_seqs: int, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self.errors: dict[int, Exception] = {}
+        self.needs_tokens: NDArray[np.bool_] = np.zeros(max_seqs, np.bool_)
+        self.num_top: I32 = np.zeros(max_seqs, np.int32)
         self._floats: F32 = np.zeros((len(_FLOATS), max_seqs), np.float32)
         self._top_k: I32 = np.zeros(max_seqs, np.int32)
         self._seeds: I32 = np.zeros((max_seqs, 2), np.int32)
-        self._histories: list[_History | None] = [None] * max_seqs
-        self._biases: list[_Bias | None] = [None] * max_seqs
+        self._num_prompt_tokens: I32 = np.zeros(max_seqs, np.int32)
+        self._histories: dict[int, _History] = {}  # by row
+        self._biases: dict[int, _Bias] = {}
 
     def admit(self, request: Request) -> None:
         """Write the row of a request that has just been given one."""
@@ -104,54 +138,98 @@ class SamplerTable:
         self._floats[:, row] = [getattr(params, name) for name in _FLOATS]
         self._top_k[row] = params.top_k
         self._seeds[row] = np.array([request.seed], "<u8").view("<i4")
-        self._histories[row] = _History(request) if params.uses_penalties else None
-        biased = params.logit_bias or params.min_tokens
-        self._biases[row] = _Bias(params, request.end_token_ids) if biased else None
+        self._num_prompt_tokens[row] = request.num_prompt_tokens
+        self.num_top[row] = params.logprobs or 0
+        self._histories.pop(row, None)
+        self._biases.pop(row, None)
+        if params.uses_penalties:
+            self._histories[row] = _History(request)
+        if params.logit_bias or params.min_tokens or request.bad_words or params.logits_processors:
+            self._biases[row] = _Bias(request, self._vocab_size)
+        self.needs_tokens[row] = params.uses_penalties or (row in self._biases and self._biases[row].needs_tokens)
 
     def observe(self, row: int, token: int) -> None:
         """Note that `token` was sampled for the request in `row`."""
-        history = self._histories[row]
+        history = self._histories.get(row)
         if history is not None:
             history.add(token, 1)
 
-    def gather(self, requests: Sequence[Request], rows: I32) -> SamplerInputs:
-        """Return the inputs of one `@sample` call for `requests`, which sit in `rows` [R]."""
-        floats = dict(zip(_FLOATS, self._floats.take(rows, axis=1), strict=True))
-        penalty_tokens, penalty_counts = self._gather_histories(rows)
-        bias_tokens, bias_values = self._gather_biases(requests, rows)
+    def gather(self, rows: I32, known: I32, forced: I32 = _NO_ROWS) -> SamplerInputs:
+        """Return the inputs of one `@sample` call.
+
+        Args:
+            rows: [N] of the requests that sample.
+            known: [N] how many tokens each has.
+            forced: [F] tokens that the remaining rows of logits get, whatever the logits: for their log-probability.
+        """
+        if len(forced):
+            return self._gather_forced(rows, known, forced)
+        floats = self._floats.take(rows, axis=1)
+        tokens, counts, values = _neutral(len(rows))
+        histories = self._gather_histories(rows) if self._histories else (tokens, counts)
+        biases = self._gather_biases(rows, known) if self._biases else (tokens, values)
         return SamplerInputs(
-            **floats,
-            top_k=self._top_k.take(rows),
-            seeds=self._seeds.take(rows, axis=0),
-            sample_positions=np.array([len(request.token_ids) for request in requests], np.int32),
-            penalty_tokens=penalty_tokens,
-            penalty_counts=penalty_counts,
-            bias_tokens=bias_tokens,
-            bias_values=bias_values,
+            *_in_order(floats, self._top_k.take(rows)),
+            self._seeds.take(rows, axis=0),
+            known,
+            *histories,
+            *biases,
         )
 
+    def _gather_forced(self, rows: I32, known: I32, forced: I32) -> SamplerInputs:
+        num_rows, num_forced = len(rows), len(forced)
+        plain = np.repeat(_GREEDY, num_forced, axis=1)
+        tokens, counts, _ = _neutral(num_forced)
+        alone = SamplerInputs(
+            *_in_order(plain, np.zeros(num_forced, np.int32)),
+            np.zeros((num_forced, 2), np.int32),
+            np.zeros(num_forced, np.int32),
+            tokens,
+            counts,
+            forced[:, None],
+            np.full((num_forced, 1), _FORCE, np.float32),
+        )
+        if not num_rows:
+            return alone
+        pairs = zip(SamplerInputs._fields, self.gather(rows, known), alone, strict=True)
+        return SamplerInputs(*(_stacked(one, other, _PADDING.get(name, 0)) for name, one, other in pairs))
+
     def _gather_histories(self, rows: I32) -> tuple[I32, I32]:
-        histories = [self._histories[row] for row in rows.tolist()]
-        if not any(histories):
-            tokens, counts, _ = _neutral(len(histories))
-            return tokens, counts
+        histories = [self._histories.get(row) for row in rows.tolist()]
         pairs = [(history.tokens, history.counts) if history else _NOTHING for history in histories]
         return _padded([tokens for tokens, _ in pairs], -1), _padded([counts for _, counts in pairs], 0)
 
-    def _gather_biases(self, requests: Sequence[Request], rows: I32) -> tuple[I32, F32]:
-        biases = [self._biases[row] for row in rows.tolist()]
-        if not any(biases):
-            tokens, _, values = _neutral(len(biases))
-            return tokens, values
-        pairs = [
-            bias.arrays(request.num_output_tokens) if bias else _NO_BIAS
-            for bias, request in zip(biases, requests, strict=True)
-        ]
+    def _gather_biases(self, rows: I32, known: I32) -> tuple[I32, F32]:
+        outputs = (known - self._num_prompt_tokens.take(rows)).tolist()
+        pairs = [self._bias(row, output) for row, output in zip(rows.tolist(), outputs, strict=True)]
         return _padded([tokens for tokens, _ in pairs], -1), _padded([values for _, values in pairs], 0)
+
+    def _bias(self, row: int, num_output_tokens: int) -> tuple[I32, F32]:
+        bias = self._biases.get(row)
+        if bias is None:
+            return _NO_BIAS
+        try:
+            return bias.arrays(num_output_tokens)
+        except Exception as error:  # of a processor, which may raise anything
+            self.errors[row] = error
+            return _NO_BIAS
+
+
+def _in_order(floats: F32, top_k: I32) -> tuple[F32, I32, F32, F32, F32, F32, F32]:
+    """The first fields of `SamplerInputs`, from the table's rows [6, R] and `top_k` [R]."""
+    temperature, top_p, min_p, repetition, presence, frequency = floats
+    return temperature, top_k, top_p, min_p, repetition, presence, frequency
 
 
 def _bias_arrays(bias: Mapping[int, float]) -> tuple[I32, F32]:
     return np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)
+
+
+def _stacked(one: NDArray[Any], other: NDArray[Any], fill: int) -> NDArray[Any]:
+    """Return the rows of both, padded to the wider of the two."""
+    if one.ndim == 1 or one.shape[1] == other.shape[1]:
+        return np.concatenate([one, other])
+    return _padded([*one, *other], fill)
 
 
 _NOTHING: tuple[I32, I32] = (np.empty(0, np.int32), np.empty(0, np.int32))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from warploom.errors import InvalidRequestError
 from warploom.runtime.manifest import GenerationInfo
@@ -14,7 +15,10 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_BYTES = 256
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
+MAX_BAD_WORDS = 128
 MAX_N = 128
+
+LogitsProcessor: TypeAlias = Callable[[Sequence[int], Sequence[int]], Mapping[int, float]]
 
 _INT32 = (1 << 31) - 1
 # Smallest and largest value of each plain number. Below 1e-3 a temperature is greedy in all but its overflows.
@@ -32,6 +36,7 @@ _INTEGERS = {
     "max_tokens": (1, _INT32),
     "min_tokens": (0, _INT32),
     "logprobs": (0, MAX_LOGPROBS),
+    "prompt_logprobs": (0, MAX_LOGPROBS),
     "n": (1, MAX_N),
 }
 _MIN_TEMPERATURE = 1e-3
@@ -62,6 +67,13 @@ class SamplingParams:
         logprobs: report the log-probability of the chosen token and of this many likeliest ones (0..20).
         logit_bias: added to the logits of these tokens (-100..100, or -inf: never chosen).
 
+        prompt_logprobs: the same as `logprobs`, of the prompt's tokens from the second one on.
+        bad_words: texts that the output does not contain, as the tokenizer writes them (with and without a space in
+            front).
+        logits_processors: called on the host before every token with prompt and output so far, they return what is
+            added to the logits of some tokens (-inf: never chosen). They cost their own time, and for all requests
+            of the batch that a step cannot be launched before the last one's tokens have reached the host
+            (about 0.2 ms a step on a GPU).
         n: answers to the prompt, which is computed once; each has its own seed, `seed` plus its index.
 
     Raises:
@@ -83,13 +95,16 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    prompt_logprobs: int | None = None
+    bad_words: Sequence[str] = ()
+    logits_processors: Sequence[LogitsProcessor] = field(default=(), hash=False)
     n: int = 1
 
     def __post_init__(self) -> None:
         for name, (low, high) in _FLOATS.items():
             _check_float(name, getattr(self, name), low, high)
         for name, (low, high) in _INTEGERS.items():
-            optional = name in ("seed", "max_tokens", "logprobs")
+            optional = name in ("seed", "max_tokens", "logprobs", "prompt_logprobs")
             _check_integer(name, getattr(self, name), low, high, optional)
         if 0 < self.temperature < _MIN_TEMPERATURE:
             raise _invalid("temperature", f"0, or {_MIN_TEMPERATURE}..100", self.temperature)
@@ -97,7 +112,8 @@ class SamplingParams:
             raise _invalid("min_tokens", f"at most max_tokens, {self.max_tokens}", self.min_tokens)
         if not isinstance(self.ignore_eos, bool):
             raise _invalid("ignore_eos", "True or False", self.ignore_eos)
-        object.__setattr__(self, "stop", _checked_stop(self.stop))
+        object.__setattr__(self, "stop", _checked_texts("stop", self.stop, MAX_STOP_STRINGS))
+        object.__setattr__(self, "bad_words", _checked_texts("bad_words", self.bad_words, MAX_BAD_WORDS))
         object.__setattr__(self, "stop_token_ids", _checked_stop_ids(self.stop_token_ids))
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
 
@@ -125,6 +141,15 @@ class SamplingParams:
         return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
+def one_each(params: SamplingParams) -> list[SamplingParams]:
+    """Return the parameters of each of the `n` answers; the prompt is looked at once."""
+    if params.n == 1:
+        return [params]
+    seeds = [None if params.seed is None else (params.seed + index) % (1 << 64) for index in range(params.n)]
+    scored = [params.prompt_logprobs, *[None] * (params.n - 1)]
+    return [replace(params, n=1, seed=seed, prompt_logprobs=one) for seed, one in zip(seeds, scored, strict=True)]
+
+
 def _invalid(name: str, expected: str, found: object) -> InvalidRequestError:
     return InvalidRequestError(
         f"The sampling parameter {name} is not valid", expected=expected, found=repr(found)[:200]
@@ -144,19 +169,19 @@ def _check_integer(name: str, value: object, low: int, high: int, optional: bool
         raise _invalid(name, f"an integer in {low}..{high}" + (" or None" if optional else ""), value)
 
 
-def _checked_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
-    strings = (stop,) if isinstance(stop, str) else tuple(stop)
-    if len(strings) > MAX_STOP_STRINGS:
-        raise _invalid("stop", f"at most {MAX_STOP_STRINGS} strings", len(strings))
+def _checked_texts(name: str, texts: str | Sequence[str], most: int) -> tuple[str, ...]:
+    strings = (texts,) if isinstance(texts, str) else tuple(texts)
+    if len(strings) > most:
+        raise _invalid(name, f"at most {most} strings", len(strings))
     for string in strings:
         if not isinstance(string, str) or not string:
-            raise _invalid("stop", "non-empty strings", string)
+            raise _invalid(name, "non-empty strings", string)
         try:
             size = len(string.encode())
         except UnicodeEncodeError as error:
-            raise _invalid("stop", "valid Unicode text (no lone surrogates, as invalid UTF-8 gives)", string) from error
+            raise _invalid(name, "valid Unicode text (no lone surrogates, as invalid UTF-8 gives)", string) from error
         if size > MAX_STOP_BYTES:
-            raise _invalid("stop", f"strings of at most {MAX_STOP_BYTES} bytes", f"{size} bytes")
+            raise _invalid(name, f"strings of at most {MAX_STOP_BYTES} bytes", f"{size} bytes")
     return tuple(dict.fromkeys(strings))
 
 

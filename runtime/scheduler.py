@@ -1,45 +1,87 @@
 """Which tokens of which requests the next step computes.
 
 There are no phases: a request has tokens that the model has seen and tokens that it has not; a step hands out one
-budget of tokens. Decoding requests come first (one token each), then prompts in order of arrival, cut in chunks
-where the budget ends, then waiting requests are admitted in order of arrival.
+budget of tokens. Decoding requests come first (one token each), then prompts in order, cut in chunks where the
+budget ends, then waiting requests are admitted in order. The order is that of priority, then of arrival.
 
-Admission takes pages for all tokens known so far; later pages are taken one at a time as the output grows. When
-they run out, the youngest running request is preempted: its pages are freed and it waits, at the front, to be
-computed again. So the running requests are always the oldest ones, the oldest of all never waits for another, and
-each request that fits in the cache alone finishes. (The policy is vLLM's; its chunked prefill is from Sarathi-Serve,
-https://arxiv.org/abs/2403.02310.)
+Admission takes pages for all tokens known so far, or shares those that keep a prefix of them; later pages are taken
+one at a time as the output grows. When they run out, the last running request is preempted: its pages are freed and
+it waits to be computed again. A waiting request preempts running ones of less priority if it cannot start otherwise.
+So the first of all never waits for another, and each request that fits in the cache alone finishes. (The policy is
+vLLM's; its chunked prefill is from Sarathi-Serve, https://arxiv.org/abs/2403.02310.)
+
+A step is planned before the tokens of the one in flight are known: `known` counts tokens that will have been sampled.
+Nothing is preempted while a step is in flight, whose pages cannot be used at once: `schedule` gives None instead,
+and is asked again when that step has ended. Numbers of running requests are arrays by row, so that a step in which
+everything decodes costs the same few numpy calls for any number of requests.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left, insort
 from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from warploom.errors import InvalidRequestError
 from warploom.runtime.kv_cache import KVCache
 from warploom.runtime.request import Request
 
+I32 = NDArray[np.int32]
+_ORDER = attrgetter("order")
+
 
 class Chunk(NamedTuple):
-    """The next `num_tokens` uncomputed tokens of one request."""
+    """Tokens `start` .. `start + num_tokens` of a request; `samples`: they reach its end, the next is sampled."""
 
     request: Request
+    start: int
     num_tokens: int
-
-    @property
-    def samples(self) -> bool:
-        """Whether the chunk ends at the request's last token, so that the next one is sampled."""
-        return self.num_tokens == self.request.num_remaining
+    samples: bool
 
 
 class Schedule(NamedTuple):
-    """One step: what runs, which of it has just been given a row, which requests lost theirs."""
+    """One step.
 
+    Attributes:
+        decodes: [D] rows that compute their last token and sample the next.
+        chunks: other work. admitted: requests that have just been given a row, all with chunks.
+        preempted: requests that have lost theirs.
+    """
+
+    decodes: I32
     chunks: list[Chunk]
     admitted: list[Request]
     preempted: list[Request]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the step computes."""
+        return len(self.decodes) + sum(chunk.num_tokens for chunk in self.chunks)
+
+
+class _Budget:
+    """What is left of a step: tokens, and rows of logits."""
+
+    def __init__(self, tokens: int, rows: int) -> None:
+        self.tokens, self.rows = tokens, rows
+
+    def take(self, request: Request, start: int, end: int) -> Chunk | None:
+        """Return as much of a request's tokens `start` .. `end` as fits, or None."""
+        num_tokens = min(end - start, self.tokens)
+        if request.wants_prompt_logprobs:
+            num_tokens = num_rows = min(num_tokens, self.rows)
+        else:
+            num_tokens -= num_tokens == end - start and not self.rows  # the last token needs a row
+            num_rows = int(num_tokens == end - start)
+        if num_tokens <= 0:
+            return None
+        self.tokens -= num_tokens
+        self.rows -= num_rows
+        return Chunk(request, start, num_tokens, num_tokens == end - start)
 
 
 class Scheduler:
@@ -48,14 +90,26 @@ class Scheduler:
     Args:
         max_batched_tokens: tokens of one step; at least `max_seqs`, so that every running request can decode.
         max_seqs: requests running at once.
+        max_rows: rows of logits of one step, at least `max_seqs`.
+
+    Attributes:
+        waiting, running: in order.
+        known: [max_seqs] tokens that a row will have when all launched steps have ended.
+        computed: [max_seqs] of them, those whose K and V will be in the cache then.
+        limit: [max_seqs] most tokens that are ever computed.
+        num_preempted: requests, so far.
     """
 
-    def __init__(self, kv_cache: KVCache, *, max_seqs: int, max_batched_tokens: int) -> None:
-        assert 0 < max_seqs <= max_batched_tokens
+    def __init__(self, kv_cache: KVCache, *, max_seqs: int, max_batched_tokens: int, max_rows: int) -> None:
+        assert 0 < max_seqs <= min(max_batched_tokens, max_rows)
         self.kv_cache = kv_cache
-        self.waiting: deque[Request] = deque()
+        self.waiting: list[Request] = []
         self.running: list[Request] = []
-        self._max_seqs, self._max_batched_tokens = max_seqs, max_batched_tokens
+        self.known, self.computed, self.limit = np.zeros((3, max_seqs), np.int32)
+        self.num_preempted = 0
+        self._by_row: list[Request | None] = [None] * max_seqs
+        self._rows: I32 | None = None  # of the running ones, in order; None: to be made anew
+        self._max_batched_tokens, self._max_rows = max_batched_tokens, max_rows
 
     def add(self, request: Request) -> None:
         """Queue a request; InvalidRequestError if the cache could not hold it even alone."""
@@ -66,70 +120,157 @@ class Scheduler:
                 found=f"{request.num_prompt_tokens} prompt + {request.max_tokens} output tokens",
                 fix="shorten the prompt, lower max_tokens, or give the KV cache more memory",
             )
-        self.waiting.append(request)
+        insort(self.waiting, request, key=_ORDER)
 
     def remove(self, request: Request) -> None:
         """Forget a request, finished or not, and free what it holds."""
-        if request.row is None:
-            self.waiting.remove(request)
-        else:
-            self.running.remove(request)
+        held = self.waiting if request.row is None else self.running
+        del held[bisect_left(held, request.order, key=_ORDER)]
+        if request.row is not None:
             self._close(request)
 
-    def schedule(self) -> Schedule:
-        """Choose the next step's work. The caller advances `num_computed` once the step has run."""
+    def requests_of(self, rows: I32) -> list[Request]:
+        """Return the requests that run in some rows."""
+        found = [self._by_row[row] for row in rows.tolist()]
+        return found
+
+    def schedule(self) -> Schedule | None:
+        """Choose the next step's work; the caller must call `launched` before the next time.
+
+        None: pages are needed that only the end of the steps in flight will free.
+        """
         preempted = self._make_room()
-        chunks: list[Chunk] = []
-        budget = self._max_batched_tokens
-        for request in sorted(self.running, key=lambda request: request.num_remaining > 1):
-            budget -= self._take(request, budget, chunks)
-        return Schedule(chunks, self._admit(budget, chunks), preempted)
+        if preempted is None or not (preempted or self._preempt_for_waiting()):
+            return None
+        rows = self.rows
+        ends = np.minimum(self.known.take(rows), self.limit.take(rows))
+        remaining = ends - self.computed.take(rows)
+        decodes = rows.compress(remaining == 1)
+        budget = _Budget(self._max_batched_tokens - len(decodes), self._max_rows - len(decodes))
+        unfinished = np.flatnonzero(remaining > 1).tolist() if len(decodes) < len(rows) else ()
+        taken = [self._take(self.running[index], budget) for index in unfinished]
+        chunks = [chunk for chunk in taken if chunk]
+        admitted = [] if preempted else self._admit(budget, chunks)
+        return Schedule(decodes, chunks, admitted, preempted)
+
+    def launched(self, schedule: Schedule) -> None:
+        """Count the work of a step that has been launched."""
+        self.computed[schedule.decodes] += 1
+        self.known[schedule.decodes] += 1
+        for request, _, num_tokens, samples in schedule.chunks:
+            self.computed[request.row] += num_tokens
+            self.known[request.row] += samples
 
     def check(self) -> None:
-        """Assert the invariants: order of arrival, rows, room for every computed token, exact page accounts."""
-        everyone = [*self.running, *self.waiting]
-        assert all(older.id < younger.id for older, younger in pairwise(everyone)), "order of arrival"
-        assert len(self.running) <= self._max_seqs
-        assert all(request.row is None and request.num_computed == 0 for request in self.waiting)
-        assert {request.row for request in self.running} == self.kv_cache.rows, "rows"
+        """Assert the invariants: order, rows, room for every computed token, exact page accounts."""
+        for requests in (self.running, self.waiting):
+            assert all(first.order < second.order for first, second in pairwise(requests)), "order"
+        assert all(request.row is None for request in self.waiting)
+        assert [self._by_row[request.row or 0] for request in self.running] == self.running, "rows"
+        assert {request.row for request in self.running} == self.kv_cache.rows, "rows in use"
         for request in self.running:
-            assert request.row is not None
-            assert request.num_computed <= self.kv_cache.capacity(request.row), "room"
-            assert request.num_remaining > 0
+            row = request.row
+            assert row is not None
+            assert self.computed[row] <= min(self.kv_cache.capacity[row], self.limit[row]), "room"
+            assert self.computed[row] < self.known[row] <= self.limit[row] + 1, "counts"
+            in_flight = self.kv_cache.pool.launched - self.kv_cache.pool.ended
+            assert 0 <= self.known[row] - len(request.token_ids) <= in_flight, "tokens in flight"
+            assert self.limit[row] == request.max_cached_tokens, "limit"
         self.kv_cache.check()
 
-    def _make_room(self) -> list[Request]:
-        """Give every running request pages for its known tokens, oldest first; preempt the youngest for it."""
+    @property
+    def rows(self) -> I32:
+        """The rows of the running requests, in order."""
+        if self._rows is None:
+            self._rows = np.array([request.row for request in self.running], np.int32)
+        return self._rows
+
+    def _make_room(self) -> list[Request] | None:
+        """Give every running request pages for its known tokens; return who was preempted. None: see `schedule`."""
+        rows = self.rows
+        ends = np.minimum(self.known.take(rows), self.limit.take(rows))
+        short = np.flatnonzero(ends > self.kv_cache.capacity.take(rows)).tolist()
+        growing = [(self.running[index], int(ends[index])) for index in short]
         preempted: list[Request] = []
-        for request in self.running.copy():
-            while request.row is not None and not self.kv_cache.grow(request.row, len(request.token_ids)):
-                youngest = self.running.pop()
-                self._close(youngest)
-                self.waiting.appendleft(youngest)
-                preempted.append(youngest)
+        for request, end in growing:
+            while request.row is not None and not self.kv_cache.grow(request.row, end):
+                if self._in_flight:
+                    return None
+                preempted.append(self._preempt_last())
         return preempted
 
-    def _admit(self, budget: int, chunks: list[Chunk]) -> list[Request]:
-        """Move requests from the front of the queue to the running ones while budget, rows and pages last."""
-        admitted: list[Request] = []
-        while self.waiting and budget and len(self.running) < self._max_seqs:
-            request = self.waiting[0]
-            request.row = self.kv_cache.open(len(request.token_ids))
-            if request.row is None:
+    @property
+    def _in_flight(self) -> bool:
+        return self.kv_cache.pool.ended < self.kv_cache.pool.launched
+
+    def _preempt_for_waiting(self) -> bool:
+        """Free what the first waiting request needs if less important ones hold it; False: not while a step runs."""
+        while self.waiting and self.running and self.waiting[0].priority < self.running[-1].priority:
+            first = self.waiting[0]
+            needed = self.kv_cache.num_pages_for(len(first.token_ids))
+            if self.kv_cache.has_free_row and needed <= self.kv_cache.pool.num_available:
                 break
-            self.running.append(self.waiting.popleft())
+            if self._in_flight:
+                return False
+            self._preempt_last()
+        return True
+
+    def _preempt_last(self) -> Request:
+        last = self.running[-1]
+        self.remove(last)
+        last.num_preemptions += 1
+        self.num_preempted += 1
+        insort(self.waiting, last, key=_ORDER)
+        return last
+
+    def _admit(self, budget: _Budget, chunks: list[Chunk]) -> list[Request]:
+        """Move requests from the queue to the running ones while budget, rows and pages last."""
+        admitted: list[Request] = []
+        index = 0
+        while index < len(self.waiting) and budget.tokens and budget.rows:
+            request = self.waiting[index]
+            if self._waits_for_leader(request):
+                index += 1
+                continue
+            if not self._open(request):
+                break
+            del self.waiting[index]
+            insort(self.running, request, key=_ORDER)
             admitted.append(request)
-            budget -= self._take(request, budget, chunks)
+            chunk = self._take(request, budget)
+            assert chunk is not None
+            chunks.append(chunk)
         return admitted
 
-    @staticmethod
-    def _take(request: Request, budget: int, chunks: list[Chunk]) -> int:
-        num_tokens = min(request.num_remaining, budget)
-        if num_tokens:
-            chunks.append(Chunk(request, num_tokens))
-        return num_tokens
+    def _waits_for_leader(self, request: Request) -> bool:
+        """Whether the pages that a request is going to share are being computed."""
+        leader = request.leader
+        if leader is None or leader.row is None:
+            return False
+        shared = (request.num_prompt_tokens - 1) // self.kv_cache.page_size
+        return self.kv_cache.num_remembered(leader.row) < shared
+
+    def _open(self, request: Request) -> bool:
+        """Give a request a row; False if there is none, or too few pages."""
+        prefix: list[int] = []
+        if not request.wants_prompt_logprobs:
+            prefix = self.kv_cache.find_prefix(request.token_ids, request.cache_salt)
+        num_tokens = len(request.token_ids)
+        row = self.kv_cache.open(num_tokens, prefix, request.cache_salt, request.priority)
+        if row is None:
+            return False
+        request.row, self._by_row[row], self._rows = row, request, None
+        self.known[row], self.limit[row] = num_tokens, request.max_cached_tokens
+        self.computed[row] = len(prefix) * self.kv_cache.page_size
+        return True
+
+    def _take(self, request: Request, budget: _Budget) -> Chunk | None:
+        row = request.row
+        assert row is not None
+        return budget.take(request, int(self.computed[row]), int(min(self.known[row], self.limit[row])))
 
     def _close(self, request: Request) -> None:
         assert request.row is not None
         self.kv_cache.close(request.row)
-        request.row, request.num_computed = None, 0
+        self._by_row[request.row], self._rows = None, None
+        request.row = None

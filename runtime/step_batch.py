@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from warploom.runtime.kv_cache import KVCache
-from warploom.runtime.sampler_inputs import SamplerInputs, SamplerTable
+from warploom.runtime.sampler_inputs import SamplerInputs
 from warploom.runtime.scheduler import Chunk
 
 I32 = NDArray[np.int32]
@@ -34,44 +33,56 @@ class StepBatch(NamedTuple):
     top_logprobs: bool
 
 
-def build_step_batch(chunks: Sequence[Chunk], kv_cache: KVCache, sampler: SamplerTable) -> StepBatch:
-    """Lay out `chunks` (at least one), in their order, as one ragged batch."""
-    rows = np.array([chunk.request.row for chunk in chunks], np.int32)
-    counts = [chunk.num_tokens for chunk in chunks]
-    computed = np.array([chunk.request.num_computed for chunk in chunks], np.int32)
-    query_start = np.array([0, *accumulate(counts)], np.int32)
-    context_lens = computed + np.array(counts, np.int32)
+class Layout(NamedTuple):
+    """Where the tokens of a step sit, but not which they are: what is known of it before the last step ends.
 
-    token_rows, positions = rows, computed  # when every sequence decodes, T = S
-    if query_start[-1] != len(chunks):
-        token_rows = np.repeat(rows, counts)
-        positions = np.arange(query_start[-1], dtype=np.int32) + np.repeat(computed - query_start[:-1], counts)
+    The first D sequences decode, one token each; then come chunks.
+    """
 
-    sampled = [index for index, chunk in enumerate(chunks) if chunk.samples]
-    requests = [chunks[index].request for index in sampled]
-    everything = len(sampled) == len(chunks)
-    return StepBatch(
-        token_ids=_token_ids(chunks),
-        positions=positions,
-        slots=_slots(kv_cache, token_rows, positions),
-        page_table=kv_cache.page_table[rows, : kv_cache.num_pages_for(max(context_lens.tolist()))],
-        query_start=query_start,
-        context_lens=context_lens,
-        logit_rows=query_start[1:] - 1 if everything else query_start[1:][sampled] - 1,
-        sampling=sampler.gather(requests, rows if everything else rows[sampled]) if sampled else None,
-        top_logprobs=any(request.params.logprobs for request in requests),
-    )
+    rows: I32  # [S], of the cache
+    positions: I32  # [T]
+    slots: I32  # [T]
+    page_table: I32  # [S, P]
+    query_start: I32  # [S + 1]
+    context_lens: I32  # [S]
 
 
-def _token_ids(chunks: Sequence[Chunk]) -> I32:
-    """Return the tokens of all chunks, joined, [T]."""
-    tokens: list[int] = []
-    for request, num_tokens in chunks:
-        tokens += request.token_ids[request.num_computed : request.num_computed + num_tokens]
-    return np.array(tokens, np.int32)
+def lay_out(decodes: I32, computed: I32, chunks: list[Chunk], kv_cache: KVCache) -> Layout:
+    """Lay out decodes and chunks, at least one in all, as one ragged batch.
+
+    Args:
+        decodes: [D] rows of the cache.
+        computed: [D] tokens of them that are in the cache.
+    """
+    if not chunks:
+        contexts = computed + np.int32(1)
+        slots = _slots(kv_cache, decodes, computed)
+        return Layout(
+            decodes, computed, slots, _page_table(kv_cache, decodes, contexts), counting(len(decodes) + 1), contexts
+        )
+    ones = np.ones(len(decodes), np.int32)
+    rows = np.concatenate([decodes, np.array([chunk.request.row for chunk in chunks], np.int32)])
+    starts = np.concatenate([computed, np.array([chunk.start for chunk in chunks], np.int32)])
+    counts = np.concatenate([ones, np.array([chunk.num_tokens for chunk in chunks], np.int32)])
+    query_start = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum(counts, out=query_start[1:])
+    positions = counting(int(query_start[-1])) + np.repeat(starts - query_start[:-1], counts)
+    contexts = starts + counts
+    slots = _slots(kv_cache, np.repeat(rows, counts), positions)
+    return Layout(rows, positions, slots, _page_table(kv_cache, rows, contexts), query_start, contexts)
+
+
+@lru_cache(maxsize=4096)
+def counting(n: int) -> I32:
+    """Return 0 .. n-1, [n], which nobody may write (native code asks for arrays that could be)."""
+    return np.arange(n, dtype=np.int32)
+
+
+def _page_table(kv_cache: KVCache, rows: I32, contexts: I32) -> I32:
+    return kv_cache.page_table[rows, : kv_cache.num_pages_for(int(contexts.max()))]
 
 
 def _slots(kv_cache: KVCache, rows: I32, positions: I32) -> I32:
     """Return where the tokens at `positions` [T] of the sequences in `rows` [T] are kept, [T]."""
-    size = kv_cache.page_size
-    return kv_cache.page_table[rows, positions // size] * size + positions % size
+    pages, offsets = np.divmod(positions, np.int32(kv_cache.page_size))
+    return kv_cache.page_table[rows, pages] * np.int32(kv_cache.page_size) + offsets

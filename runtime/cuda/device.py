@@ -31,9 +31,9 @@ I32 = NDArray[np.int32]
 
 
 class Ticket(NamedTuple):
-    """A step under way; `pending` is None if it samples nothing."""
+    """A step under way; `pending` holds no rows if it samples nothing."""
 
-    pending: Pending | None
+    pending: Pending
 
 
 class CudaDevice:
@@ -48,7 +48,7 @@ class CudaDevice:
         api: in place of `cuda.bindings.driver`.
 
     Attributes:
-        gpu: what it runs on. target: which of the artifact's targets.
+        gpu: what it runs on. choice: which of the artifact's targets, and why. target: its name.
         driver, stream: where its work is enqueued.
         program: kernels, weights and memory.
         load_seconds: how long the stages of loading took.
@@ -78,10 +78,11 @@ class CudaDevice:
             self._open_gpu(artifact, ordinal, api)
             entries = named_entries(artifact, artifact.plan(self.target))
             fraction = DEFAULT_MEMORY_FRACTION if memory_fraction is None else memory_fraction
-            limits = step_limits(artifact.manifest, entries, max_tokens, max_seqs)
+            kv = artifact.target(self.target).kv
+            limits = step_limits(kv.pages(artifact.manifest.max_context), entries, max_tokens, max_seqs)
             self._load(artifact, limits, CacheBudget(kv_bytes, fraction))
-            self.page_size, self.num_pages = artifact.manifest.kv.page_size, limits["C"]
-            self.max_tokens, self.max_seqs = limits["T"], limits["S"]
+            self.page_size, self.num_pages = kv.page_size, limits["C"]
+            self.max_tokens, self.max_seqs, self.max_rows = limits["T"], limits["S"], limits["R"]
             self._min_rows = entries[STEP].dims["R"].min
             self._buckets = make_buckets(limits["S"], limits["P"]) if graphs else None
             self._capture_common()
@@ -112,16 +113,15 @@ class CudaDevice:
         fed = shape.bucket is not None or token_sources is not None
         names = [name for name, runs in zip(ENTRIES, (fed, True, samples, reports), strict=True) if runs]
         self.enqueue(shape, names)
-        if not samples:
-            return Ticket(None)
-        return Ticket(self._results.collect(_REPORTED if reports else _SAMPLED, len(batch.logit_rows)))
+        results = (_REPORTED if reports else _SAMPLED) if samples else ()
+        return Ticket(self._results.collect(results, len(batch.logit_rows)))
 
     def result(self, ticket: Ticket) -> StepOutput:
         """Wait for a step and return what it gave; once per ticket. DeviceError if the GPU has failed."""
-        if ticket.pending is None:
-            return _NO_TOKENS
         self.driver.make_current()
         read = self._results.read(ticket.pending)
+        if not ticket.pending.entries:
+            return _NO_TOKENS
         return StepOutput(read["tokens"], read["logprobs"], read.get("top_tokens"), read.get("top_logprobs"))
 
     def logits(self, batch: StepBatch) -> NDArray[np.float32]:
@@ -168,8 +168,8 @@ class CudaDevice:
     def _open_gpu(self, artifact: Artifact, ordinal: int, api: Any) -> None:
         self.driver = driver = Driver(ordinal, api)
         self._resources.callback(driver.close)
-        self._choice = choose_target(artifact.manifest.targets, driver.gpu)
-        self.gpu, self.target = driver.gpu, self._choice.target
+        self.choice = choose_target(artifact.manifest.targets, driver.gpu)
+        self.gpu, self.target = driver.gpu, self.choice.target
         self.stream = driver.call("cuStreamCreate", driver.api.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._resources.callback(driver.release, "cuStreamDestroy", self.stream)
         self.lap("driver")
@@ -177,7 +177,7 @@ class CudaDevice:
     def _load(self, artifact: Artifact, limits: dict[str, int], budget: CacheBudget) -> None:
         driver, stream, resources = self.driver, self.stream, self._resources
         self.program = Program(
-            driver, stream, artifact, self.target, self._choice.form, limits, budget, resources, self.lap
+            driver, stream, artifact, self.target, self.choice.form, limits, budget, resources, self.lap
         )
         results = {entry: [self.program.result(entry, name) for name in names] for entry, names in _RESULTS.items()}
         self._results = ResultRing(driver, stream, results)

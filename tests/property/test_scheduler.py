@@ -1,8 +1,12 @@
-"""Scheduler and KV cache under any order of events: exact accounts, order of arrival, progress."""
+"""Scheduler and KV cache under any order of events: exact accounts, order, progress, no page in flight given away."""
 
 from __future__ import annotations
 
+import os
+from collections import deque
+
 import pytest
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -10,92 +14,200 @@ from warploom.errors import InvalidRequestError
 from warploom.runtime.kv_cache import KVCache
 from warploom.runtime.request import Request
 from warploom.runtime.sampling_params import SamplingParams
-from warploom.runtime.scheduler import Scheduler
+from warploom.runtime.scheduler import Schedule, Scheduler
+
+LONG = bool(os.environ.get("WARPLOOM_LONG"))
+PROMPTS = [[1] * 40, [1] * 7 + [2] * 33, [2] * 40]  # with common prefixes, so that pages are shared
+END = 3
 
 
-def make_request(request_id: int, num_prompt_tokens: int, max_tokens: int) -> Request:
-    return Request(request_id, [0] * num_prompt_tokens, SamplingParams(), max_tokens, frozenset(), 0)
+def make_request(
+    request_id: int,
+    prompt: list[int],
+    max_tokens: int,
+    priority: int = 0,
+    salt: str = "",
+    leader: Request | None = None,
+) -> Request:
+    params = SamplingParams(prompt_logprobs=0 if request_id % 7 == 6 else None)
+    return Request(
+        request_id, prompt, params, max_tokens, frozenset([END]), 0, priority=priority, cache_salt=salt, leader=leader
+    )
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Adds, steps and aborts at random; a step appends a token to each request that samples."""
+    """Adds, launches, reads and aborts at random, one or two steps in flight. A page remembers what was written to it:
+    every step checks that what its sequences will read is what they are, however pages were shared and moved.
+    """
 
     @initialize(
         num_pages=st.integers(1, 12),
         page_size=st.sampled_from([1, 2, 4]),
         max_seqs=st.integers(1, 4),
         more_tokens=st.integers(0, 8),
+        more_rows=st.integers(0, 8),
     )
-    def build(self, num_pages: int, page_size: int, max_seqs: int, more_tokens: int) -> None:
+    def build(self, num_pages: int, page_size: int, max_seqs: int, more_tokens: int, more_rows: int) -> None:
         self.cache = KVCache(num_pages, page_size, max_seqs, max_pages=8)
-        self.max_batched_tokens = max_seqs + more_tokens
-        self.scheduler = Scheduler(self.cache, max_seqs=max_seqs, max_batched_tokens=self.max_batched_tokens)
-        self.live: list[Request] = []
+        self.max_batched_tokens, self.max_rows = max_seqs + more_tokens, max_seqs + more_rows
+        self.scheduler = Scheduler(
+            self.cache, max_seqs=max_seqs, max_batched_tokens=self.max_batched_tokens, max_rows=self.max_rows
+        )
+        self.live: dict[int, Request] = {}
+        self.flights: deque[tuple[list[Request], list[tuple[Request, int]], dict[int, Request]]] = deque()
+        self.memory: dict[tuple[int, int], tuple[str, tuple[int, ...]]] = {}  # page, offset -> salt, tokens up to here
         self.next_id = 0
+        self.operations = 0
 
-    @rule(num_prompt_tokens=st.integers(1, 40), max_tokens=st.integers(1, 20))
-    def add(self, num_prompt_tokens: int, max_tokens: int) -> None:
-        request = make_request(self.next_id, num_prompt_tokens, max_tokens)
-        self.next_id += 1
-        if num_prompt_tokens + max_tokens - 1 > self.cache.max_tokens:
-            with pytest.raises(InvalidRequestError, match="does not fit"):
-                self.scheduler.add(request)
-        else:
+    @rule(
+        prompt=st.sampled_from(PROMPTS),
+        num_prompt_tokens=st.integers(1, 40),
+        max_tokens=st.integers(1, 20),
+        priority=st.sampled_from([0, 0, 0, 1, -1]),
+        salt=st.sampled_from(["", "", "tenant"]),
+        copies=st.integers(1, 3),
+    )
+    def add(
+        self, prompt: list[int], num_prompt_tokens: int, max_tokens: int, priority: int, salt: str, copies: int
+    ) -> None:
+        leader: Request | None = None
+        for _ in range(copies):
+            request = make_request(self.next_id, prompt[:num_prompt_tokens], max_tokens, priority, salt, leader)
+            self.next_id += 1
+            if num_prompt_tokens + max_tokens - 1 > self.cache.max_tokens:
+                with pytest.raises(InvalidRequestError, match="does not fit"):
+                    self.scheduler.add(request)
+                return
             self.scheduler.add(request)
-            self.live.append(request)
+            self.live[request.id] = request
+            leader = leader or request
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
-        request = data.draw(st.sampled_from(self.live))
+        self.end(self.live[data.draw(st.sampled_from(sorted(self.live)))])
+
+    @rule()
+    def forget(self) -> None:
+        self.cache.forget_prefixes()
+
+    @rule(ends=st.lists(st.booleans(), max_size=6))
+    def step(self, ends: list[bool]) -> None:
+        for end in ends:
+            self.one_step(end)
+
+    @precondition(lambda self: self.flights)
+    @rule(end=st.booleans())
+    def read(self, end: bool) -> None:
+        """A step ends, and every other request with it if `end`."""
+        sampled, filled, _ = self.flights.popleft()
+        pool = self.cache.pool
+        pool.end_steps(pool.launched - len(self.flights))
+        for request, context in filled:
+            if request.id in self.live:
+                assert request.row is not None
+                self.cache.remember(request.row, request.token_ids, context)
+        for index, request in enumerate(sampled):
+            if request.id not in self.live:
+                continue
+            request.token_ids.append(END if end and index % 2 else (request.id % 2) + 1)
+            if request.token_ids[-1] == END or request.num_output_tokens == request.max_tokens:
+                self.end(request)
+
+    def end(self, request: Request) -> None:
+        del self.live[request.id]
         self.scheduler.remove(request)
-        self.live.remove(request)
 
-    @rule(steps=st.integers(1, 6))
-    def step(self, steps: int) -> None:
-        for _ in range(steps):
-            self.one_step()
-
-    def one_step(self) -> None:
-        decoding = [request for request in self.scheduler.running if request.num_remaining == 1]
-        oldest = self.live[0] if self.live else None
+    def one_step(self, end: bool) -> None:
+        self.operations += 1
+        if len(self.flights) == 2:
+            self.read(end)
+        first = min(self.live.values(), key=lambda request: request.order) if self.live else None
+        held_back = {request.id for request in self.live.values() if request.leader is not None}
         schedule = self.scheduler.schedule()
+        if schedule is None:
+            assert self.flights, "nobody is waited for"
+            self.read(end)
+            self.one_step(end)
+            return
         self.scheduler.check()
-        scheduled = [chunk.request for chunk in schedule.chunks]
-        assert sum(chunk.num_tokens for chunk in schedule.chunks) <= self.max_batched_tokens
-        assert len(set(scheduled)) == len(scheduled)
-        assert oldest not in schedule.preempted
-        assert bool(scheduled) == bool(self.live)  # never idle while there is work
-        assert set(scheduled) >= {request for request in decoding if request.row is not None}
-        if oldest:
-            assert oldest in scheduled
-        for request, num_tokens in schedule.chunks:
-            assert request.row is not None
-            request.num_computed += num_tokens
-            if request.num_remaining == 0:
-                request.token_ids.append(0)
-                if request.num_output_tokens == request.max_tokens:
-                    self.scheduler.remove(request)
-                    self.live.remove(request)
+        self.check_schedule(schedule, first, held_back)
+        self.launch(schedule)
+        if not schedule.num_tokens and self.flights:
+            self.read(end)
+
+    def check_schedule(self, schedule: Schedule, first: Request | None, held_back: set[int]) -> None:
+        requests = self.scheduler.requests_of(schedule.decodes) + [chunk.request for chunk in schedule.chunks]
+        rows = sum(
+            chunk.num_tokens if chunk.request.wants_prompt_logprobs else chunk.samples for chunk in schedule.chunks
+        )
+        assert schedule.num_tokens <= self.max_batched_tokens
+        assert len(schedule.decodes) + rows <= self.max_rows
+        assert len(set(requests)) == len(requests)
+        assert {request.id for request in requests} <= self.live.keys()
+        assert first is None or first not in schedule.preempted
+        if not self.flights:
+            assert bool(requests) == bool(self.live), "idle while there is work"
+            full = schedule.num_tokens == self.max_batched_tokens or len(schedule.decodes) + rows == self.max_rows
+            waits = schedule.preempted or full or (first and first.id in held_back)
+            assert first is None or first in requests or (first.row is None and waits)
+
+    def launch(self, schedule: Schedule) -> None:
+        """Write what the step computes, and look at all that it reads."""
+        decodes = self.scheduler.requests_of(schedule.decodes)
+        starts = self.scheduler.computed[schedule.decodes].tolist()
+        pieces = [(request, start, 1) for request, start in zip(decodes, starts, strict=True)]
+        pieces += [(chunk.request, chunk.start, chunk.num_tokens) for chunk in schedule.chunks]
+        touched: dict[int, Request] = {}
+        written: set[tuple[int, int]] = set()
+        for request, start, num_tokens in pieces:
+            for position in range(start, start + num_tokens):
+                place = self.place(request, position)
+                assert self.cache.pool.ref_counts[place[0]] == 1, "a shared page is written"
+                assert place not in written, "two sequences write one place"
+                for _, _, pages in self.flights:
+                    assert pages.get(place[0], request) is request, "a page in flight was given to another request"
+                written.add(place)
+                touched[place[0]] = request
+                self.memory[place] = self.content(request, position)
+            for position in range(start):
+                assert self.memory[self.place(request, position)] == self.content(request, position), "foreign tokens"
+        contexts = [(request, start + num) for request, start, num in pieces]
+        sampled = decodes + [chunk.request for chunk in schedule.chunks if chunk.samples]
+        if pieces:
+            self.cache.pool.launched += 1
+            self.scheduler.launched(schedule)
+            self.flights.append((sampled, contexts, touched))
+
+    def place(self, request: Request, position: int) -> tuple[int, int]:
+        page, offset = divmod(position, self.cache.page_size)
+        return int(self.cache.page_table[request.row, page]), offset
+
+    def content(self, request: Request, position: int) -> tuple[str, tuple[int, ...]]:
+        """All that K and V at a position depend on; outputs in flight are not known, but their order is."""
+        known = request.token_ids[: position + 1]
+        missing = position + 1 - len(known)
+        return request.cache_salt, (*known, *[(request.id % 2) + 1] * missing)
 
     @invariant()
     def accounts_are_exact(self) -> None:
-        if not hasattr(self, "live"):
-            return
-        self.scheduler.check()
-        held = sum(self.cache.num_pages_for(self.cache.capacity(row)) for row in self.cache.rows)
-        assert held + self.cache.pool.num_free == self.cache.pool.num_pages
+        if hasattr(self, "live"):
+            self.scheduler.check()
 
     def teardown(self) -> None:
         """Everything that was accepted finishes, and nothing stays held."""
         if not hasattr(self, "live"):
             return
         limit = 10_000
-        while self.live:
-            self.one_step()
+        while self.live or self.flights:
+            self.one_step(False)
             limit -= 1
             assert limit, "no end"
-        assert self.cache.pool.num_free == self.cache.pool.num_pages
+        assert self.cache.pool.num_held == 0
+        self.scheduler.check()
 
 
 TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(
+    max_examples=600 if LONG else 100, phases=[Phase.generate], stateful_step_count=60 if LONG else 50
+)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cuda_fake import FakeCuda, array_at
 from tests.cuda_fake_model import LAYERS, MAX_CONTEXT, MAX_SEQS, MAX_TOKENS, NOISE, PAGE, cuda_artifact, fake_cuda
-from tests.runtime_fakes import EOS, VOCAB_SIZE, FakeDevice, answer_alone
+from tests.runtime_fakes import EOS, VOCAB_SIZE, FakeDevice, answer_alone, one_step
 from warploom.errors import ArtifactError, DeviceError, EngineError
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.cuda.device import CudaDevice
@@ -22,8 +22,7 @@ from warploom.runtime.noise import random_param
 from warploom.runtime.request import Request
 from warploom.runtime.sampler_inputs import SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
-from warploom.runtime.scheduler import Chunk
-from warploom.runtime.step_batch import StepBatch, build_step_batch
+from warploom.runtime.step_batch import StepBatch
 
 NUM_PAGES = 40
 KV_BYTES = NUM_PAGES * LAYERS * 2 * PAGE * 4
@@ -99,7 +98,7 @@ def test_engine_gives_the_tokens_of_each_request_alone(
 def decode_batches(count: int) -> tuple[list[StepBatch], list[Request], SamplerTable, KVCache]:
     """The prompt step of `count` requests, as a batch; what it takes to make the next ones."""
     cache = KVCache(NUM_PAGES, PAGE, MAX_SEQS, -(-MAX_CONTEXT // PAGE))
-    sampler = SamplerTable(MAX_SEQS)
+    sampler = SamplerTable(MAX_SEQS, VOCAB_SIZE)
     requests = []
     for i in range(count):
         prompt = list(range(3 + i, 3 + i + 2 + i % 2))
@@ -107,13 +106,12 @@ def decode_batches(count: int) -> tuple[list[StepBatch], list[Request], SamplerT
         request.row = cache.open(20)
         sampler.admit(request)
         requests.append(request)
-    chunks = [Chunk(request, len(request.token_ids)) for request in requests]
-    return [build_step_batch(chunks, cache, sampler)], requests, sampler, cache
+    pieces = [(request, len(request.token_ids)) for request in requests]
+    return [one_step(pieces, cache, sampler)], requests, sampler, cache
 
 
 def advance(requests: list[Request], tokens: list[int]) -> None:
     for request, token in zip(requests, tokens, strict=True):
-        request.num_computed = len(request.token_ids)
         request.token_ids.append(token)
 
 
@@ -126,7 +124,7 @@ def test_steps_launched_ahead_read_their_tokens_on_the_gpu(device: CudaDevice, c
     for step in range(12):
         advance(requests, expected[-1].tokens.tolist())
         order = requests[::-1] if step % 3 else requests  # rows change places
-        batch = build_step_batch([Chunk(request, 1) for request in order], cache, sampler)
+        batch = one_step([(request, 1) for request in order], cache, sampler)
         sources = np.array([expected_row(requests, request) for request in order], np.int32)
         expected.append(twin.execute(batch))
         hidden = batch._replace(token_ids=np.full_like(batch.token_ids, 9999))
@@ -155,7 +153,7 @@ def test_padding_rows_write_nothing(device: CudaDevice, cuda: FakeCuda) -> None:
     address = next(a for a, block in cuda.allocated.items() if block.nbytes - 256 == KV_BYTES)
     before = array_at(address, np.float32, [KV_BYTES // 4]).copy()
     advance(requests, tokens)
-    device.execute(build_step_batch([Chunk(request, 1) for request in requests], cache, sampler))
+    device.execute(one_step([(request, 1) for request in requests], cache, sampler))
     changed = np.flatnonzero(before != array_at(address, np.float32, [KV_BYTES // 4]))
     assert len(changed) == 3
 
@@ -167,7 +165,7 @@ def test_graphs_are_captured_at_load_largest_first_and_others_when_needed(device
     assert all(one.captured for one in cuda.launched)
     (first,), requests, sampler, cache = decode_batches(3)
     advance(requests, device.execute(first).tokens.tolist())
-    batch = build_step_batch([Chunk(request, 1) for request in requests], cache, sampler)
+    batch = one_step([(request, 1) for request in requests], cache, sampler)
     count = len(cuda.launched)
     device.execute(batch)
     assert (cuda.captures, len(cuda.launched), cuda.graph_launches) == (4, count, 1)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warploom.runtime.request import Request
-from warploom.runtime.sampler_inputs import SamplerTable
+from warploom.runtime.sampler_inputs import SamplerInputs, SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
 
 
@@ -27,11 +27,16 @@ def say(table: SamplerTable, request: Request, tokens: list[int]) -> None:
         table.observe(request.row, token)
 
 
+def gather(table: SamplerTable, *requests: Request) -> SamplerInputs:
+    known = [len(request.token_ids) for request in requests]
+    return table.gather(np.array([request.row for request in requests], np.int32), np.array(known, np.int32))
+
+
 def test_each_row_has_its_own_parameters_in_the_order_asked_for() -> None:
-    table = SamplerTable(4)
+    table = SamplerTable(4, 400)
     first = admitted(table, 3, [1, 2], temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, seed=(5 << 32) | 0xFFFFFFFF)
     second = admitted(table, 0, [1], repetition_penalty=1.5, presence_penalty=-1, frequency_penalty=2)
-    inputs = table.gather([first, second], np.array([3, 0], np.int32))
+    inputs = gather(table, first, second)
     assert inputs.temperature.tolist() == [0.5, 1.0]
     assert inputs.top_k.tolist() == [7, 0]
     np.testing.assert_allclose(inputs.top_p, [0.9, 1.0])
@@ -49,13 +54,13 @@ TOKENS = st.lists(st.integers(0, 300), max_size=150)
 
 @given(TOKENS, TOKENS, st.booleans())
 def test_history_counts_outputs_and_remembers_prompts(prompt: list[int], output: list[int], again: bool) -> None:
-    table = SamplerTable(2)
+    table = SamplerTable(2, 400)
     request = admitted(table, 1, prompt, presence_penalty=1)
     say(table, request, output)
     if again:  # preempted and admitted once more
         table.admit(request)
     plain = admitted(table, 0, [9])
-    inputs = table.gather([plain, request], np.array([0, 1], np.int32))
+    inputs = gather(table, plain, request)
     counts = dict(zip(inputs.penalty_tokens[1].tolist(), inputs.penalty_counts[1].tolist(), strict=True))
     counts.pop(-1, None)
     assert counts == {token: output.count(token) for token in {*prompt, *output}}
@@ -64,12 +69,11 @@ def test_history_counts_outputs_and_remembers_prompts(prompt: list[int], output:
 
 
 def test_end_tokens_are_banned_until_min_tokens() -> None:
-    table = SamplerTable(1)
+    table = SamplerTable(1, 400)
     request = admitted(table, 0, [1], min_tokens=2, stop_token_ids=[5], logit_bias={5: 3.0, 6: -1.0})
-    rows = np.array([0], np.int32)
 
     def bias() -> dict[int, float]:
-        inputs = table.gather([request], rows)
+        inputs = gather(table, request)
         return dict(zip(inputs.bias_tokens[0].tolist(), inputs.bias_values[0].tolist(), strict=True))
 
     early = {5: -np.inf, 6: -1.0, 2: -np.inf}
@@ -81,9 +85,9 @@ def test_end_tokens_are_banned_until_min_tokens() -> None:
 
 
 def test_a_new_request_in_a_row_inherits_nothing() -> None:
-    table = SamplerTable(1)
+    table = SamplerTable(1, 400)
     say(table, admitted(table, 0, [1], presence_penalty=1, logit_bias={1: 1.0}, top_k=3), [4])
-    inputs = table.gather([admitted(table, 0, [1])], np.array([0], np.int32))
+    inputs = gather(table, admitted(table, 0, [1]))
     assert inputs.penalty_tokens.tolist() == [[-1]]
     assert inputs.bias_tokens.tolist() == [[-1]]
     assert inputs.top_k.tolist() == [0]

@@ -33,8 +33,7 @@ class Limits:
 
 def geometry_of(config: Mapping[str, Any]) -> Geometry:
     """Sizes of a model from its config; see `family_of` for errors."""
-    family = family_of(config)
-    return family.geometry(family.parse(config))
+    return family_of(config).parse(config).geometry
 
 
 def trace(
@@ -57,15 +56,15 @@ def trace(
         UnsupportedModelError: architecture or config field that we do not implement.
         CheckpointError: a weight is missing or has the wrong shape.
     """
-    family = family_of(config)
-    parsed = family.parse(config)
-    geometry = family.geometry(parsed)
+    model = family_of(config).parse(config)
+    geometry = model.geometry
     module = mlir.Module.create()
     prepare = FunctionBuilder(module, "prepare", {})
     builder = FunctionBuilder(module, "step", _step_dims(cache, limits))
-    inputs = _step_inputs(builder, cache, geometry, activation)
+    values = _step_inputs(builder, cache, geometry)
+    inputs = StepInputs(**values, cache=cache, activation=activation, max_context=limits.max_context)
     with builder.point:
-        logits, kv = family.forward(parsed, Weights(require, prepare, {}), inputs)
+        logits, kv = model.forward(Weights(require, prepare, {}), inputs)
     builder.finish({"logits": logits, "kv": kv})
     prepare.finish({})
     _trace_sample(module, geometry.vocab_size, limits)
@@ -89,7 +88,7 @@ def _step_dims(cache: CacheSpec, limits: Limits) -> dict[str, DimRange]:
     }
 
 
-def _step_inputs(builder: FunctionBuilder, cache: CacheSpec, geometry: Geometry, activation: DType) -> StepInputs:
+def _step_inputs(builder: FunctionBuilder, cache: CacheSpec, geometry: Geometry) -> dict[str, mlir.Value]:
     shapes: dict[str, tuple[str, ...]] = {
         "token_ids": ("T",),
         "positions": ("T",),
@@ -100,8 +99,7 @@ def _step_inputs(builder: FunctionBuilder, cache: CacheSpec, geometry: Geometry,
         "logit_rows": ("R",),
     }
     values = {name: builder.input(name, tensor(shape, DType.I32)) for name, shape in shapes.items()}
-    kv = builder.input("kv", kv_type(geometry, cache), donated=True)
-    return StepInputs(**values, kv=kv, cache=cache, activation=activation)
+    return values | {"kv": builder.input("kv", kv_type(geometry, cache), donated=True)}
 
 
 def _trace_sample(module: mlir.Module, vocab: int, limits: Limits) -> None:

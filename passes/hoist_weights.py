@@ -15,14 +15,14 @@ from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import cast
 from warploom.ir.ops.packing import pack
 from warploom.ir.ops.parameters import export, param
-from warploom.ir.ops.shape import concat
-from warploom.ir.rewrite import before, entries, is_op, is_pure, param_name, replace
+from warploom.ir.ops.shape import concat, constant, full
+from warploom.ir.rewrite import before, defining_op, entries, is_op, is_pure, param_name, producer, replace
 from warploom.ir.types import type_of
 from warploom.ir.verify import PREPARE
 
 
 def hoist_weights(module: mlir.Module) -> None:
-    """Move every pure op whose operands are all parameters, in order, so that chains move whole."""
+    """Move every pure op whose operands are parameters or constants, in order, so that chains move whole."""
     prepare = functions(module).get(PREPARE)
     if prepare is None:
         return
@@ -36,8 +36,11 @@ def hoist_weights(module: mlir.Module) -> None:
 def _is_foldable(operation: mlir.Operation) -> bool:
     if not operation.operands or not is_pure(operation) or op_of(operation) is None:
         return False
-    parameters = all(param_name(operand) is not None for operand in operation.operands)
-    return parameters and all(type_of(result).is_static for result in operation.results)
+    constants = [producer(operand, full, constant) is not None for operand in operation.operands]
+    known = [param_name(operand) is not None for operand in operation.operands]
+    if not any(known) or not all(a or b for a, b in zip(known, constants, strict=True)):
+        return False
+    return all(type_of(result).is_static for result in operation.results)
 
 
 def _fold(operation: mlir.Operation, prepare: Function, exported: dict[str, mlir.Value]) -> None:
@@ -45,8 +48,9 @@ def _fold(operation: mlir.Operation, prepare: Function, exported: dict[str, mlir
     names = [name for operand in operation.operands if (name := param_name(operand)) is not None]
     terminator = prepare.terminator
     clone = operation.clone(ip=mlir.InsertionPoint(terminator)).operation
-    for i, name in enumerate(names):
-        clone.operands[i] = exported[name]
+    for i, operand in enumerate(operation.operands):
+        name = param_name(operand)
+        clone.operands[i] = _copied(operand, clone) if name is None else exported[name]
     folded = []
     for i, result in enumerate(clone.results):
         name = _unique(_name(operation, names, i), exported)
@@ -57,6 +61,13 @@ def _fold(operation: mlir.Operation, prepare: Function, exported: dict[str, mlir
             type_ = type_of(result)
             folded.append(param(name=name, shape=type_.shape, dtype=type_.dtype.value))
     replace(operation, folded)
+
+
+def _copied(value: mlir.Value, before_op: mlir.Operation) -> mlir.Value:
+    """A copy of a constant in `@prepare`."""
+    source = defining_op(value)
+    assert source is not None
+    return source.clone(ip=mlir.InsertionPoint(before_op)).operation.results[0]
 
 
 def _name(operation: mlir.Operation, names: list[str], index: int) -> str:

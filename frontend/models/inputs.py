@@ -23,7 +23,8 @@ class StepInputs:
     """One ragged step: T tokens of S sequences, R of which need logits, P pages per sequence at most.
 
     All are i32 but `kv`: token_ids, positions, slots [T]; page_table [S, P]; query_start [S+1]; context_lens [S];
-    logit_rows [R]. Activations between ops are `activation` (f32 or bf16); sums are f32 whatever it is.
+    logit_rows [R]. Activations between ops are `activation` (f32 or bf16); sums are f32 whatever it is. No sequence
+    will be longer than `max_context`.
     """
 
     token_ids: mlir.Value
@@ -36,3 +37,4 @@ class StepInputs:
     kv: mlir.Value
     cache: CacheSpec
     activation: DType
+    max_context: int

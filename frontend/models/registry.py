@@ -5,9 +5,10 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 import mlir.ir as mlir
 
@@ -28,21 +29,32 @@ class Geometry:
     max_context: int
 
 
+class Model(Protocol):
+    """A model of a family, as its config describes it."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Its sizes."""
+
+    def forward(self, weights: Weights, step: StepInputs) -> tuple[mlir.Value, mlir.Value]:
+        """Trace one step: logits [R, V] and the updated kv."""
+
+
 @dataclass(frozen=True)
 class Family:
-    """A model family: how to read its config and how to trace its forward pass.
+    """A model family: how to read its config.
 
     Attributes:
+        name: as people call it.
         architectures: values of `architectures[0]` in config.json.
-        parse: HF config to the family's own config object; refuses what it does not implement.
-        geometry: the sizes of that config.
-        forward: traces one step; returns logits [R, V] and the updated kv.
+        parse: HF config to a model; refuses what it does not implement.
+        features: what sets it apart from Llama, in a few words each.
     """
 
+    name: str
     architectures: tuple[str, ...]
-    parse: Callable[[Mapping[str, Any]], Any]
-    geometry: Callable[[Any], Geometry]
-    forward: Callable[[Any, Weights, StepInputs], tuple[mlir.Value, mlir.Value]]
+    parse: Callable[[Mapping[str, Any]], Model]
+    features: tuple[str, ...] = ()
 
 
 @cache
@@ -60,14 +72,15 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """The family of a config.
 
     Raises:
-        UnsupportedModelError: we have no such family; the message lists those we have.
+        UnsupportedModelError: we have no such family; the message names the nearest one.
     """
-    names = config.get("architectures") or ["none stated"]
-    if names[0] not in families():
+    name = (config.get("architectures") or ["none stated"])[0]
+    if name not in families():
+        nearest = get_close_matches(name, families(), n=1, cutoff=0.0)[0]
         raise errors.UnsupportedModelError(
-            f"architecture {names[0]} is not supported",
+            f"architecture {name} is not supported",
             expected=", ".join(sorted(families())),
-            found=f"{names[0]} (model_type {config.get('model_type')})",
-            fix="use a model of a supported architecture, or add a family: see frontend/models/llama.py",
+            found=f"{name} (model_type {config.get('model_type')}); the nearest that we have is {nearest}",
+            fix="use a model of a supported architecture, or add a family: see docs/adding-a-family.md",
         )
-    return families()[names[0]]
+    return families()[name]

@@ -1,4 +1,13 @@
-"""Frequencies of rotary embeddings under Hugging Face's scalings (transformers `modeling_rope_utils`)."""
+"""Frequencies of rotary embeddings under Hugging Face's scalings (transformers `modeling_rope_utils`).
+
+Two scalings change with the length of a sequence. Keys in pages are rotated once and shared by sequences of any
+length, so here the compiled context decides, once for all (as in vLLM and llama.cpp):
+
+- `longrope` has short factors for contexts up to `original_max_position_embeddings` and long ones beyond. An artifact
+  compiled for a longer context uses the long ones from the first token. transformers switches with the length of each
+  prompt: it agrees wherever the prompt is on the same side as the compiled context.
+- `dynamic` changes nothing up to `max_position_embeddings`, which is as far as we serve.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +20,9 @@ import mlir.ir as mlir
 import numpy as np
 
 from warploom.errors import UnsupportedModelError
+from warploom.frontend.models.config import ConfigReader
+from warploom.frontend.models.inputs import StepInputs
+from warploom.ir.function import scope
 from warploom.ir.ops.elementwise import cast, cos, mul, sin
 from warploom.ir.ops.shape import broadcast, constant, full
 from warploom.ir.types import type_of
@@ -18,37 +30,83 @@ from warploom.ir.types import type_of
 
 @dataclass(frozen=True)
 class Rotary:
-    """inv_freq [head_dim / 2] in radians per position, and the factor on cosines and sines."""
+    """A rotation of the first `dim` elements of a head.
+
+    Attributes:
+        inv_freq: [dim / 2], radians per position.
+        attention_factor: on cosines and sines.
+        interleaved: pairs are neighbours (2i, 2i + 1) instead of (i, i + dim / 2).
+        switch: a context longer than this uses `long_inv_freq`; 0: there are none.
+        long_inv_freq: as inv_freq.
+    """
 
     inv_freq: tuple[float, ...]
     attention_factor: float = 1.0
+    interleaved: bool = False
+    switch: int = 0
+    long_inv_freq: tuple[float, ...] = ()
+
+    @property
+    def dim(self) -> int:
+        """Elements of a head that are rotated."""
+        return 2 * len(self.inv_freq)
 
 
-def rotary_from_config(config: Mapping[str, Any], head_dim: int) -> Rotary:
-    """Read `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (5).
+def read_rotary(
+    read: ConfigReader,
+    head_dim: int,
+    *,
+    layer_type: str = "",
+    theta: float = 10000.0,
+    partial: float = 1.0,
+    interleaved: bool = False,
+) -> Rotary:
+    """Read `rope_theta`, `rope_scaling` and `partial_rotary_factor` (transformers 4) or `rope_parameters` (5).
+
+    Args:
+        read: of the config.
+        head_dim: elements of a head.
+        layer_type: which of several sets of parameters, where a config has one per type of layer.
+        theta: the family's default.
+        partial: the family's default of the part of a head that is rotated.
+        interleaved: of the family.
 
     Raises:
-        UnsupportedModelError: unknown scaling, or one that would need to change with the length.
+        UnsupportedModelError: unknown scaling or parameter.
     """
-    parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = parameters.get("rope_theta", config.get("rope_theta", 10000.0))
+    config = {name: read.get(name) for name in ("rope_theta", "max_position_embeddings", "partial_rotary_factor")}
+    parameters = dict(read.get("rope_parameters") or read.get("rope_scaling") or {})
+    parameters = dict(parameters.get(layer_type) or parameters)
+    base = float(parameters.get("rope_theta") or config["rope_theta"] or theta)
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in SCALINGS:
-        raise UnsupportedModelError(f"RoPE scaling {kind!r} is not supported", expected=", ".join(SCALINGS), found=kind)
-    plain = 1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)
-    return SCALINGS[kind](plain, float(theta), {**config, **parameters})
+        field = "rope_parameters" if "rope_parameters" in read else "rope_scaling"
+        raise read.refusal(field, f"rope_type {', '.join(SCALINGS)}")
+    rotate, known = SCALINGS[kind]
+    if unknown := sorted(n for n, v in parameters.items() if v is not None and n not in {*known, *COMMON}):
+        raise read.refusal("rope_scaling", f"for {kind}: {', '.join((*known, *COMMON))}; not {', '.join(unknown)}")
+    if "original_max_position_embeddings" in known and "original_max_position_embeddings" in read:
+        parameters["original_max_position_embeddings"] = read.get("original_max_position_embeddings")
+    part = parameters.get("partial_rotary_factor") or config["partial_rotary_factor"] or partial
+    dim = int(head_dim * part)
+    plain = 1.0 / base ** (np.arange(0, dim, 2) / dim)
+    scaled = rotate(plain, base, {"max_position_embeddings": config["max_position_embeddings"], **parameters})
+    return Rotary(scaled.inv_freq, scaled.attention_factor, interleaved, scaled.switch, scaled.long_inv_freq)
 
 
-def angles(rotary: Rotary, positions: mlir.Value) -> tuple[mlir.Value, mlir.Value]:
-    """Cosines and sines [T, head_dim / 2] of positions [T]."""
-    tokens, half = type_of(positions).shape[0], len(rotary.inv_freq)
-    at = broadcast(cast(positions, dtype="f32"), shape=(tokens, half), dims=(0,))
-    frequency = broadcast(constant(value=np.array(rotary.inv_freq, np.float32)), shape=(tokens, half), dims=(1,))
-    angle = mul(at, frequency)
-    if rotary.attention_factor == 1.0:
-        return cos(angle), sin(angle)
-    factor = full(shape=(tokens, half), value=rotary.attention_factor, dtype="f32")
-    return mul(cos(angle), factor), mul(sin(angle), factor)
+def angles(rotary: Rotary, step: StepInputs) -> tuple[mlir.Value, mlir.Value]:
+    """Cosines and sines [T, dim / 2] of the step's positions; equal ones of other layers are merged by a pass."""
+    long = rotary.switch and step.max_context > rotary.switch
+    frequencies = rotary.long_inv_freq if long else rotary.inv_freq
+    with scope("model.rotary_emb"):
+        tokens, half = type_of(step.positions).shape[0], len(frequencies)
+        at = broadcast(cast(step.positions, dtype="f32"), shape=(tokens, half), dims=(0,))
+        frequency = broadcast(constant(value=np.array(frequencies, np.float32)), shape=(tokens, half), dims=(1,))
+        angle = mul(at, frequency)
+        if rotary.attention_factor == 1.0:
+            return cos(angle), sin(angle)
+        factor = full(shape=(tokens, half), value=rotary.attention_factor, dtype="f32")
+        return mul(cos(angle), factor), mul(sin(angle), factor)
 
 
 def _default(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
@@ -68,14 +126,14 @@ def _llama3(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
 
 
 def _dynamic(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
-    """NTK scaling changes nothing up to `max_position_embeddings`, which is as far as we serve."""
+    """NTK scaling changes nothing up to `max_position_embeddings`; see the module."""
     return Rotary(tuple(plain))
 
 
 def _yarn(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
     """Peng et al. 2023: interpolate slow frequencies, keep fast ones, ramp between."""
-    half, original = len(plain), p["original_max_position_embeddings"]
-    factor = p["factor"] or p["max_position_embeddings"] / original
+    half, original = len(plain), p.get("original_max_position_embeddings") or p["max_position_embeddings"]
+    factor = p.get("factor") or p["max_position_embeddings"] / original
 
     def dimension(rotations: float) -> float:
         return 2 * half * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
@@ -100,21 +158,33 @@ def _yarn_attention(factor: float, p: Mapping[str, Any]) -> float:
 
 
 def _longrope(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
-    """One set of factors per frequency. Two different sets would switch with the length, which we refuse."""
-    if p["short_factor"] != p["long_factor"]:
+    """Ding et al. 2024: a factor per frequency, in two sets; see the module."""
+    original = int(p.get("original_max_position_embeddings") or p["max_position_embeddings"])
+    short, long = (np.array(p[name]) for name in ("short_factor", "long_factor"))
+    if len(short) != len(plain) or len(long) != len(plain):
         raise UnsupportedModelError(
-            "RoPE scaling 'longrope' with different short and long factors is not supported",
-            expected="equal short_factor and long_factor",
-            found="different ones",
+            "RoPE scaling 'longrope' needs one factor per frequency",
+            expected=f"{len(plain)} short and long factors",
+            found=f"{len(short)} and {len(long)}",
         )
-    return Rotary(tuple(plain / np.array(p["long_factor"])), float(p.get("attention_factor", 1.0)))
+    attention = p.get("attention_factor")
+    if attention is None:
+        factor = p.get("factor") or p["max_position_embeddings"] / original
+        attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return Rotary(tuple(plain / short), float(attention), switch=original, long_inv_freq=tuple(plain / long))
 
 
-SCALINGS: dict[str, Callable[[np.ndarray, float, Mapping[str, Any]], Rotary]] = {
-    "default": _default,
-    "linear": _linear,
-    "dynamic": _dynamic,
-    "llama3": _llama3,
-    "yarn": _yarn,
-    "longrope": _longrope,
+Scaling = Callable[[np.ndarray, float, Mapping[str, Any]], Rotary]
+COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+ORIGINAL = "original_max_position_embeddings"
+SCALINGS: dict[str, tuple[Scaling, tuple[str, ...]]] = {
+    "default": (_default, ()),
+    "linear": (_linear, ("factor",)),
+    "dynamic": (_dynamic, ("factor", ORIGINAL)),
+    "llama3": (_llama3, ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL)),
+    "yarn": (
+        _yarn,
+        ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", ORIGINAL),
+    ),
+    "longrope": (_longrope, ("factor", "attention_factor", "short_factor", "long_factor", ORIGINAL)),
 }

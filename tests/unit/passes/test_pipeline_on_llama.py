@@ -86,8 +86,11 @@ def test_tied_table_is_stored_once() -> None:
     assert tables == {"model.embed_tokens.weight:bf16:panel"}
 
 
+MISTRAL = {"architectures": ["MistralForCausalLM"], "sliding_window": 20}
+
+
 @pytest.mark.usefixtures("wl")
-@pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": False, "intermediate_size": 100, "sliding_window": 20}])
+@pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": False, "intermediate_size": 100, **MISTRAL}])
 def test_step_means_the_same_after_all_passes(config: dict[str, object]) -> None:
     tensors = random_tensors({**TINY, **config})
 

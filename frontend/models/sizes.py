@@ -1,0 +1,56 @@
+"""The sizes that every decoder has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warploom.frontend.models.config import ConfigReader
+from warploom.frontend.models.registry import Geometry
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Counts of a decoder; `tied`: the head is the embedding table."""
+
+    vocab: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    max_context: int
+    tied: bool
+
+    @property
+    def geometry(self) -> Geometry:
+        """What the runtime needs of them."""
+        return Geometry(self.vocab, self.layers, self.kv_heads, self.head_dim, self.max_context)
+
+
+def read_sizes(read: ConfigReader, *, tied: bool = False, head_dim: int | None = None) -> Sizes:
+    """Read the sizes under their usual names.
+
+    Args:
+        read: of the config.
+        tied: the family's default of `tie_word_embeddings`.
+        head_dim: the family's default; None: hidden_size / num_attention_heads.
+
+    Raises:
+        UnsupportedModelError: a size is missing, or heads do not divide.
+    """
+    hidden, heads = read.integer("hidden_size"), read.integer("num_attention_heads")
+    kv_heads = read.integer("num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise read.refusal("num_key_value_heads", f"a divisor of num_attention_heads={heads}")
+    return Sizes(
+        vocab=read.integer("vocab_size"),
+        hidden=hidden,
+        intermediate=read.integer("intermediate_size"),
+        layers=read.integer("num_hidden_layers"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=read.integer("head_dim", head_dim or hidden // heads),
+        max_context=read.integer("max_position_embeddings"),
+        tied=read.flag("tie_word_embeddings", tied),
+    )

@@ -11,7 +11,7 @@ from warploom.errors import CompileError
 from warploom.ir.target import Target
 from warploom.ir.types import DType
 from warploom.runtime.artifact import ArtifactWriter
-from warploom.runtime.manifest import TargetInfo
+from warploom.runtime.manifest import KVInfo, TargetInfo
 
 Progress = Callable[[str, float], None]  # what is going on, and the fraction of it that is done
 
@@ -43,12 +43,15 @@ class Backend(Protocol):
     def quantizations(self) -> tuple[str, ...]:
         """The weight formats that it has kernels for."""
 
-    def generate(self, module: mlir.Module, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
-        """Compile every entry of a fused module and add plan, code and sources to the artifact."""
+    def generate(self, module: mlir.Module, kv: KVInfo, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
+        """Compile every entry of a fused module, whose cache is `kv`; add plan, code and sources to the artifact."""
 
 
-def backend_of(target: str) -> Backend:
+def backend_of(target: str, deterministic: bool = False) -> Backend:
     """The backend of `cpu` or `cuda:<arch>`; only its own compiler is imported.
+
+    Args:
+        deterministic: a request's tokens must not depend on what else is in the batch; on the CPU they never do.
 
     Raises:
         CompileError: no such target.
@@ -61,5 +64,5 @@ def backend_of(target: str) -> Backend:
     if kind == "cuda" and arch:
         from warploom.codegen.cuda.backend import CudaBackend
 
-        return CudaBackend(arch)
+        return CudaBackend(arch, deterministic)
     raise CompileError(f"unknown target {target!r}", expected="cpu, or cuda:<arch> such as cuda:sm_90", found=target)

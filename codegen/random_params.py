@@ -6,36 +6,28 @@ initialization, gains are 1, and the scales of quantized matrices give products 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import mlir.ir as mlir
 
-from warploom.ir.function import functions
-from warploom.ir.ops.parameters import export
-from warploom.ir.rewrite import is_op
 from warploom.ir.types import DType, type_of
-from warploom.ir.verify import PREPARE
 from warploom.runtime.manifest import RandomParam
 
-# Largest magnitude of what a quantized element stands for; two 4-bit numbers share a byte.
-_LARGEST = {"i8": 127.0, "u8": 7.0, "f8e4m3": 448.0}
+# Largest magnitude of a quantized number.
+_LARGEST = {"i4": 7.0, "i8": 127.0, "f8e4m3": 448.0}
 _UNIFORM_MAX = 3**0.5  # of a uniform distribution with standard deviation 1
 
 
-def random_params(module: mlir.Module, standard_deviation: float) -> dict[str, RandomParam]:
-    """Return a random parameter for everything that `@prepare` exports, by name.
+def random_params(
+    values: Mapping[str, mlir.Value], standard_deviation: float, first_seed: int = 0
+) -> dict[str, RandomParam]:
+    """Return a random parameter for each of the values that `@prepare` exports, by name.
 
     Args:
         standard_deviation: of weight matrices, quantized or not.
     """
     largest = _UNIFORM_MAX * standard_deviation
-    return {name: _random(value, largest, seed) for seed, (name, value) in enumerate(_exports(module))}
-
-
-def _exports(module: mlir.Module) -> Iterator[tuple[str, mlir.Value]]:
-    for op in functions(module)[PREPARE].ops:
-        if is_op(op, export):
-            yield op.attributes["name"].value, op.operands[0]
+    return {name: _random(value, largest, seed) for seed, (name, value) in enumerate(values.items(), first_seed)}
 
 
 def _random(value: mlir.Value, largest: float, seed: int) -> RandomParam:

@@ -8,7 +8,7 @@ round, for that is part of a program's meaning.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,17 +71,22 @@ def evaluate(
     return dict(zip(function.results, _run(function, arguments, frame), strict=True))
 
 
-def evaluate_exports(module: mlir.Module, load: Loader) -> Iterator[tuple[str, np.ndarray]]:
+def evaluate_exports(
+    module: mlir.Module, load: Loader, wanted: Container[str] | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Run `@prepare` parameter by parameter: only what one export needs is in memory, plus what others share.
 
     Args:
         module: the module.
         load: reads a checkpoint tensor by name.
+        wanted: names of exports; None: all.
 
     Yields:
-        Name and value of each export, in program order.
+        Name and value of each wanted export, in program order.
     """
     exports = [op for op in functions(module)["prepare"].ops if op_of(op) is export]
+    if wanted is not None:
+        exports = [op for op in exports if op.attributes["name"].value in wanted]
     frame, pending = Frame({}, load), _uses(exports)
     for operation in exports:
         yield operation.attributes["name"].value, _demand(operation.operands[0], pending, frame)

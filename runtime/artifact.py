@@ -2,7 +2,8 @@
 
     manifest.json            what is inside, for which machines, and every file's size and sha256
     plan.<target>.json       buffers and launches (see `plan`)
-    kernels/ ir/             native code and its readable sources; the module after each stage
+    kernels/<target>/        native code and its readable sources
+    ir/<target>/             the module after each stage
     weights/*.safetensors    packed parameters, memory-mapped when served
     tokenizer.json, chat_template.jinja
 
@@ -17,8 +18,9 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -27,7 +29,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from warploom.errors import ArtifactError
-from warploom.runtime.manifest import FORMAT_VERSION, MANIFEST_FILE, FileInfo, Manifest, TargetInfo
+from warploom.runtime.manifest import FORMAT_VERSION, MANIFEST_FILE, FileInfo, Manifest, RandomParam, TargetInfo
 from warploom.runtime.noise import random_param
 from warploom.runtime.plan import Plan
 from warploom.runtime.publish import publish
@@ -78,10 +80,33 @@ class Artifact:
         return merged
 
     @cached_property
-    def params(self) -> dict[str, NDArray[Any]]:
-        """All parameters by name; the random ones are made now, in memory."""
-        made = {name: random_param(param) for name, param in self.manifest.random_params.items()}
-        return self.stored_params | made
+    def params(self) -> Mapping[str, NDArray[Any]]:
+        """All parameters by name; a random one is made, in memory, when it is first asked for."""
+        return _Params(self.stored_params, self.manifest.random_params)
+
+
+class _Params(Mapping[str, NDArray[Any]]):
+    def __init__(self, stored: Mapping[str, NDArray[Any]], random: Mapping[str, RandomParam]) -> None:
+        self._random, self._stored = random, stored
+        self._made: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._random:
+            return self._stored[name]
+        if name not in self._made:
+            self._made[name] = random_param(self._random[name])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return chain(self._random, self._stored)
+
+    def __len__(self) -> int:
+        return len(self._random) + len(self._stored)
+
+
+def ir_folder(target: str) -> str:
+    """Return where an artifact keeps the stages of the program for a target."""
+    return f"ir/{target.replace(':', '.')}"
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = False) -> Artifact:
@@ -174,7 +199,7 @@ class ArtifactWriter:
     """Writes an artifact beside its final path and moves it there whole, by `finish`.
 
         with ArtifactWriter(path) as writer:
-            writer.add_text("ir/00-trace.mlir", text)
+            writer.add_text("ir/cpu/00-trace.mlir", text)
             writer.add_param("layers.0.qkv", array)
             writer.finish(manifest)
 

@@ -1,4 +1,4 @@
-"""The manifest of an artifact: what is in the folder, for which model and machines. Format version 1."""
+"""The manifest of an artifact: what is in the folder, for which model and machines. Format version 2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: each target has its own KV cache layout
 MANIFEST_FILE = "manifest.json"
 
 Positive: TypeAlias = Annotated[int, msgspec.Meta(gt=0)]
@@ -56,7 +56,7 @@ class GenerationInfo(msgspec.Struct, frozen=True):
 
 
 class KVInfo(msgspec.Struct, frozen=True):
-    """The KV cache: [num_layers, pages, 2, num_kv_heads, page_size * head_dim] of `dtype` (f32 or bf16)."""
+    """The KV cache: [num_layers, pages, 2, num_kv_heads, page_size * head_dim] of `dtype` (a plan dtype)."""
 
     num_layers: Positive
     num_kv_heads: Positive
@@ -64,6 +64,10 @@ class KVInfo(msgspec.Struct, frozen=True):
     page_size: Positive
     dtype: str
     bytes_per_page: Positive
+
+    def pages(self, num_tokens: int) -> int:
+        """Return how many pages one sequence of `num_tokens` takes."""
+        return -(-num_tokens // self.page_size)
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -85,12 +89,14 @@ class CudaTargetInfo(msgspec.Struct, frozen=True):
             major version, and its PTX on all later GPUs.
         min_driver: CUDA version that a driver must know to load the cubins.
         min_ptx_driver: the same, to translate the PTX.
+        deterministic: a request's tokens do not depend on what else is in the batch.
     """
 
     arch: str
     portable: bool
     min_driver: int
     min_ptx_driver: int
+    deterministic: bool = False
 
 
 class TargetInfo(msgspec.Struct, frozen=True):
@@ -98,12 +104,14 @@ class TargetInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         plan: path of its plan.
+        kv: the KV cache that its kernels read and write.
         variants: CPU: its code, from most to least demanding.
         scratch_bytes: CPU: scratch of one thread.
         cuda: set for `cuda:<arch>`, whose code the plan names kernel by kernel.
     """
 
     plan: str
+    kv: KVInfo
     variants: list[Variant] = []
     scratch_bytes: int = 0
     cuda: CudaTargetInfo | None = None
@@ -150,7 +158,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     max_context: Positive
     tokenizer: TokenizerInfo
     generation: GenerationInfo = GenerationInfo()
-    kv: KVInfo
     quantization: Quantization
     targets: dict[str, TargetInfo]
     random_params: dict[str, RandomParam] = {}

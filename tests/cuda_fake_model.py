@@ -155,10 +155,13 @@ def cuda_artifact(
         vocab_size=VOCAB_SIZE,
         max_context=MAX_CONTEXT,
         tokenizer=TokenizerInfo("tokenizer.json"),
-        kv=KVInfo(LAYERS, 1, 1, PAGE, "f32", LAYERS * 2 * PAGE * 4),
         quantization="bf16",
         targets={
-            f"cuda:{arch}": TargetInfo(f"plan.cuda.{arch}.json", cuda=CudaTargetInfo(arch, portable, 12000, 12080))
+            f"cuda:{arch}": TargetInfo(
+                f"plan.cuda.{arch}.json",
+                KVInfo(LAYERS, 1, 1, PAGE, "f32", LAYERS * 2 * PAGE * 4),
+                cuda=CudaTargetInfo(arch, portable, 12000, 12080),
+            )
             for arch in archs
         },
         random_params={"noise": random} if random else {},

@@ -27,6 +27,7 @@ examples:
   warploom compile HuggingFaceTB/SmolLM2-135M-Instruct -o smollm2
   warploom compile ./my-llama --quantization int8 --max-context 4096
   warploom compile model.Q4_K_M.gguf --quantization int8 --json
+  warploom compile ./my-llama --target cpu --target cuda:sm_80 --target cuda:sm_90
   warploom compile ./config-of-8b --target cuda:sm_90 --dummy-weights
 
 No GPU is needed, and no PyTorch. The artifact is complete: copy the folder to where it is served.
@@ -41,7 +42,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="a Hugging Face hub id, a folder in Hugging Face's layout, or a .gguf file"
     )
     parser.add_argument(
-        "--target", default="cpu", metavar="NAME", help="what to compile for: cpu (default), or a GPU: cuda:sm_90"
+        "--target",
+        action="append",
+        metavar="NAME",
+        help="what to compile for: cpu (default), or a GPU: cuda:sm_90; may be given several times",
+    )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="CUDA: a request's tokens never depend on its neighbours in the batch (slower)",
     )
     parser.add_argument(
         "--quantization",
@@ -76,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
     with _progress() as progress:
         artifact = compile_model(
             args.model,
-            target=args.target,
+            target=args.target or "cpu",
+            deterministic=args.deterministic,
             quantization=args.quantization,
             out=args.out,
             max_context=args.max_context,

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from warploom.errors import InvalidRequestError
-from warploom.runtime.artifact import Artifact, load
+from warploom.runtime.artifact import Artifact, ir_folder, load
 from warploom.runtime.plan import Plan
 from warploom.tools.fusion_log import fusion_decisions
 from warploom.tools.reports import Summary, kernel_rows, launch_rows, memory_rows, summarize, weight_rows
@@ -81,14 +81,15 @@ def _content(artifact: Artifact, view: str, name: str | None, target: str, dims:
     if view == "summary":
         return summarize(artifact)
     if view == "ir":
-        return _stages(artifact) if name is None else artifact.read_text(_find_stage(artifact, name).file)
+        stages = _stages(artifact, target)
+        return stages if name is None else artifact.read_text(_find_stage(stages, name).file)
     if view == "fusion":
-        return fusion_decisions(artifact.read_text(_stages(artifact)[-1].file))
+        return fusion_decisions(artifact.read_text(_stages(artifact, target)[-1].file))
     return _content_of_plan(artifact, view, name, target, dims)
 
 
 def _content_of_plan(artifact: Artifact, view: str, name: str | None, target: str, dims: Mapping[str, int]) -> Any:
-    plan, page_size = artifact.plan(target), artifact.manifest.kv.page_size
+    plan, page_size = artifact.plan(target), artifact.target(target).kv.page_size
     _check_dims(plan, dims)
     if view == "source" and name is not None:
         return artifact.read_text(plan.kernels[_known(name, plan.kernels)].source)
@@ -101,17 +102,16 @@ def _content_of_plan(artifact: Artifact, view: str, name: str | None, target: st
     return memory_rows(artifact, target, plan, dims)
 
 
-def _stages(artifact: Artifact) -> list[Stage]:
+def _stages(artifact: Artifact, target: str) -> list[Stage]:
     return [
         Stage(Path(name).stem, name, info.bytes)
         for name, info in sorted(artifact.manifest.files.items())
-        if name.startswith("ir/")
+        if name.startswith(f"{ir_folder(target)}/")
     ]
 
 
-def _find_stage(artifact: Artifact, name: str) -> Stage:
+def _find_stage(stages: list[Stage], name: str) -> Stage:
     """The last stage of that name (`dce`), number (`9`, `09`), or both (`09-dce`)."""
-    stages = _stages(artifact)
     wanted = name.zfill(2)
     for stage in reversed(stages):
         if name == stage.stage or wanted == stage.stage[:2] or stage.stage[3:] == name:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -99,7 +98,7 @@ def summarize(artifact: Artifact) -> Summary:
     """Return the artifact in brief."""
     manifest = artifact.manifest
     plans = [artifact.plan(target) for target in manifest.targets]
-    kv = manifest.kv
+    kv = next(iter(manifest.targets.values())).kv
     return Summary(
         path=str(artifact.path),
         model=manifest.model.id,
@@ -204,8 +203,8 @@ def _is_param(buffer: Buffer) -> bool:
 
 def memory_rows(artifact: Artifact, target: str, plan: Plan, given: Mapping[str, int]) -> list[MemoryRow]:
     """Return what serving with one target keeps in memory: weights, KV cache, arenas."""
-    kv = artifact.manifest.kv
-    pages = math.ceil(artifact.manifest.max_context / kv.page_size)
+    kv = artifact.target(target).kv
+    pages = kv.pages(artifact.manifest.max_context)
     rows = [
         MemoryRow("weights (mapped from the files)", sum(array.nbytes for array in artifact.params.values())),
         MemoryRow("KV cache, one token", kv.bytes_per_page // kv.page_size),

@@ -73,8 +73,9 @@ class Teacher:
                 found=str(max_context),
             )
         if device is None or isinstance(device, str):
-            pages = -(-self.max_context // manifest.kv.page_size)
-            options = DeviceOptions(threads=threads, kv_bytes=pages * manifest.kv.bytes_per_page)
+            caches = [target.kv for target in manifest.targets.values()]
+            kv_bytes = max(kv.pages(self.max_context) * kv.bytes_per_page for kv in caches)
+            options = DeviceOptions(threads=threads, kv_bytes=kv_bytes)
             device = cast(LogitsDevice, open_device(self.artifact, device, options))
         self._device = device
         self.max_context = min(self.max_context, device.num_pages * device.page_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 
 from warploom.codegen.backend import Backend, Progress, backend_of
+from warploom.codegen.parameters import Parameters, exports
 from warploom.codegen.random_params import random_params
 from warploom.errors import CompileError
 from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
@@ -22,13 +24,12 @@ from warploom.ir.context import new_context, print_module
 from warploom.ir.function import functions, path_of
 from warploom.ir.interpreter import evaluate_exports
 from warploom.ir.ops.parameters import checkpoint as checkpoint_op
-from warploom.ir.ops.parameters import export
 from warploom.ir.rewrite import entries, is_op
 from warploom.ir.types import DType, type_of
 from warploom.ir.verify import PREPARE, verify
 from warploom.passes.donate import REFUSED
-from warploom.passes.pipeline import Pass, pipeline, run
-from warploom.runtime.artifact import Artifact, ArtifactWriter, load
+from warploom.passes.pipeline import pipeline, run
+from warploom.runtime.artifact import Artifact, ArtifactWriter, ir_folder, load
 from warploom.runtime.manifest import (
     GenerationInfo,
     KVInfo,
@@ -47,7 +48,7 @@ MAX_SEQUENCES = 256  # running at once
 
 @dataclass(frozen=True)
 class _Job:
-    """What to compile, and how."""
+    """What to compile for one target, and how."""
 
     checkpoint: Checkpoint
     geometry: Geometry
@@ -62,12 +63,26 @@ class _Job:
         dtype = DType.F32 if self.quantization == "f32" else DType.BF16
         return CacheSpec(self.backend.page_size, dtype, self.backend.k_layout)
 
+    @property
+    def kv(self) -> KVInfo:
+        geometry, cache = self.geometry, self.cache
+        block_bytes = geometry.num_kv_heads * geometry.head_dim * cache.page_size * cache.dtype.numpy.itemsize
+        return KVInfo(
+            num_layers=geometry.num_layers,
+            num_kv_heads=geometry.num_kv_heads,
+            head_dim=geometry.head_dim,
+            page_size=cache.page_size,
+            dtype=cache.dtype.value,
+            bytes_per_page=2 * block_bytes * geometry.num_layers,
+        )
+
 
 def compile(
     model_id: str | Path,
     *,
-    target: str = "cpu",
+    target: str | Sequence[str] = "cpu",
     quantization: Quantization = "bf16",
+    deterministic: bool = False,
     out: str | Path | None = None,
     max_context: int | None = None,
     dummy_weights: bool = False,
@@ -77,9 +92,12 @@ def compile(
 
     Args:
         model_id: a hub id, a folder in Hugging Face's layout, or a `.gguf` file.
-        target: `cpu`, or `cuda:<arch>` such as `cuda:sm_90`; no GPU is needed.
+        target: `cpu`, or `cuda:<arch>` such as `cuda:sm_90`, or several of them for one artifact, which shares the
+            weights that they pack alike; no GPU is needed.
         quantization: how weight matrices are stored: `f32`, `bf16`, or `int8` (one scale per output channel).
             Activations are f32 on the CPU and bf16 on CUDA; the KV cache is f32 for `f32` and bf16 otherwise.
+        deterministic: a request's tokens never depend on what else is in the batch, at some cost in speed. On the CPU
+            they never do; on CUDA, without it, equal batches give equal tokens.
         out: the artifact's folder; default: `<model name>-<quantization>.warploom` in the working directory.
         max_context: most tokens of one sequence; default and upper bound: what the model was trained for.
         dummy_weights: only config.json is read; weights are random and made at load, to measure speed.
@@ -93,27 +111,47 @@ def compile(
         CompileError: a bad option, or code generation failed.
         ArtifactError: the artifact cannot be written.
     """
-    backend = backend_of(target)
-    passes = pipeline(backend.target, quantization)
-    _check_quantization(backend, quantization)
+    backends = _backends([target] if isinstance(target, str) else target, quantization, deterministic)
     progress("reading the checkpoint", 0.0)
     checkpoint = dummy_checkpoint(model_id) if dummy_weights else open_checkpoint(model_id)
     geometry = geometry_of(checkpoint.config)
-    limits = Limits(backend.max_tokens, MAX_SEQUENCES, _context(geometry, max_context))
-    job = _Job(checkpoint, geometry, backend, quantization, limits, dummy_weights, progress)
+    context = _context(geometry, max_context)
     folder = Path(out) if out is not None else Path(f"{_model_name(model_id)}-{quantization}.warploom")
+    targets: dict[str, TargetInfo] = {}
+    random: dict[str, RandomParam] = {}
+    parameters = Parameters()
     with new_context(), mlir.Location.unknown(), ArtifactWriter(folder) as writer:
-        module = _lower(job, passes, writer)
-        info = backend.generate(module, writer, progress)
-        random = _random_params(job, module)
-        if not dummy_weights:
-            _prepare(job, module, writer)
+        for backend in backends:
+            limits = Limits(backend.max_tokens, MAX_SEQUENCES, context)
+            job = _Job(checkpoint, geometry, backend, quantization, limits, dummy_weights, progress)
+            module = _lower(job, writer)
+            targets[backend.target.name] = backend.generate(module, job.kv, writer, progress)
+            added = parameters.add(module)
+            if dummy_weights:
+                spread = float(checkpoint.config.get("initializer_range", 0.02))
+                random |= random_params(added, spread, first_seed=len(random))
+            else:
+                _prepare(job, module, added, writer)
         _add_tokenizer(checkpoint.tokenizer, writer)
-        writer.finish(_manifest(job, info, random, _num_parameters(module)))
+        writer.finish(_manifest(job, targets, random, _num_parameters(module)))
     return load(folder)
 
 
+def _backends(targets: Sequence[str], quantization: Quantization, deterministic: bool) -> list[Backend]:
+    if not targets or len(set(targets)) < len(targets):
+        raise CompileError(
+            "compile needs each target once",
+            expected="cpu, cuda:<arch>, or several",
+            found=", ".join(targets) or "none",
+        )
+    backends = [backend_of(target, deterministic) for target in targets]
+    for backend in backends:
+        _check_quantization(backend, quantization)
+    return backends
+
+
 def _check_quantization(backend: Backend, quantization: Quantization) -> None:
+    pipeline(backend.target, quantization)
     if quantization not in backend.quantizations:
         raise CompileError(
             f"{backend.target.name} has no kernels for {quantization} weights yet",
@@ -138,18 +176,20 @@ def _model_name(model_id: str | Path) -> str:
     return path.stem if path.suffix == ".gguf" else path.resolve().name if path.is_dir() else path.name
 
 
-def _lower(job: _Job, passes: list[Pass], writer: ArtifactWriter) -> mlir.Module:
-    """Trace the model and run the passes; every stage that changed the program is kept in `ir/`."""
+def _lower(job: _Job, writer: ArtifactWriter) -> mlir.Module:
+    """Trace the model and run the passes; every stage that changed the program is kept in `ir/<target>/`."""
     require = dummy_tensor if job.dummy_weights else job.checkpoint.require
     module = trace(job.checkpoint.config, require, job.cache, job.limits, job.backend.activation)
     verify(module)
+    folder = ir_folder(job.backend.target.name)
     previous = print_module(module)
-    writer.add_text("ir/00-trace.mlir", previous)
+    writer.add_text(f"{folder}/00-trace.mlir", previous)
+    passes = pipeline(job.backend.target, job.quantization)
     for number, name in enumerate(run(module, passes), 1):
         job.progress(name, number / len(passes))
         text = print_module(module)
         if text != previous:
-            writer.add_text(f"ir/{number:02}-{name}.mlir", text)
+            writer.add_text(f"{folder}/{number:02}-{name}.mlir", text)
         previous = text
     _check_in_place(module)
     return module
@@ -164,22 +204,16 @@ def _check_in_place(module: mlir.Module) -> None:
                 raise CompileError(f"{path_of(operation)}: the KV cache would be copied", found=reason)
 
 
-def _prepare(job: _Job, module: mlir.Module, writer: ArtifactWriter) -> None:
+def _prepare(job: _Job, module: mlir.Module, wanted: Container[str], writer: ArtifactWriter) -> None:
     """Run `@prepare` into the weight files, one parameter at a time."""
-    total = sum(is_op(op, export) for op in functions(module)[PREPARE].ops)
 
     def read(name: str) -> np.ndarray:
         return job.checkpoint.tensors[name].load()
 
-    for done, (name, array) in enumerate(evaluate_exports(module, read), 1):
+    total = sum(name in wanted for name, _ in exports(module))
+    for done, (name, array) in enumerate(evaluate_exports(module, read, wanted), 1):
         writer.add_param(name, array)
         job.progress("packing weights", done / total)
-
-
-def _random_params(job: _Job, module: mlir.Module) -> dict[str, RandomParam]:
-    if not job.dummy_weights:
-        return {}
-    return random_params(module, float(job.checkpoint.config.get("initializer_range", 0.02)))
 
 
 def _num_parameters(module: mlir.Module) -> int:
@@ -205,9 +239,10 @@ def _tokenizer(files: TokenizerFiles) -> TokenizerInfo:
     )
 
 
-def _manifest(job: _Job, info: TargetInfo, random: dict[str, RandomParam], num_parameters: int) -> Manifest:
-    checkpoint, geometry, cache = job.checkpoint, job.geometry, job.cache
-    page_bytes = 2 * geometry.num_kv_heads * geometry.head_dim * cache.page_size * cache.dtype.numpy.itemsize
+def _manifest(
+    job: _Job, targets: dict[str, TargetInfo], random: dict[str, RandomParam], num_parameters: int
+) -> Manifest:
+    checkpoint, geometry = job.checkpoint, job.geometry
     return Manifest(
         warploom_version=__version__,
         model=ModelInfo(checkpoint.model_id, checkpoint.config["architectures"][0], num_parameters),
@@ -216,15 +251,7 @@ def _manifest(job: _Job, info: TargetInfo, random: dict[str, RandomParam], num_p
         max_context=job.limits.max_context,
         tokenizer=_tokenizer(checkpoint.tokenizer),
         generation=msgspec.convert(dict(checkpoint.generation), GenerationInfo),
-        kv=KVInfo(
-            num_layers=geometry.num_layers,
-            num_kv_heads=geometry.num_kv_heads,
-            head_dim=geometry.head_dim,
-            page_size=cache.page_size,
-            dtype=cache.dtype.value,
-            bytes_per_page=page_bytes * geometry.num_layers,
-        ),
         quantization=job.quantization,
-        targets={job.backend.target.name: info},
+        targets=targets,
         random_params=random,
     )

@@ -14,7 +14,7 @@ from warploom.codegen.cpu.isa import LEVELS
 from warploom.codegen.cpu.target import CPU, K_LAYOUT, PAGE_SIZE
 from warploom.ir.types import DType
 from warploom.runtime.artifact import ArtifactWriter
-from warploom.runtime.manifest import TargetInfo, Variant
+from warploom.runtime.manifest import KVInfo, TargetInfo, Variant
 
 PLAN = "plan.cpu.json"
 
@@ -29,7 +29,7 @@ class CpuBackend:
     max_tokens = 2048
     quantizations = ("f32", "bf16", "int8")
 
-    def generate(self, module: mlir.Module, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
+    def generate(self, module: mlir.Module, kv: KVInfo, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
         """Native code, its plan and its readable sources."""
         with tempfile.TemporaryDirectory() as scratch:
             product = compile_entries(module, LEVELS, Path(scratch), progress)
@@ -40,6 +40,7 @@ class CpuBackend:
         writer.add_bytes(PLAN, msgspec.json.format(msgspec.json.encode(product.plan)))
         return TargetInfo(
             plan=PLAN,
+            kv=kv,
             variants=[Variant(isa.name, f"kernels/cpu/{isa.name}.so", list(isa.features)) for isa in LEVELS],
             scratch_bytes=product.scratch_bytes,
         )

@@ -14,7 +14,7 @@ from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
 from warploom.errors import CompileError
 from warploom.ir.types import DType
 from warploom.runtime.artifact import ArtifactWriter
-from warploom.runtime.manifest import CudaTargetInfo, TargetInfo
+from warploom.runtime.manifest import CudaTargetInfo, KVInfo, TargetInfo
 
 # Triton 3.6 assembles with ptxas 12.8: its cubins load on every CUDA 12 driver, its PTX 8.7 needs the one of 12.8.
 MIN_DRIVER, MIN_PTX_DRIVER = 12000, 12080
@@ -29,18 +29,18 @@ class CudaBackend:
     max_tokens = 8192
     quantizations = ("bf16",)
 
-    def __init__(self, arch: str) -> None:
-        """`arch` is such as `sm_90`; an unknown one, or a machine without Triton, is a CompileError."""
+    def __init__(self, arch: str, deterministic: bool = False) -> None:
+        """See `CudaTarget`; an unknown architecture, or a machine without Triton, is a CompileError."""
         if find_spec("triton") is None:
             raise CompileError(
                 "Triton, which compiles CUDA kernels, is not installed",
                 expected="the package triton 3.6",
                 fix="pip install 'warploom[compile-cuda]'",
             )
-        self._cuda = CudaTarget(arch)
+        self._cuda = CudaTarget(arch, deterministic)
         self.target = cuda(self._cuda)
 
-    def generate(self, module: mlir.Module, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
+    def generate(self, module: mlir.Module, kv: KVInfo, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
         """Kernels in every form, and their plan."""
         product = compile_entries(module, self._cuda, progress)
         for path, data in product.files.items():
@@ -52,5 +52,6 @@ class CudaBackend:
             portable=self._cuda.capability < 90,  # from Hopper on Triton uses what only that architecture has
             min_driver=MIN_DRIVER,
             min_ptx_driver=MIN_PTX_DRIVER,
+            deterministic=self._cuda.deterministic,
         )
-        return TargetInfo(plan=plan, cuda=info)
+        return TargetInfo(plan=plan, kv=kv, cuda=info)

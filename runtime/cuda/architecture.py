@@ -7,16 +7,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 from warploom.errors import DeviceError
-from warploom.runtime.cuda.driver import Gpu, driver_too_old
+from warploom.runtime.cuda.driver import Gpu, cuda_version, driver_too_old
 from warploom.runtime.manifest import CudaTargetInfo, TargetInfo
+
+Form = Literal["cubin", "ptx"]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A target and the form of its kernels: machine code, or PTX that the driver translates at load."""
+    """A target and the form of its kernels: machine code, or PTX that the driver translates at load.
+
+    Attributes:
+        considered: what was found out about each of the artifact's CUDA targets.
+    """
 
     target: str
-    form: Literal["cubin", "ptx"]
+    form: Form
+    considered: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Whether a GPU runs a target; the highest rank is the best; form None: it does not run."""
+
+    rank: tuple[int, int]
+    form: Form | None
+    reason: str
 
 
 def choose_target(targets: Mapping[str, TargetInfo], gpu: Gpu) -> Choice:
@@ -30,28 +46,32 @@ def choose_target(targets: Mapping[str, TargetInfo], gpu: Gpu) -> Choice:
         DeviceError: there is none, or the driver is too old for it.
     """
     offered = {name: target.cuda for name, target in targets.items() if target.cuda is not None}
-    by_capability = {_capability(info): name for name, info in offered.items() if _runs_on(info, gpu)}
-    if not by_capability:
+    verdicts = {name: _judge(info, gpu) for name, info in offered.items()}
+    considered = {name: verdict.reason for name, verdict in verdicts.items()}
+    best = max((name for name in verdicts if verdicts[name].form), key=lambda name: verdicts[name].rank, default=None)
+    form = None if best is None else verdicts[best].form
+    if best is None or form is None:
         raise DeviceError(
             "The artifact has no code that this GPU can run",
-            expected=", ".join(info.arch for info in offered.values()) or "an artifact compiled for a GPU",
-            found=f"{gpu.name}, sm_{gpu.capability}",
+            expected=f"code for sm_{gpu.capability}, the architecture of {gpu.name}",
+            found="; ".join(f"{name}: {reason}" for name, reason in considered.items()) or "no code for GPUs",
             fix=f"compile the model with target='cuda:sm_{gpu.capability}'",
         )
-    capability = max(by_capability)
-    name = by_capability[capability]
-    form: Literal["cubin", "ptx"] = "cubin" if capability // 10 == gpu.capability // 10 else "ptx"
-    info = offered[name]
-    needed = info.min_driver if form == "cubin" else info.min_ptx_driver
+    needed = offered[best].min_driver if form == "cubin" else offered[best].min_ptx_driver
     if gpu.driver < needed:
-        raise driver_too_old(f"The {form} code of the target {name}", needed, gpu.driver)
-    return Choice(name, form)
+        raise driver_too_old(f"The {form} code of the target {best}", needed, gpu.driver)
+    return Choice(best, form, considered)
 
 
-def _capability(info: CudaTargetInfo) -> int:
-    return int(info.arch.removeprefix("sm_"))
-
-
-def _runs_on(info: CudaTargetInfo, gpu: Gpu) -> bool:
-    capability = _capability(info)
-    return capability == gpu.capability or (info.portable and capability < gpu.capability)
+def _judge(info: CudaTargetInfo, gpu: Gpu) -> _Verdict:
+    capability = int(info.arch.removeprefix("sm_"))
+    if capability == gpu.capability:
+        return _Verdict((2, capability), "cubin", "machine code of this architecture")
+    if capability > gpu.capability:
+        return _Verdict((0, 0), None, f"for later GPUs than sm_{gpu.capability}")
+    if not info.portable:
+        return _Verdict((0, 0), None, f"uses what only {info.arch} has, and this GPU is sm_{gpu.capability}")
+    if capability // 10 == gpu.capability // 10:
+        return _Verdict((1, capability), "cubin", "machine code of an earlier GPU of this generation")
+    ptx = f"PTX of an earlier generation, which a driver for CUDA {cuda_version(info.min_ptx_driver)} translates"
+    return _Verdict((0, capability), "ptx", ptx)

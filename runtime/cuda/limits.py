@@ -9,7 +9,7 @@ from warploom.errors import ArtifactError, DeviceError, EngineError
 from warploom.runtime.cuda.driver import Driver
 from warploom.runtime.cuda.memory import DeviceMemory
 from warploom.runtime.expr import evaluate, names
-from warploom.runtime.manifest import KVInfo, Manifest
+from warploom.runtime.manifest import KVInfo
 from warploom.runtime.plan import DimRange, Entry
 
 DEFAULT_MAX_TOKENS = 8192
@@ -19,9 +19,12 @@ _CACHE_PAGES = "C"
 
 
 def step_limits(
-    manifest: Manifest, entries: Mapping[str, Entry], max_tokens: int | None, max_seqs: int | None
+    max_pages: int, entries: Mapping[str, Entry], max_tokens: int | None, max_seqs: int | None
 ) -> dict[str, int]:
     """Return the largest value of every dim but C, the pages of the cache, which is 0 as yet.
+
+    Args:
+        max_pages: of one sequence.
 
     Raises:
         EngineError: a limit is outside what was compiled.
@@ -35,12 +38,11 @@ def step_limits(
             expected=f"max_num_seqs of at most max_num_batched_tokens, {tokens}",
             found=str(seqs),
         )
-    pages = -(-manifest.max_context // manifest.kv.page_size)
     return {
         "T": tokens,
         "S": seqs,
         "R": seqs,
-        "P": min(pages, step["P"].max),
+        "P": min(max_pages, step["P"].max),
         _CACHE_PAGES: 0,
         "H": sample["H"].max,
         "B": sample["B"].max,

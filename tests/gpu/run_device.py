@@ -174,7 +174,7 @@ def main(check: Callable[[Artifact, CudaDevice], dict[str, bool]] | None = None)
     num_pages = device.num_pages
     device.close()
 
-    direct = open_device(artifact, graphs=False, kv_bytes=num_pages * artifact.manifest.kv.bytes_per_page)
+    direct = open_device(artifact, graphs=False, kv_bytes=num_pages * artifact.target(device.target).kv.bytes_per_page)
     logits = step_logits(artifact, direct)
     checks["direct launches give the same tokens"] = generate(artifact, direct, requests) == tokens
     checks["logits are numbers"] = all(bool(np.isfinite(values).all()) for values in logits)

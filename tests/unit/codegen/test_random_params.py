@@ -7,6 +7,7 @@ import pytest
 
 from tests.unit.passes.tiny_llama import LAYERS, traced
 from warploom.codegen.cpu.target import CPU
+from warploom.codegen.parameters import exports
 from warploom.codegen.random_params import random_params
 from warploom.passes.pipeline import pipeline, run
 from warploom.runtime.manifest import RandomParam
@@ -16,7 +17,7 @@ from warploom.runtime.noise import random_param
 def made(quantization: str) -> dict[str, RandomParam]:
     module = traced()
     assert list(run(module, pipeline(CPU, quantization)))
-    return random_params(module, 0.02)
+    return random_params(dict(exports(module)), 0.02)
 
 
 @pytest.mark.usefixtures("wl")

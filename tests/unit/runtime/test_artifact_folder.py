@@ -31,6 +31,9 @@ PARAMS: dict[str, np.ndarray[Any, Any]] = {
 }
 
 
+KV = KVInfo(1, 1, 4, 16, "f32", 16 * 4 * 4 * 2)
+
+
 def make_manifest() -> Manifest:
     return Manifest(
         warploom_version="",
@@ -39,9 +42,8 @@ def make_manifest() -> Manifest:
         vocab_size=16,
         max_context=64,
         tokenizer=TokenizerInfo("tokenizer.json", eos_token_ids=[2]),
-        kv=KVInfo(1, 1, 4, 16, "f32", 16 * 4 * 4 * 2),
         quantization="f32",
-        targets={"cpu": TargetInfo("plan.cpu.json", [Variant("v3", "kernels/cpu/v3.so", ["avx2"])])},
+        targets={"cpu": TargetInfo("plan.cpu.json", KV, [Variant("v3", "kernels/cpu/v3.so", ["avx2"])])},
     )
 
 
@@ -222,9 +224,10 @@ CORRUPTIONS: dict[str, tuple[Any, str]] = {
     "manifest is not JSON": (lambda f: (f / "manifest.json").write_text("{oops"), "corrupt"),
     "manifest is not UTF-8": (lambda f: (f / "manifest.json").write_bytes(b'{"a": "\xff"}'), "corrupt"),
     "manifest is empty": (lambda f: (f / "manifest.json").write_text("{}"), "format_version None"),
-    "manifest is newer": (lambda f: edit_manifest(f, format_version=2, model=3), "upgrade warploom"),
+    "manifest is newer": (lambda f: edit_manifest(f, format_version=3, model=3), "upgrade warploom"),
+    "manifest is older": (lambda f: edit_manifest(f, format_version=1, kv={}), "compile the model again"),
     "field missing": (
-        lambda f: (f / "manifest.json").write_text('{"format_version": 1}'),
+        lambda f: (f / "manifest.json").write_text('{"format_version": 2}'),
         "missing required field",
     ),
     "field of wrong type": (lambda f: edit_manifest(f, vocab_size="many"), r"\$.vocab_size"),

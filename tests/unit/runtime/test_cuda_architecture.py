@@ -8,18 +8,24 @@ import pytest
 
 from tests.cuda_fake_model import cuda_artifact, fake_cuda
 from warploom.errors import DeviceError
-from warploom.runtime.cuda.architecture import Choice, choose_target
+from warploom.runtime.cuda.architecture import choose_target
 from warploom.runtime.cuda.device import CudaDevice
 from warploom.runtime.cuda.driver import Driver, Gpu, has_gpu
-from warploom.runtime.manifest import CudaTargetInfo, TargetInfo
+from warploom.runtime.manifest import CudaTargetInfo, KVInfo, TargetInfo
+
+KV = KVInfo(1, 1, 1, 64, "bf16", 256)
 
 
 def target(arch: str) -> TargetInfo:
     portable = int(arch.removeprefix("sm_")) < 90
-    return TargetInfo(f"plan.cuda.{arch}.json", cuda=CudaTargetInfo(arch, portable, 12000, 12080))
+    return TargetInfo(f"plan.cuda.{arch}.json", KV, cuda=CudaTargetInfo(arch, portable, 12000, 12080))
 
 
-TARGETS = {"cpu": TargetInfo("plan.cpu.json"), **{f"cuda:{arch}": target(arch) for arch in ("sm_80", "sm_86", "sm_90")}}
+def targets(*archs: str) -> dict[str, TargetInfo]:
+    return {"cpu": TargetInfo("plan.cpu.json", KV)} | {f"cuda:{arch}": target(arch) for arch in archs}
+
+
+TARGETS = targets("sm_80", "sm_86", "sm_90")
 
 
 def gpu(capability: int, driver: int = 13000) -> Gpu:
@@ -29,23 +35,34 @@ def gpu(capability: int, driver: int = 13000) -> Gpu:
 @pytest.mark.parametrize(
     ("capability", "choice"),
     [
-        (80, Choice("cuda:sm_80", "cubin")),
-        (86, Choice("cuda:sm_86", "cubin")),
-        (89, Choice("cuda:sm_86", "cubin")),
-        (90, Choice("cuda:sm_90", "cubin")),
-        (100, Choice("cuda:sm_86", "ptx")),
-        (120, Choice("cuda:sm_86", "ptx")),
+        (80, ("cuda:sm_80", "cubin")),
+        (86, ("cuda:sm_86", "cubin")),
+        (89, ("cuda:sm_86", "cubin")),
+        (90, ("cuda:sm_90", "cubin")),
+        (100, ("cuda:sm_86", "ptx")),
+        (120, ("cuda:sm_86", "ptx")),
     ],
 )
-def test_own_cubin_then_an_earlier_one_then_ptx(capability: int, choice: Choice) -> None:
-    assert choose_target(TARGETS, gpu(capability)) == choice
+def test_own_cubin_then_an_earlier_one_then_ptx(capability: int, choice: tuple[str, str]) -> None:
+    chosen = choose_target(TARGETS, gpu(capability))
+    assert (chosen.target, chosen.form) == choice
+
+
+def test_a_choice_says_what_it_looked_at() -> None:
+    considered = choose_target(targets("sm_80", "sm_89", "sm_90", "sm_100"), gpu(89)).considered
+    assert dict(considered) == {
+        "cuda:sm_80": "machine code of an earlier GPU of this generation",
+        "cuda:sm_89": "machine code of this architecture",
+        "cuda:sm_90": "for later GPUs than sm_89",
+        "cuda:sm_100": "for later GPUs than sm_89",
+    }
 
 
 def test_code_of_one_architecture_runs_on_no_other() -> None:
     with pytest.raises(DeviceError) as error:
         choose_target({"cuda:sm_90": target("sm_90")}, gpu(100))
-    assert error.value.expected == "sm_90"
-    assert error.value.found == "NVIDIA Test, sm_100"
+    assert error.value.expected == "code for sm_100, the architecture of NVIDIA Test"
+    assert error.value.found == "cuda:sm_90: uses what only sm_90 has, and this GPU is sm_100"
     assert "cuda:sm_100" in str(error.value.fix)
 
 

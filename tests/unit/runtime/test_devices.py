@@ -12,15 +12,18 @@ from warploom.errors import ArtifactError, DeviceError, EngineError
 from warploom.runtime import devices
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.devices import DeviceOptions, open_device
-from warploom.runtime.manifest import Manifest, TargetInfo
+from warploom.runtime.manifest import KVInfo, Manifest, TargetInfo
 
 NOTHING = DeviceOptions()
+KV = KVInfo(1, 1, 1, 16, "f32", 128)
 
 
 def with_targets(artifact: Artifact, *names: str) -> Artifact:
     import msgspec
 
-    manifest: Manifest = msgspec.structs.replace(artifact.manifest, targets={name: TargetInfo("") for name in names})
+    manifest: Manifest = msgspec.structs.replace(
+        artifact.manifest, targets={name: TargetInfo("", KV) for name in names}
+    )
     return Artifact(artifact.path, manifest)
 
 

@@ -76,7 +76,7 @@ def test_stages_and_sources_are_text(run_cli: RunCLI, view: Any, tiny_artifact: 
     stages = [row["stage"] for row in view("ir")]
     assert stages[0] == "00-trace"
     for name in (stages[-1], stages[-1][:2], stages[-1][3:]):
-        assert view("ir", name) == (tiny_artifact / f"ir/{stages[-1]}.mlir").read_text()
+        assert view("ir", name) == (tiny_artifact / f"ir/cpu/{stages[-1]}.mlir").read_text()
     kernel = view("kernels")[0]["kernel"]
     assert f"@{kernel}(" in run_cli("inspect", tiny_artifact, "source", kernel).stdout
 

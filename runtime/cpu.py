@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +21,11 @@ from warploom.runtime.plan import DimRange, Entry
 from warploom.runtime.step_batch import StepBatch
 from warploom.runtime.weights import numpy_dtype
 
+_T = TypeVar("_T")
 _ENTRIES = ("step", "sample", "logprobs")
 _DEFAULT_MAX_TOKENS = 512
 _DEFAULT_MAX_SEQS = 16
+_ROWS = 128  # of logits in one step, where prompts want some beside the sequences
 
 
 def select_variant(variants: list[Variant], features: frozenset[str]) -> Variant:
@@ -43,7 +47,7 @@ def select_variant(variants: list[Variant], features: frozenset[str]) -> Variant
 
 
 class CpuDevice:
-    """Runs steps on this machine's cores.
+    """Runs steps on this machine's cores, in a thread of its own. Any thread may use it, one at a time.
 
     Args:
         threads: worker threads; None: one per core that this process may use.
@@ -75,6 +79,7 @@ class CpuDevice:
         self.isa, self.threads = variant.isa, num_cores() if threads is None else threads
         self.max_tokens = _limit("max_tokens", max_tokens, _DEFAULT_MAX_TOKENS, dims["T"])
         self.max_seqs = _limit("max_seqs", max_seqs, min(_DEFAULT_MAX_SEQS, self.max_tokens), dims["S"])
+        self.max_rows = min(max(self.max_seqs, _ROWS), dims["R"].max)
         self.page_size = target.kv.page_size
         full = self.max_seqs * target.kv.pages(manifest.max_context)
         self.num_pages = _num_pages(target.kv, kv_bytes, full, dims["C"])
@@ -87,15 +92,46 @@ class CpuDevice:
         library = _open_library(artifact, variant)
         pool = _create_pool(library, self.threads, target.scratch_bytes)
         self._destroy_pool = weakref.finalize(self, library.wl_pool_destroy, pool)
-        limits = {"T": self.max_tokens, "S": self.max_seqs, "R": self.max_seqs, "C": self.num_pages}
+        limits = {"T": self.max_tokens, "S": self.max_seqs, "R": self.max_rows, "C": self.num_pages}
         self._step, self._sample, self._logprobs = (
             NativeEntry(name, entries[name], library, pool, artifact.params, limits) for name in _ENTRIES
         )
         self._kv = _kv_cache(target.kv, self.num_pages)
         self._min_rows = dims["R"].min
+        self._last_tokens = np.zeros(1, np.int32)
+        self._stepper = ThreadPoolExecutor(1, "warploom-step")
 
     def execute(self, batch: StepBatch) -> StepOutput:
         """Run one step and sample; see `Device`. EngineError if a native call fails."""
+        return self.result(self.launch(batch))
+
+    def launch(self, batch: StepBatch, token_sources: NDArray[np.int32] | None = None) -> Future[StepOutput]:
+        """Start one step; see `Device`. EngineError if the device is closed."""
+        return self._submit(self._run, batch, token_sources)
+
+    def result(self, ticket: Future[StepOutput]) -> StepOutput:
+        """Wait for a step; see `Device`. EngineError if a native call failed."""
+        return ticket.result()
+
+    def logits(self, batch: StepBatch) -> NDArray[np.float32]:
+        """Run one step and return the logits of the batch's `logit_rows`, [R, vocab_size]; nothing is sampled."""
+        return self._submit(lambda: self._run_step(batch).copy()).result()
+
+    def close(self) -> None:
+        """Stop the worker threads; a second call does nothing."""
+        self._stepper.shutdown()
+        self._destroy_pool()
+
+    def _submit(self, work: Callable[..., _T], *args: Any) -> Future[_T]:
+        try:
+            return self._stepper.submit(work, *args)
+        except RuntimeError as error:
+            raise EngineError("The device is closed", fix="open the artifact again") from error
+
+    def _run(self, batch: StepBatch, token_sources: NDArray[np.int32] | None) -> StepOutput:
+        if token_sources is not None:
+            fed = np.where(token_sources < 0, batch.token_ids, self._last_tokens.take(token_sources, mode="clip"))
+            batch = batch._replace(token_ids=fed)
         logits = self._run_step(batch)
         if batch.sampling is None:
             return _NO_TOKENS
@@ -106,25 +142,16 @@ class CpuDevice:
         }
         sampled = self._sample({"logits": logits, **batch.sampling._asdict()}, dims)
         top = self._logprobs({"logits": logits}, dims) if batch.top_logprobs else None
+        self._last_tokens = sampled["tokens"].copy()
         return StepOutput(
-            tokens=sampled["tokens"].copy(),
+            tokens=self._last_tokens,
             logprobs=sampled["logprobs"].copy(),
             top_tokens=top["top_tokens"].copy() if top else None,
             top_logprobs=top["top_logprobs"].copy() if top else None,
         )
 
-    def logits(self, batch: StepBatch) -> NDArray[np.float32]:
-        """Run one step and return the logits of the batch's `logit_rows`, [R, vocab_size]; nothing is sampled."""
-        return self._run_step(batch).copy()
-
-    def close(self) -> None:
-        """Stop the worker threads; a second call does nothing."""
-        self._destroy_pool()
-
     def _run_step(self, batch: StepBatch) -> NDArray[np.float32]:
         """Call `@step`; the logits [R, vocab_size] stay in its arena until the next call."""
-        if not self._destroy_pool.alive:
-            raise EngineError("The device is closed", fix="open the artifact again")
         num_rows = len(batch.logit_rows)
         rows = batch.logit_rows if num_rows >= self._min_rows else np.zeros(self._min_rows, np.int32)
         inputs = {

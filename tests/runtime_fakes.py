@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from warploom.runtime.artifact import Artifact, ArtifactWriter, load
 from warploom.runtime.device import StepOutput
+from warploom.runtime.kv_cache import KVCache
 from warploom.runtime.manifest import GenerationInfo, KVInfo, Manifest, ModelInfo, TargetInfo, TokenizerInfo
-from warploom.runtime.sampler_inputs import SamplerInputs
+from warploom.runtime.request import Request
+from warploom.runtime.sampler_inputs import SamplerInputs, SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
-from warploom.runtime.step_batch import StepBatch
+from warploom.runtime.scheduler import Chunk
+from warploom.runtime.step_batch import StepBatch, lay_out
 
+I32 = NDArray[np.int32]
 VOCAB_SIZE = 64
 EOS = 2
 
@@ -63,10 +70,15 @@ class FakeDevice:
         page_size: int = 4,
         max_tokens: int = 16,
         max_seqs: int = 4,
+        max_rows: int | None = None,
         vocab_size: int = VOCAB_SIZE,
     ) -> None:
         self.num_pages, self.page_size = num_pages, page_size
         self.max_tokens, self.max_seqs = max_tokens, max_seqs
+        self.max_rows = max_rows or max_seqs
+        self.last_tokens: I32 | None = None  # of the last step that sampled
+        self._tickets: deque[tuple[int, StepBatch, I32 | None]] = deque()
+        self._numbers = count()
         self.vocab_size = vocab_size
         self.memory = np.full((num_pages * page_size, 2), -1)  # [slot, (token, position)]
         self.failure: Exception | None = None
@@ -76,18 +88,45 @@ class FakeDevice:
     def wait(self) -> None:
         """What a step does first; for subclasses that take their time."""
 
+    def launch(self, batch: StepBatch, token_sources: I32 | None = None) -> int:
+        """Steps run as late as they can: when their result is asked for."""
+        self._check_shapes(batch)
+        self._tickets.append((next(self._numbers), batch, token_sources))
+        assert len(self._tickets) <= 2, "too many steps in flight"
+        return self._tickets[-1][0]
+
+    def result(self, ticket: int) -> StepOutput:
+        number, batch, sources = self._tickets.popleft()
+        assert number == ticket, "results are read in order"
+        if sources is not None:
+            assert self.last_tokens is not None
+            assert sources.max() < len(self.last_tokens)
+            fed = np.where(sources < 0, batch.token_ids, self.last_tokens.take(sources, mode="clip"))
+            batch = batch._replace(token_ids=fed.astype(np.int32))
+        output = self.run(batch)
+        if batch.sampling is not None:
+            self.last_tokens = output.tokens
+        return output
+
     def execute(self, batch: StepBatch) -> StepOutput:
+        return self.result(self.launch(batch))
+
+    def run(self, batch: StepBatch) -> StepOutput:
         self.batches.append(batch)
         self.wait()
         if self.failure:
             raise self.failure
-        self._check_shapes(batch)
         self.memory[batch.slots] = np.stack([batch.token_ids, batch.positions], axis=1)
         if batch.sampling is None:
             return StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), None, None)
         histories = [self._read(batch, int(row)) for row in batch.logit_rows]
         tokens, logprobs = [], []
         for index, history in enumerate(histories):
+            forced = _forced(batch.sampling, index)
+            if forced is not None:
+                tokens.append(forced)
+                logprobs.append(-float(len(history)) - forced / 64)
+                continue
             seed = self._check_row(batch.sampling, index, history)
             tokens.append(next_token(history, seed, _banned(batch.sampling, index), self.vocab_size))
             logprobs.append(np.nan if seed in self.garbage else -float(len(history)))
@@ -116,6 +155,7 @@ class FakeDevice:
         num_seqs, num_pages = batch.page_table.shape
         assert 1 <= len(batch.token_ids) <= self.max_tokens
         assert 1 <= num_seqs <= self.max_seqs
+        assert len(batch.logit_rows) <= self.max_rows
         assert num_pages == -(-batch.context_lens.max() // self.page_size)
         assert batch.query_start.shape == (num_seqs + 1,)
         assert batch.query_start[0] == 0
@@ -137,9 +177,33 @@ class FakeDevice:
         return int(sampling.seeds[index].astype(np.int32).view("<u8")[0])
 
 
+def _forced(sampling: SamplerInputs, index: int) -> int | None:
+    """The token that a row gets whatever its logits; see `SamplerTable.gather`."""
+    strong = np.flatnonzero(sampling.bias_values[index] > 1e29)
+    return int(sampling.bias_tokens[index][strong[0]]) if len(strong) else None
+
+
 def _banned(sampling: SamplerInputs, index: int) -> frozenset[int]:
     banned = sampling.bias_tokens[index][np.isneginf(sampling.bias_values[index])]
     return frozenset(banned.tolist())
+
+
+def one_step(pieces: Sequence[tuple[Request, int]], cache: KVCache, sampler: SamplerTable) -> StepBatch:
+    """A batch as the engine makes it: the next tokens of requests that have rows, all sampled.
+
+    Args:
+        pieces: requests and how many tokens each computes, to its end.
+    """
+    chunks = [Chunk(request, len(request.token_ids) - num_tokens, num_tokens, True) for request, num_tokens in pieces]
+    layout = lay_out(np.empty(0, np.int32), np.empty(0, np.int32), chunks, cache)
+    tokens = [token for request, start, _, _ in chunks for token in request.token_ids[start:]]
+    return StepBatch(
+        np.array(tokens, np.int32),
+        *layout[1:],
+        logit_rows=layout.query_start[1:] - 1,
+        sampling=sampler.gather(layout.rows, layout.context_lens),
+        top_logprobs=any(request.params.logprobs for request, _ in pieces),
+    )
 
 
 CORPUS = [

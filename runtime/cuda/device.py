@@ -31,9 +31,9 @@ I32 = NDArray[np.int32]
 
 
 class Ticket(NamedTuple):
-    """A step under way; `pending` is None if it samples nothing."""
+    """A step under way; `pending` holds no rows if it samples nothing."""
 
-    pending: Pending | None
+    pending: Pending
 
 
 class CudaDevice:
@@ -82,7 +82,7 @@ class CudaDevice:
             limits = step_limits(kv.pages(artifact.manifest.max_context), entries, max_tokens, max_seqs)
             self._load(artifact, limits, CacheBudget(kv_bytes, fraction))
             self.page_size, self.num_pages = kv.page_size, limits["C"]
-            self.max_tokens, self.max_seqs = limits["T"], limits["S"]
+            self.max_tokens, self.max_seqs, self.max_rows = limits["T"], limits["S"], limits["R"]
             self._min_rows = entries[STEP].dims["R"].min
             self._buckets = make_buckets(limits["S"], limits["P"]) if graphs else None
             self._capture_common()
@@ -113,16 +113,15 @@ class CudaDevice:
         fed = shape.bucket is not None or token_sources is not None
         names = [name for name, runs in zip(ENTRIES, (fed, True, samples, reports), strict=True) if runs]
         self.enqueue(shape, names)
-        if not samples:
-            return Ticket(None)
-        return Ticket(self._results.collect(_REPORTED if reports else _SAMPLED, len(batch.logit_rows)))
+        results = (_REPORTED if reports else _SAMPLED) if samples else ()
+        return Ticket(self._results.collect(results, len(batch.logit_rows)))
 
     def result(self, ticket: Ticket) -> StepOutput:
         """Wait for a step and return what it gave; once per ticket. DeviceError if the GPU has failed."""
-        if ticket.pending is None:
-            return _NO_TOKENS
         self.driver.make_current()
         read = self._results.read(ticket.pending)
+        if not ticket.pending.entries:
+            return _NO_TOKENS
         return StepOutput(read["tokens"], read["logprobs"], read.get("top_tokens"), read.get("top_logprobs"))
 
     def logits(self, batch: StepBatch) -> NDArray[np.float32]:

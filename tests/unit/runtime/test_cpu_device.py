@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.runtime_fakes import byte_level_tokenizer
+from tests.runtime_fakes import byte_level_tokenizer, one_step
 from warploom.errors import ArtifactError, EngineError
 from warploom.runtime import cpu
 from warploom.runtime.artifact import Artifact, ArtifactWriter, load
@@ -28,8 +28,6 @@ from warploom.runtime.plan import Buffer, DimRange, Entry, Plan
 from warploom.runtime.request import Request
 from warploom.runtime.sampler_inputs import SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
-from warploom.runtime.scheduler import Chunk
-from warploom.runtime.step_batch import build_step_batch
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -250,7 +248,7 @@ def test_logits_of_every_position(artifact: Artifact) -> None:
     device = CpuDevice(artifact, threads=1, max_tokens=4, max_seqs=2)
     cache = KVCache(device.num_pages, PAGE, 2, MAX_CONTEXT // PAGE)
     request = Request(0, [3, 1, 4], SamplingParams(), 1, frozenset(), 0, row=cache.open(3))
-    batch = build_step_batch([Chunk(request, 3)], cache, SamplerTable(2))
+    batch = one_step([(request, 3)], cache, SamplerTable(2, VOCAB))
     logits = device.logits(batch._replace(logit_rows=np.arange(3, dtype=np.int32)))
     for position in range(3):
         np.testing.assert_array_equal(logits[position], logits_after([3, 1, 4][: position + 1]))
@@ -327,7 +325,7 @@ def test_native_failures_and_bad_layouts_are_errors(artifact: Artifact) -> None:
     device = CpuDevice(artifact, threads=1)
     cache = KVCache(device.num_pages, PAGE, 2, MAX_CONTEXT // PAGE)
     request = Request(0, [3, 1, 4], SamplingParams(), 1, frozenset(), 0, row=cache.open(3))
-    batch = build_step_batch([Chunk(request, 3)], cache, SamplerTable(2))
+    batch = one_step([(request, 3)], cache, SamplerTable(2, VOCAB))
     with pytest.raises(EngineError, match=r"entry step failed(.|\n)*found: 3"):
         device.execute(batch._replace(slots=batch.slots + 10**6))
     with pytest.raises(EngineError, match=r"slots of step has the wrong layout(.|\n)*int32(.|\n)*int64"):

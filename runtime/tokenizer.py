@@ -16,6 +16,9 @@ from warploom.runtime.detokenizer import Detokenizer
 from warploom.runtime.manifest import TokenizerInfo
 from warploom.runtime.token_bytes import token_decoder
 
+# Tokens that say what a part of an answer is. They are text although some models mark them as special.
+_STRUCTURE = {"<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>"}
+
 
 class Tokenizer:
     """Encodes prompts and conversations, decodes outputs.
@@ -39,7 +42,8 @@ class Tokenizer:
             raise ArtifactError("The tokenizer is malformed", found=str(error)) from error
         self._info, self._chat_template_text = info, chat_template
         self._to_bytes, self._strip_start = decoder.to_bytes, decoder.strip_start
-        self._special = {token for token, added in self._tokenizer.get_added_tokens_decoder().items() if added.special}
+        added_tokens = self._tokenizer.get_added_tokens_decoder().items()
+        self._special = {token for token, one in added_tokens if one.special and one.content not in _STRUCTURE}
         self._bytes: dict[int, bytes] = {}
         self._bos = self._find_bos() if info.add_bos else []
 
@@ -72,9 +76,10 @@ class Tokenizer:
             )
         return self._encode(self._template.render(messages, **variables))
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of these tokens, without special tokens."""
-        detokenizer = self.detokenizer()
+    def decode(self, token_ids: Sequence[int], *, with_special: bool = False) -> str:
+        """Return the text of these tokens; special ones are left out, or shown by their names."""
+        to_bytes = self._shown_bytes if with_special else self.token_bytes
+        detokenizer = Detokenizer(to_bytes, self._strip_start)
         return detokenizer.push(token_ids) + detokenizer.finish()
 
     def detokenizer(self, prompt: Sequence[int] = ()) -> Detokenizer:
@@ -88,12 +93,37 @@ class Tokenizer:
             self._bytes[token] = self._to_bytes(text) if text else b""
         return self._bytes[token]
 
+    def token_text(self, token: int) -> str:
+        """Return how one token is shown: its text, the name of a special token, `bytes:\\x..` for a part of a
+        character (as OpenAI's API shows it), or nothing for an id without a token.
+        """
+        data = self.token_bytes(token)
+        if not data:
+            return self._tokenizer.id_to_token(token) or ""
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+    @property
+    def chat_template_text(self) -> str:
+        """The text of the chat template; empty if there is none."""
+        return self._chat_template_text or ""
+
+    @cached_property
+    def max_token_chars(self) -> int:
+        """Most characters of one token, so that a text's least number of tokens is known before it is encoded."""
+        return max(map(len, self._tokenizer.get_vocab()))
+
     @cached_property
     def _template(self) -> ChatTemplate | None:
         if self._chat_template_text is None:
             return None
         named = {"bos_token": self._info.bos_token, "eos_token": self._info.eos_token}
         return ChatTemplate(self._chat_template_text, {name: text or "" for name, text in named.items()})
+
+    def _shown_bytes(self, token: int) -> bytes:
+        return self.token_bytes(token) or self.token_text(token).encode()
 
     def _encode(self, text: str) -> list[int]:
         try:

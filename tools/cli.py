@@ -32,6 +32,7 @@ COMMANDS = {
     "compile": Command("warploom.tools.compile", "compile a model ahead of time into an artifact"),
     "generate": Command("warploom.tools.generate", "answer prompts with an artifact"),
     "chat": Command("warploom.tools.chat", "talk with an artifact in the terminal"),
+    "serve": Command("warploom.tools.serve", "serve an artifact over HTTP, as OpenAI's API"),
     "eval": Command("warploom.tools.eval", "measure how good an artifact's answers are"),
     "bench": Command("warploom.tools.bench", "measure an artifact on this machine"),
     "inspect": Command("warploom.tools.inspection", "show what is inside an artifact"),

@@ -1,0 +1,100 @@
+"""From the deltas of a request to what is sent: one body, or server-sent events.
+
+An event is `data: JSON` and an empty line; the last one is `data: [DONE]`
+(https://html.spec.whatwg.org/multipage/server-sent-events.html, and OpenAI's API for the end).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from warploom.runtime.output import Delta
+from warploom.runtime.server.errors import APIError, as_api_error, logger
+from warploom.runtime.server.generation import Answer, Generation
+from warploom.runtime.server.replies import Usage
+from warploom.runtime.server.requests import GenerationRequest
+
+Reply: TypeAlias = "msgspec.Struct | EventStream"
+_DONE = b"data: [DONE]\n\n"
+
+
+class Writer(Protocol):
+    """Writes the answers to one request in the shape of its endpoint."""
+
+    def opening(self) -> Iterable[msgspec.Struct]:
+        """Return the events that stand in front of all deltas."""
+        ...
+
+    def pieces(self, number: int, delta: Delta, usage: Usage | None) -> Iterable[msgspec.Struct]:
+        """Return the events of one delta of the answer `number`; `usage` if each event tells it."""
+        ...
+
+    def last(self, usage: Usage) -> msgspec.Struct:
+        """Return the event that tells the usage."""
+        ...
+
+    def whole(self, answers: Sequence[Answer], usage: Usage) -> msgspec.Struct:
+        """Return the body of an answer that is not streamed."""
+        ...
+
+
+async def reply(generation: Generation, writer: Writer, request: GenerationRequest) -> Reply:
+    """Return the answer: a stream to be read, or a body once all is there.
+
+    Raises:
+        APIError: the model's output was unusable. DeadlineError, EngineError: as `OutputStream`.
+    """
+    if request.stream:
+        return EventStream(generation, writer, request)
+    async with generation:
+        answers = await generation.collect()
+    for answer in answers:
+        if answer.finish_reason == "abort":
+            raise _unusable(answer.stop_reason)
+    return writer.whole(answers, generation.usage)
+
+
+class EventStream:
+    """The events of a streamed answer. It must be read to its end or closed."""
+
+    def __init__(self, generation: Generation, writer: Writer, request: GenerationRequest) -> None:
+        self._generation, self._writer = generation, writer
+        options = request.stream_options
+        self._tells_usage = bool(options and options.include_usage)
+        self._always = self._tells_usage and bool(options and options.continuous_usage_stats)
+
+    async def events(self) -> AsyncGenerator[bytes]:
+        """Yield the events; a failure on the way is one as well."""
+        try:
+            async with self._generation:
+                if opening := b"".join(map(event, self._writer.opening())):
+                    yield opening
+                async for number, delta in self._generation:
+                    if delta.finish_reason == "abort":
+                        raise _unusable(delta.stop_reason)
+                    usage = self._generation.usage if self._always else None
+                    if pieces := b"".join(map(event, self._writer.pieces(number, delta, usage))):
+                        yield pieces
+                if self._tells_usage:
+                    yield event(self._writer.last(self._generation.usage))
+        except Exception as error:
+            yield event(as_api_error(error).body)
+        yield _DONE
+
+    async def aclose(self) -> None:
+        """Cancel what is unfinished."""
+        async with self._generation:
+            pass
+
+
+def event(body: msgspec.Struct) -> bytes:
+    """Return one server-sent event."""
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def _unusable(reason: object) -> APIError:
+    logger.error("the output of a request was unusable: %s", reason)
+    return APIError(500, "The model's output was unusable.")

@@ -14,6 +14,7 @@ from warploom.runtime.bad_words import bad_word_ids
 from warploom.runtime.chat_template import Message
 from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions
+from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.output import Answer, Completion, Delta, OutputText
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.served_model import open_model
@@ -69,6 +70,10 @@ class LLM:
     def max_context(self) -> int:
         """Most tokens of one sequence, prompt and output: the model's limit or the KV cache's."""
         return self._engine.max_context
+
+    def stats(self) -> EngineStats:
+        """Return what the engine tells of itself."""
+        return self._engine.stats()
 
     def close(self) -> None:
         """Free the device. Requests that are still being read end there."""

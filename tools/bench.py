@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from warploom.tools import bench_step
+from warploom.tools import bench_offline, bench_step
+
+_WHAT = {
+    "step": (bench_step, "the time of single steps, whole and kernel by kernel"),
+    "offline": (bench_offline, "tokens per second when all requests are there at once"),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -12,10 +17,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Measure an artifact on this machine."
     parser.epilog = "examples:\n  warploom bench step llama-8b --batch 1,32 --context 256 --prefill 4096\n"
     what = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True)
-    bench_step.configure(
-        what.add_parser(
-            "step",
-            help="the time of single steps, whole and kernel by kernel",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
+    for name, (module, summary) in _WHAT.items():
+        module.configure(what.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter))

@@ -82,7 +82,7 @@ class ChatWriter:
 
     def pieces(self, number: int, delta: Delta, usage: Usage | None) -> Iterator[ChatChunk]:
         """Yield the events of a delta: those of tool calls one by one, the last one with the reason of the end."""
-        answer = Answer([delta.text], list(delta.logprobs or ()), delta.finish_reason, delta.stop_reason)
+        answer = Answer.of(delta)
         changes = [_change(event) for event in self._events(number, answer)]
         logprobs = self._chat_logprobs(number, answer.logprobs) if answer.logprobs else None
         if delta.finish_reason is None and not changes and logprobs is None:

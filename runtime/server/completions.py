@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from warploom.runtime.output import Delta
+from warploom.runtime.request import TokenLogprobs
 from warploom.runtime.server.generation import Answer, Generation
 from warploom.runtime.server.limits import RequestError
 from warploom.runtime.server.replies import CompletionChoice, CompletionReply, Usage
@@ -69,8 +70,7 @@ class CompletionWriter:
 
     def pieces(self, number: int, delta: Delta, usage: Usage | None) -> Iterator[CompletionReply]:
         """Yield the event of a delta."""
-        answer = Answer([delta.text], list(delta.logprobs or ()), delta.finish_reason, delta.stop_reason)
-        yield self._reply([self._choice(number, answer)], usage)
+        yield self._reply([self._choice(number, Answer.of(delta))], usage)
 
     def last(self, usage: Usage) -> CompletionReply:
         """Return the event that tells the usage."""
@@ -78,13 +78,18 @@ class CompletionWriter:
 
     def whole(self, answers: Sequence[Answer], usage: Usage) -> CompletionReply:
         """Return the body of an answer that is not streamed."""
+        each = self._generation.num_each
+        for number, answer in enumerate(answers):
+            answer.prompt_logprobs = answers[number - number % each].prompt_logprobs
         return self._reply([self._choice(number, answer) for number, answer in enumerate(answers)], usage)
 
     def _choice(self, number: int, answer: Answer) -> CompletionChoice:
         text = "".join(answer.text) + stop_text(self._request.include_stop_str_in_output, answer)
-        entries = answer.logprobs
+        entries: list[TokenLogprobs | int] = [*answer.logprobs]
         if self._request.echo and number not in self._begun:
             text = self._prompt_text(number) + text
+            first = self._generation.prompts[number // self._generation.num_each][0]
+            entries = [first, *(answer.prompt_logprobs or ()), *entries]
         self._begun.add(number)
         wanted = self._request.logprobs is not None
         logprobs = self._logprobs[number].completion(entries) if wanted else None
@@ -92,7 +97,7 @@ class CompletionWriter:
 
     def _prompt_text(self, number: int) -> str:
         prompts, prompt = self._generation.prompts, self._request.prompt
-        place = number // (self._generation.num_answers // len(prompts))
+        place = number // self._generation.num_each
         given = prompt if isinstance(prompt, str) else prompt[place] if len(prompt) > place else ""
         return given if isinstance(given, str) else self._service.llm.tokenizer.decode(prompts[place])
 

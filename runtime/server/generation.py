@@ -37,6 +37,22 @@ class Answer:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    prompt_logprobs: Sequence[TokenLogprobs] | None = None
+
+    @classmethod
+    def of(cls, delta: Delta) -> Answer:
+        """Return a piece of an answer."""
+        answer = cls()
+        answer.add(delta)
+        return answer
+
+    def add(self, delta: Delta) -> None:
+        """Note what comes next."""
+        self.text.append(delta.text)
+        self.logprobs += delta.logprobs or ()
+        self.finish_reason, self.stop_reason = delta.finish_reason, delta.stop_reason
+        if delta.prompt_logprobs is not None:
+            self.prompt_logprobs = delta.prompt_logprobs
 
 
 class Generation:
@@ -45,14 +61,14 @@ class Generation:
     It yields pairs of an answer's number (prompts first, then the answers to each) and its next delta.
 
     Attributes:
-        prompts: token ids of each. num_answers: of all prompts together.
+        prompts: token ids of each. num_answers: of all prompts together. num_each: of one prompt.
     """
 
     def __init__(self, streams: Sequence[OutputStream], metrics: Metrics) -> None:
         self.prompts = [stream.prompt_token_ids for stream in streams]
         self._streams, self._metrics = streams, metrics
-        self._each = streams[0].num_answers
-        self.num_answers = len(streams) * self._each
+        self.num_each = streams[0].num_answers
+        self.num_answers = len(streams) * self.num_each
         self._unfinished = self.num_answers
         self._queue: asyncio.Queue[tuple[int, Delta] | Exception] = asyncio.Queue(_AHEAD)
         self._pumps: list[asyncio.Task[None]] = []
@@ -115,10 +131,7 @@ class Generation:
         """Read all answers to their ends."""
         answers = [Answer() for _ in range(self.num_answers)]
         async for number, delta in self:
-            answer = answers[number]
-            answer.text.append(delta.text)
-            answer.logprobs += delta.logprobs or ()
-            answer.finish_reason, answer.stop_reason = delta.finish_reason, delta.stop_reason
+            answers[number].add(delta)
         return answers
 
     async def _next(self) -> tuple[int, Delta]:
@@ -127,7 +140,7 @@ class Generation:
             return delta.index, delta
         if not self._pumps:
             self._pumps = [
-                asyncio.create_task(self._pump(place * self._each, one)) for place, one in enumerate(self._streams)
+                asyncio.create_task(self._pump(place * self.num_each, one)) for place, one in enumerate(self._streams)
             ]
         item = await self._queue.get()
         if isinstance(item, Exception):
@@ -150,5 +163,5 @@ class Generation:
         if delta.finish_reason:
             self._unfinished -= 1
             self._metrics.finished(delta)
-            if delta.metrics and number % self._each == 0:
+            if delta.metrics and number % self.num_each == 0:
                 self._cached_tokens += delta.metrics.num_cached_tokens

@@ -249,7 +249,6 @@ def unsupported(request: GenerationRequest) -> str | None:
         "continue_final_message": (False,),
         "documents": ([],),
         "allowed_token_ids": ([],),
-        "bad_words": ([],),
     }
     given = ((name, getattr(request, name, None)) for name in neutral)
     return next((name for name, value in given if value is not None and value not in neutral[name]), None)

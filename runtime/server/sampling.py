@@ -29,8 +29,11 @@ def completion_params(request: CompletionRequest, defaults: SamplingParams, limi
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise RequestError("best_of", "the same as n, or left out", str(request.best_of))
     params = _common(request, defaults, limits)
+    if request.echo and request.logprobs is not None and request.stream and params.n > 1:
+        raise RequestError("n", "1, or no stream, when echo and logprobs are asked for", str(params.n))
     tokens = _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
-    return replace(params, max_tokens=tokens, logprobs=request.logprobs)
+    echoed = request.logprobs if request.echo else None
+    return replace(params, max_tokens=tokens, logprobs=request.logprobs, prompt_logprobs=echoed)
 
 
 def chat_params(request: ChatRequest, defaults: SamplingParams, limits: Limits) -> SamplingParams:
@@ -57,6 +60,7 @@ def _common(request: GenerationRequest, defaults: SamplingParams, limits: Limits
         "ignore_eos": request.ignore_eos,
         "min_tokens": request.min_tokens,
         "logit_bias": _logit_bias(request, limits),
+        "bad_words": request.bad_words,
         "n": request.n,
         **{name: getattr(request, name) for name in _CHOICES},
     }

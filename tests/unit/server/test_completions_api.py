@@ -108,6 +108,30 @@ def test_logprobs_are_parallel_lists(running: Running) -> None:
         assert lists["text_offset"] == [sum(lengths[:place]) for place in range(5)]
 
 
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"n": 2}, {"prompt": ["Once upon", "a time", "b"], "n": 2}])
+def test_echoed_prompts_have_logprobs_but_for_their_first_token(running: Running, more: dict[str, Any]) -> None:
+    reply = running.complete(**{"seed": 4, "ignore_eos": True, "logprobs": 1, "echo": True, **more})
+    events = reply.events if more.get("stream") else [reply.json]
+    for number in {choice["index"] for event in events for choice in event["choices"]}:
+        choices = [choice for event in events for choice in event["choices"] if choice["index"] == number]
+        parts = [choice["logprobs"] for choice in choices]
+        tokens = [token for part in parts for token in part["tokens"]]
+        values = [value for part in parts for value in part["token_logprobs"]]
+        tops = [top for part in parts for top in part["top_logprobs"]]
+        assert "".join(tokens) == "".join(choice["text"] for choice in choices)
+        assert values[0] is None
+        assert tops[0] is None
+        assert None not in values[1:]
+        assert all(top[token] == value for top, token, value in zip(tops[1:], tokens[1:], values[1:], strict=True))
+        assert (
+            len(tokens) == len(running.service.llm.tokenizer.encode("".join(tokens)[: -len("".join(tokens[-5:]))])) + 5
+        )
+
+
+def test_what_only_a_whole_answer_can_hold_is_refused_in_streams(running: Running) -> None:
+    error_of(running.complete(echo=True, logprobs=1, n=2, stream=True), 400)
+
+
 def test_tokens_can_be_shown_as_ids(running: Running) -> None:
     logprobs = running.complete(logprobs=1, return_tokens_as_token_ids=True).json["choices"][0]["logprobs"]
     assert all(token.startswith("token_id:") for token in logprobs["tokens"])
@@ -143,7 +167,8 @@ def test_fields_that_clients_send_as_null_and_unknown_ones_are_accepted(running:
         ("stop", "a" * 300), ("stop_token_ids", [-1]), ("stop_token_ids", [10**6]), ("logit_bias", {"a": 1}),
         ("logit_bias", {"1": 1000}), ("logit_bias", {"999999": 1}), ("logit_bias", {str(i): 1 for i in range(1025)}),
         ("stream_options", {}), ("priority", 10**6), ("cache_salt", "x" * 1000), ("suffix", "x"),
-        ("prompt_embeds", "AAAA"), ("use_beam_search", True), ("prompt_logprobs", 1), ("prompt", []), ("prompt", ""),
+        ("prompt_embeds", "AAAA"), ("bad_words", [""]),
+        ("bad_words", ["a"] * 200), ("use_beam_search", True), ("prompt_logprobs", 1), ("prompt", []), ("prompt", ""),
         ("prompt", [[]]), ("prompt", [""]), ("prompt", [1, "a"]), ("prompt", [[1, "a"]]), ("prompt", [-1]),
         ("prompt", [10**6]), ("prompt", {"a": 1}), ("prompt", None), ("prompt", ["a"] * 1025),
         ("request_id", "x" * 999),

@@ -7,7 +7,7 @@ is recorded in `wl.fusion` of the entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import mlir.ir as mlir
 
@@ -34,6 +34,7 @@ class Proposal:
 
     def __init__(self, hero: mlir.Operation) -> None:
         self.ops = [hero]
+        self.is_whole = False  # the group is taken as it is, or left to a later phase
         self.optional: list[mlir.Operation] = []
         self.refusals: list[str] = []
 
@@ -47,9 +48,11 @@ class Proposal:
 
     def candidates(self) -> Iterator[list[mlir.Operation]]:
         """The groups to ask for, the largest first."""
+        if self.is_whole and len(self.ops) == 1:
+            return
         for count in range(len(self.optional), -1, -1):
             yield self.ops + self.optional[:count]
-        if len(self.ops) > 1:
+        if len(self.ops) > 1 and not self.is_whole:
             yield self.ops[:1]
 
     def leave(self, operation: mlir.Operation, reason: str) -> None:
@@ -66,18 +69,17 @@ def fuse_heroes(module: mlir.Module, target: Target) -> None:
     outliner = Outliner(module)
     for function in entries(module):
         log: list[str] = recorded(function)
-        for absorbable in (False, True):  # heroes that others absorb come last, and only those that are left
-            heroes = [op for op in function.ops if op_of(op) in RULES and is_op(op, rms_norm) is absorbable]
-            for operation in heroes:
-                log += _fuse(function, operation, outliner, target)
+        for rules in PHASES:
+            for operation in [op for op in function.ops if op_of(op) in rules]:
+                log += _fuse(function, operation, rules, outliner, target)
         record(function, log)
 
 
-def _fuse(function: Function, hero: mlir.Operation, outliner: Outliner, target: Target) -> list[str]:
+def _fuse(function: Function, hero: mlir.Operation, rules: Rules, outliner: Outliner, target: Target) -> list[str]:
     """Try the proposal of the hero's rule, then less and less of it; returns the decisions."""
     spec = op_of(hero)
     assert spec is not None
-    kind, rule = RULES[spec]
+    kind, rule = rules[spec]
     proposal = rule(Proposal(hero))
     place = f"{path_of(hero)}: {spec.name}"
     log = [f"{place}: {refusal}" for refusal in proposal.refusals]
@@ -135,6 +137,23 @@ def _take_residual(proposal: Proposal, hero: mlir.Operation) -> None:
         proposal.leave(reader, "no epilogue of this kind")
 
 
+def _attention(proposal: Proposal) -> Proposal:
+    """The write of this step's keys and values, with the rotations, and the slices of a projection that all read."""
+    (hero,) = proposal.ops
+    proposal.is_whole = True
+    query, cache, *_ = hero.operands
+    write, rotated_q = producer(cache, kv_write), producer(query, rope)
+    if write is None or IN_PLACE not in write.attributes or rotated_q is None:
+        return proposal
+    _, key, value, _ = write.operands
+    rotated_k = producer(key, rope)
+    if rotated_k is not None and list(rotated_k.operands)[1:] == list(rotated_q.operands)[1:]:
+        proposal.take(write, rotated_q, rotated_k)
+        for source in (rotated_q.operands[0], rotated_k.operands[0], value):
+            _take_slices(proposal, source)
+    return proposal
+
+
 def _kv_write(proposal: Proposal) -> Proposal:
     """The rotations of q and k, if any, and the slices of a fused projection that they and v read."""
     (hero,) = proposal.ops
@@ -166,15 +185,20 @@ def _take_slices(proposal: Proposal, value: mlir.Value) -> None:
 
 
 Rule = Callable[[Proposal], Proposal]
-RULES: dict[Op | None, tuple[str, Rule]] = {
-    linear: ("linear", _linear),
-    quantized_linear: ("linear", _linear),
-    scaled_linear: ("linear", _linear),
-    kv_write: ("rope_kv_write", _kv_write),
-    attention: ("attention", _alone),
-    embed: ("embed", _alone),
-    quantized_embed: ("embed", _alone),
-    rms_norm: ("rms_norm", _alone),
-    sample: ("sample", _alone),
-    top_logprobs: ("top_logprobs", _alone),
-}
+Rules = Mapping[Op | None, tuple[str, Rule]]
+# Who absorbs most comes first, whom others absorb last; in every phase only those that are left.
+PHASES: tuple[Rules, ...] = (
+    {attention: ("attention", _attention)},
+    {
+        linear: ("linear", _linear),
+        quantized_linear: ("linear", _linear),
+        scaled_linear: ("linear", _linear),
+        kv_write: ("rope_kv_write", _kv_write),
+        attention: ("attention", _alone),
+        embed: ("embed", _alone),
+        quantized_embed: ("embed", _alone),
+        sample: ("sample", _alone),
+        top_logprobs: ("top_logprobs", _alone),
+    },
+    {rms_norm: ("rms_norm", _alone)},
+)

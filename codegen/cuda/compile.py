@@ -115,7 +115,8 @@ def signature(operands: Sequence[Operand], dims: Sequence[str]) -> dict[str, str
         if isinstance(operand, Pointer):
             types[operand.name] = f"*{element}"
         else:
-            types[operand.name] = f"tensordesc<{element}[{', '.join(map(str, operand.block))}]>"
+            layout = f",{operand.layout}" if operand.layout is not None else ""
+            types[operand.name] = f"tensordesc<{element}[{', '.join(map(str, operand.block))}]{layout}>"
     return types | dict.fromkeys(dims, "i32")
 
 

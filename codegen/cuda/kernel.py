@@ -17,7 +17,9 @@ A group may lower to different kernels by range of a dim (`Variant.when`), and a
 
 The source of a kernel is Triton, rendered from a file in `sources/` (see `render`): a module that imports triton and
 defines `@triton.jit def <name>(<operands>, <dims>)`. Numbers that are known are written as globals,
-`BLOCK_K = tl.constexpr(512)`; there are no constexpr parameters. Every buffer is 16-byte aligned at least.
+`BLOCK_K = tl.constexpr(512)`; there are no constexpr parameters. Every buffer is 16-byte aligned at least. Where Triton
+cannot say it, a source is Gluon (`@gluon.jit`), which names layouts and asynchronous copies itself; Triton's
+interpreter does not run it, so it is checked on a GPU only.
 
 Programmatic dependent launch: with `options.pdl` a kernel starts while its predecessor still runs. It must execute
 `gdc_wait()` in every block before it reads what a kernel may have written and before it writes anything at all (this
@@ -77,12 +79,14 @@ class TensorMap:
         shape: of the dense array, outermost first, over the kernel's dims at their maxima. Rows past the actual dims
             hold leftovers; a store may overwrite them.
         block: extents of one load or store.
+        layout: of the block in shared memory, as Gluon writes it; None: Triton chooses.
     """
 
     name: str
     dtype: DType
     shape: tuple[Expr, ...]
     block: tuple[int, ...]
+    layout: str | None = None
 
 
 Operand: TypeAlias = Pointer | TensorMap

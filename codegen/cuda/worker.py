@@ -39,6 +39,7 @@ def compile_job(job: Job, folder: Path) -> Job:
     from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     knobs.cache.dir = str(folder / "cache")
     function = getattr(_load(job["name"], job["source"]), job["name"])
@@ -48,8 +49,9 @@ def compile_job(job: Job, folder: Path) -> Job:
         for index, kind in enumerate(signature.values())
         if kind.startswith("*")
     }
+    source = GluonASTSource if function.is_gluon() else ASTSource
     kernel = triton.compile(
-        ASTSource(function, signature, constexprs={}, attrs=aligned),
+        source(function, signature, constexprs={}, attrs=aligned),
         target=GPUTarget("cuda", job["capability"], 32),
         options={"enable_fp_fusion": True, **job["options"]},
     )
@@ -57,7 +59,7 @@ def compile_job(job: Job, folder: Path) -> Job:
     return {
         "cubin": base64.b64encode(kernel.asm["cubin"]).decode(),
         "ptx": kernel.asm["ptx"],
-        "ttir": kernel.asm["ttir"],
+        "ttir": kernel.asm["ttgir" if function.is_gluon() else "ttir"],
         "num_warps": metadata.num_warps,
         "shared_bytes": metadata.shared,
         "scratch_bytes": metadata.global_scratch_size + metadata.profile_scratch_size,

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,17 @@ from tests.unit.codegen.loops_groups import GroupBuilder
 from tests.unit.codegen.test_cpu_loops import CORE_OPS
 from tests.unit.codegen.test_cpu_loops_groups import SHAPES
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.compile import compile_kernels
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Pointer
+from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, TensorMap
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, DecodeTile, decode_tile_for
 from warploom.codegen.cuda.kernels.embed import EmbedSpec
+from warploom.codegen.cuda.kernels.hopper_attention import HopperAttentionSpec, takes
 from warploom.codegen.cuda.kernels.loops import match
+from warploom.codegen.cuda.kernels.projection import Projection, Range
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec, tile_for
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
-from warploom.codegen.cuda.kernels.rope_kv_write import Range, RopeKvWriteSpec
+from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
 from warploom.codegen.cuda.kernels.sample import SampleSpec
 from warploom.codegen.cuda.kernels.top_logprobs import TopLogprobsSpec
 from warploom.ir.context import new_context
@@ -47,19 +49,39 @@ TARGET = CudaTarget("sm_90")
 BF16, F32 = DType.BF16, DType.F32
 Case = dict[str, Any]
 
-# (query heads, kv heads, head_dim, window)
+
+def attention_of(heads: int, kv_heads: int, size: int, window: int = 0, **more: Any) -> AttentionProblem:
+    """A problem of the usual scale."""
+    return AttentionProblem(heads, kv_heads, size, size**-0.5, window, **more)
+
+
+def projected(heads: int, kv_heads: int, size: int, window: int = 0, half: int = 0, **more: Any) -> AttentionProblem:
+    """The same, with rotation and cache write: q, k and v side by side in one matrix."""
+    width = (heads + 2 * kv_heads) * size
+    q, k, v = (Range(start * size, width) for start in (0, heads, heads + kv_heads))
+    return attention_of(heads, kv_heads, size, window, projection=Projection(q, k, v, half or size // 2), **more)
+
+
+LLAMA = attention_of(32, 8, 128)
 ATTENTION = [
-    (32, 8, 128, 0),
-    (9, 3, 64, 0),
-    (8, 8, 64, 0),
-    (4, 2, 80, 0),
-    (12, 4, 96, 0),
-    (14, 2, 128, 0),
-    (16, 1, 64, 0),
-    (8, 4, 256, 0),
-    (8, 1, 128, 0),
-    (8, 2, 128, 200),
-    (15, 3, 64, 77),
+    LLAMA,
+    attention_of(9, 3, 64),
+    attention_of(8, 8, 64),
+    attention_of(4, 2, 80),
+    attention_of(12, 4, 96),
+    attention_of(14, 2, 128),
+    attention_of(16, 1, 64),
+    attention_of(8, 4, 256),
+    attention_of(8, 1, 128),
+    attention_of(8, 2, 128, 200),
+    attention_of(15, 3, 64, 77),
+    attention_of(8, 4, 256, softcap=20.0),
+    attention_of(64, 8, 64, 128, sinks=BF16),
+    projected(32, 8, 128),
+    projected(9, 3, 64),
+    projected(4, 2, 80, half=10),
+    projected(8, 4, 256, 100, softcap=30.0),
+    projected(16, 2, 64, sinks=F32),
 ]
 DECODE_TILES = [
     DecodeTile(blocks, min_keys, warps, stages)
@@ -87,18 +109,22 @@ class Collection:
         self.cases.append({"family": family, "use": use, "kernels": [spec.name for spec in specs], **facts})
 
 
-def describe(spec: Any) -> Case:
-    """What a launcher has to know of a spec."""
+def describe(spec: Any, kernel: CompiledKernel) -> Case:
+    """What a launcher has to know of a kernel."""
     names = [operand.name for operand in spec.operands]
-    assert all(isinstance(operand, Pointer) for operand in spec.operands)
     temps = getattr(spec, "temps", ())
     first = {"decode": 5, "sample": 14, "top_lo": 1}.get(spec.name[:6], 0)
     described = [
         {"name": name, "shape": [str(d) for d in t.type.shape], "dtype": str(t.type.dtype), "zeroed": t.zeroed}
         for name, t in zip(names[first:], temps, strict=False)
     ]
+    maps = [operand for operand in spec.operands if isinstance(operand, TensorMap)]
     return {
         "operands": names,
+        "maps": {
+            operand.name: {"dtype": str(operand.dtype), "shape": list(map(str, operand.shape)), "place": place}
+            for operand, place in zip(maps, kernel.tensormaps, strict=True)
+        },
         "dims": list(spec.dims),
         "grid": [str(extent) for extent in spec.grid],
         "pdl": spec.options.pdl,
@@ -108,22 +134,28 @@ def describe(spec: Any) -> Case:
 
 def attention_cases(collection: Collection) -> None:
     """Every shape to check with its own tiles; Llama-3.1-8B's with many to time."""
-    for heads, kv_heads, head_dim, window in ATTENTION:
-        problem = AttentionProblem(heads, kv_heads, head_dim, head_dim**-0.5, window)
-        facts = asdict(problem)
-        collection.add(
-            "decode", "check", [DecodeAttentionSpec(problem, decode_tile_for(problem, TARGET), True)], problem=facts
-        )
-        collection.add(
-            "ragged", "check", [RaggedAttentionSpec(problem, tile_for(problem, TARGET), True)], problem=facts
-        )
-    problem = AttentionProblem(*ATTENTION[0][:3], scale=128**-0.5)
+    for problem in ATTENTION:
+        facts = {**asdict(problem), "sinks": problem.sinks and str(problem.sinks)}
+        before = []
+        if problem.projection is not None:
+            written = replace(problem.projection, q=None)
+            before.append(RopeKvWriteSpec(0, problem.num_kv_heads, problem.head_dim, BF16, BF16, written, True))
+        decode = DecodeAttentionSpec(problem, decode_tile_for(problem, TARGET), True)
+        ragged = RaggedAttentionSpec(problem, tile_for(problem, TARGET), True)
+        collection.add("decode", "check", [decode], problem=facts)
+        collection.add("ragged", "check", [*before, ragged], problem=facts)
+        if takes(problem, TARGET):
+            collection.add("hopper", "check", [*before, HopperAttentionSpec(problem)], problem=facts)
+    for stages, keys in ((2, 128), (4, 64)):
+        collection.add("hopper", "bench", [HopperAttentionSpec(LLAMA, keys, stages)], problem=asdict(LLAMA))
     for tile in DECODE_TILES:
-        spec = DecodeAttentionSpec(problem, tile, True)
-        collection.add("decode", "bench", [spec], problem=asdict(problem), tile=asdict(tile))
-    for ragged in RAGGED_TILES:
-        spec = RaggedAttentionSpec(problem, ragged, True)
-        collection.add("ragged", "bench", [spec], problem=asdict(problem), tile=asdict(ragged))
+        spec = DecodeAttentionSpec(LLAMA, tile, True)
+        collection.add("decode", "bench", [spec], problem=asdict(LLAMA), tile=asdict(tile))
+    fused = projected(32, 8, 128)
+    spec = DecodeAttentionSpec(fused, decode_tile_for(fused, TARGET), True)
+    collection.add("decode", "bench", [spec], problem=asdict(fused))
+    for ragged_tile in RAGGED_TILES:
+        collection.add("ragged", "bench", [RaggedAttentionSpec(LLAMA, ragged_tile, True)], problem=asdict(LLAMA))
 
 
 def simple_cases(collection: Collection) -> None:
@@ -131,9 +163,10 @@ def simple_cases(collection: Collection) -> None:
     for heads, kv_heads, size in ((32, 8, 128), (9, 3, 64), (4, 2, 80), (12, 4, 96), (8, 4, 256)):
         width = (heads + 2 * kv_heads) * size
         starts = 0, heads * size, (heads + kv_heads) * size
-        spec = RopeKvWriteSpec(heads, kv_heads, size, BF16, BF16, *(Range(s, width) for s in starts), pdl=True)
+        q, k, v = (Range(start, width) for start in starts)
+        rope = RopeKvWriteSpec(heads, kv_heads, size, BF16, BF16, Projection(q, k, v, size // 2), pdl=True)
         shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": size}
-        collection.add("rope", "bench" if heads == 32 else "check", [spec], shape=shape)
+        collection.add("rope", "bench" if heads == 32 else "check", [rope], shape=shape)
     for rows, columns in ((128256, 4096), (49152, 576)):
         for out in (BF16, F32):
             spec = EmbedSpec(rows, columns, BF16, out, pdl=True)
@@ -214,7 +247,7 @@ def main() -> None:
     kernels = compile_kernels(specs, TARGET, lambda done: None, refuse_excess=False)
     described = {}
     for spec, kernel in zip(specs, kernels, strict=True):
-        described[kernel.name] = describe(spec) | asdict(kernel.resources)
+        described[kernel.name] = describe(spec, kernel) | asdict(kernel.resources)
         (folder / f"{kernel.name}.cubin").write_bytes(kernel.cubin)
         if excess := kernel.resources.excess(TARGET):
             print(f"{kernel.name}: {excess}")

@@ -15,6 +15,8 @@ from cuda.bindings import driver as cu
 DTYPES = {
     "bf16": (cu.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2),
     "f32": (cu.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4),
+    "f8e4m3": (cu.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_UINT8, 1),
+    "i8": (cu.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_UINT8, 1),
 }
 
 SHARED_BYTES = 227 << 10
@@ -76,13 +78,9 @@ class Kernel:
                 types.append(ctypes.c_void_p)
             else:
                 shape = [number(extent, limit) for extent in operand["shape"]]
-                values.append(tensor_map(address, operand["dtype"], shape, *next(maps)))
-                types.append(None)
-                strides = [1]
-                for extent in reversed(shape[1:]):
-                    strides.insert(0, strides[0] * extent)
-                values += [*shape, *strides]
-                types += [ctypes.c_int32] * len(shape) + [ctypes.c_int64] * len(shape)
+                more_values, more_types = tensor_map_params(address, operand["dtype"], shape, *next(maps))
+                values += more_values
+                types += more_types
         values += [tokens] * self.info["dims"] + [0, 0]
         types += [ctypes.c_int32] * self.info["dims"] + [ctypes.c_void_p] * 2
         config = cu.CUlaunchConfig()
@@ -101,6 +99,18 @@ class Kernel:
             checked(cu.cuLaunchKernelEx(config, self.function, arguments, 0))
 
         return launch
+
+
+def tensor_map_params(
+    address: int, dtype: str, shape: Sequence[int], box: Sequence[int], swizzle: int
+) -> tuple[list[Any], list[Any]]:
+    """Values and ctypes of the parameters that an operand with a tensor map has."""
+    strides = [1]
+    for extent in reversed(shape[1:]):
+        strides.insert(0, strides[0] * extent)
+    rank = len(shape)
+    values = [tensor_map(address, dtype, shape, box, swizzle), *shape, *strides]
+    return values, [None, *[ctypes.c_int32] * rank, *[ctypes.c_int64] * rank]
 
 
 def tensor_map(address: int, dtype: str, shape: Sequence[int], box: Sequence[int], swizzle: int) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from cuda.bindings import driver as cu
 from kernel_data import sample_inputs
-from launcher import Graph, Kernel, Timer, checked
+from launcher import Graph, Kernel, Timer, checked, tensor_map_params
 
 BANDWIDTH = 3.0  # TB/s of a copy on an H100
 PEAK = 798.0  # TFLOP/s, cuBLAS bf16 8192^3 on random data
@@ -75,9 +75,20 @@ class Bench:
         grid = [number(extent, dims) for extent in info["grid"]]
         if 0 in grid:
             return None
-        pointers = [arrays[operand].data_ptr() for operand in info["operands"]]
-        values = (*pointers, *(dims[dim] for dim in info["dims"]), 0, 0)
-        types = [ctypes.c_void_p] * len(pointers) + [ctypes.c_int32] * len(info["dims"]) + [ctypes.c_void_p] * 2
+        values: list[Any] = []
+        types: list[Any] = []
+        for operand in info["operands"]:
+            address, found = arrays[operand].data_ptr(), info["maps"].get(operand)
+            if found is None:
+                values.append(address)
+                types.append(ctypes.c_void_p)
+            else:
+                shape = [number(extent, dims) for extent in found["shape"]]
+                more_values, more_types = tensor_map_params(address, found["dtype"], shape, *found["place"])
+                values += more_values
+                types += more_types
+        values += [*(dims[dim] for dim in info["dims"]), 0, 0]
+        types += [ctypes.c_int32] * len(info["dims"]) + [ctypes.c_void_p] * 2
         config = cu.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = grid
         config.blockDimX, config.blockDimY, config.blockDimZ = 32 * info["num_warps"], 1, 1
@@ -87,7 +98,7 @@ class Bench:
             attribute.id = cu.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
             attribute.value.programmaticStreamSerializationAllowed = 1
             config.attrs, config.numAttrs = [attribute], 1
-        arguments = (values, tuple(types))
+        arguments = (tuple(values), tuple(types))
 
         def launch(stream: int) -> None:
             config.hStream = stream
@@ -123,7 +134,7 @@ class Bench:
         return found[len(found) // 2] / len(launches)
 
 
-RESULTS = ("rotated", "kv", "tokens", "logprobs", "top_tokens", "top_logprobs")
+RESULTS = ("kv", "tokens", "logprobs", "top_tokens", "top_logprobs")
 
 
 def number(expression: str, dims: dict[str, int]) -> int:
@@ -164,13 +175,42 @@ def step(problem: Case, sequences: Sequence[tuple[int, int]], padding: int = 0, 
     shape = (tokens, problem["num_heads"], problem["head_dim"])
     q = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
     q[int(starts[-1]) :] = float("nan")
+    sinks = torch.randn(shape[1], device="cuda").to(TORCH[problem["sinks"] or "f32"])
     return {
         "q": q,
+        "sinks": sinks,
         "query_start": torch.from_numpy(starts).cuda(),
         "context_lens": torch.tensor(contexts, dtype=torch.int32, device="cuda"),
         "out": torch.full(shape, float("nan"), device="cuda", dtype=torch.bfloat16),
         **paged(problem, contexts, width),
     }
+
+
+def projected(problem: Case, given: Arrays) -> tuple[Arrays, Arrays]:
+    """Operands of attention that also rotates and writes, and what attention alone would get."""
+    heads, kv_heads, size = problem["num_heads"], problem["num_kv_heads"], problem["head_dim"]
+    tokens, half = len(given["q"]), problem["projection"]["half"]
+    starts, contexts = given["query_start"].tolist(), given["context_lens"].tolist()
+    qkv = torch.randn(tokens, (heads + 2 * kv_heads) * size, device="cuda", dtype=torch.bfloat16)
+    qkv[starts[-1] :] = float("nan")
+    angle = torch.rand(tokens, half, device="cuda") * 6
+    slots = torch.full((tokens,), -1, dtype=torch.int32, device="cuda")
+    for s, context in enumerate(contexts):
+        position = torch.arange(context - (starts[s + 1] - starts[s]), context, device="cuda")
+        pages = given["page_table"][s, position // PAGE]
+        slots[starts[s] : starts[s + 1]] = (pages * PAGE + position % PAGE).int()
+    cos, sin = angle.cos(), angle.sin()
+    low, high, rest = qkv.float().view(tokens, -1, size).split([half, half, size - 2 * half], -1)
+    turned = [low * cos[:, None] - high * sin[:, None], high * cos[:, None] + low * sin[:, None], rest]
+    rotated = torch.cat(turned, -1).bfloat16()
+    live = slots[: starts[-1]].long()
+    empty, full = given["kv"].clone(), given["kv"].clone()
+    keys, values = rotated[:, heads : heads + kv_heads], qkv.view(tokens, -1, size)[:, heads + kv_heads :]
+    for which, new in ((0, keys), (1, values)):
+        empty[live // PAGE, which, :, live % PAGE] = float("nan")
+        full[live // PAGE, which, :, live % PAGE] = new[: starts[-1]]
+    fresh = {"q": qkv, "k": qkv, "v": qkv, "cos": cos, "sin": sin, "slots": slots, "kv": empty}
+    return given | fresh, given | {"q": rotated[:, :heads], "kv": full}
 
 
 def attention(problem: Case, arrays: Arrays) -> torch.Tensor:
@@ -193,7 +233,14 @@ def attention(problem: Case, arrays: Arrays) -> torch.Tensor:
             k, v = (cache[:, i, h].reshape(-1, problem["head_dim"])[:context] for i in (0, 1))
             heads = slice(h * group, (h + 1) * group)
             scores = torch.einsum("tgd,jd->gtj", q[begin:end, heads], k) * problem["scale"]
-            weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+            if problem["softcap"]:
+                scores = problem["softcap"] * torch.tanh(scores / problem["softcap"])
+            scores = scores.masked_fill(~visible, float("-inf"))
+            if problem["sinks"]:
+                sink = arrays["sinks"][heads].float()[:, None, None].expand(-1, len(position), 1)
+                weights = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
+            else:
+                weights = scores.softmax(-1)
             out[begin:end, heads] = torch.einsum("gtj,jd->tgd", weights, v)
     return out
 
@@ -229,18 +276,23 @@ def close_rows(actual: torch.Tensor, expected: torch.Tensor) -> str | None:
 def check_attention(bench: Bench, case: Case) -> Iterator[tuple[str, list[str]]]:
     problem = case["problem"]
     for label, arrays in attention_batches(case["family"], problem, np.random.default_rng(5)):
-        dims = dims_of(arrays)
+        dims, oracle = dims_of(arrays), arrays
+        if problem["projection"]:
+            arrays, oracle = projected(problem, arrays)
         problems = bench.run(case["kernels"], arrays, dims)
         live = int(arrays["query_start"][-1])
-        if (wrong := close_rows(arrays["out"][:live], attention(problem, arrays)[:live])) is not None:
+        if (wrong := close_rows(arrays["out"][:live], attention(problem, oracle)[:live])) is not None:
             problems.append(wrong)
+        if not torch.allclose(arrays["kv"].float(), oracle["kv"].float(), rtol=2**-7, atol=2**-9, equal_nan=True):
+            problems.append("the cache is wrong")
         if arrays["out"][live:].any():
             problems.append("padding is not zero")
         yield f"{label} {dims}", problems
 
 
 def dims_of(arrays: Arrays) -> dict[str, int]:
-    return {"T": len(arrays["q"]), "S": len(arrays["context_lens"]), "P": arrays["page_table"].shape[1]}
+    table = arrays["page_table"]
+    return {"T": len(arrays["q"]), "S": len(table), "P": table.shape[1], "C": len(arrays["kv"])}
 
 
 def layered(arrays: Arrays, layers: int) -> list[Arrays]:
@@ -267,6 +319,8 @@ def bench_decode(bench: Bench, case: Case) -> Iterator[Case]:
         (128, 1024, 0),
     ):
         arrays = step(problem, [(1, context)] * batch, extra_pages=room)
+        if problem["projection"]:
+            arrays = projected(problem, arrays)[0]
         per_layer = arrays["kv"].numel() * 2
         layers = layered(arrays, max(2, min(64, ROTATED // per_layer + 1)))
         dims = dims_of(arrays)
@@ -312,7 +366,7 @@ def check_rope(bench: Bench, case: Case) -> Iterator[tuple[str, list[str]]]:
         page, offset = arrays["slots"][kept].long() // PAGE, arrays["slots"][kept].long() % PAGE
         wanted[page, 0, :, offset] = rotated[kept, heads:]
         wanted[page, 1, :, offset] = qkv[kept, heads + kv_heads :]
-        for name, expected in (("rotated", rotated[:, :heads]), ("kv", wanted)):
+        for name, expected in (("out", rotated[:, :heads]), ("kv", wanted)):
             if not torch.allclose(arrays[name].float().view(expected.shape), expected, rtol=2**-7, atol=2**-9):
                 problems.append(f"{name} is wrong")
         yield f"{shape} T={tokens}", problems
@@ -325,10 +379,10 @@ def rope_arrays(heads: int, kv_heads: int, size: int, tokens: int) -> Arrays:
     slots = torch.randperm(pages * PAGE, device="cuda")[:tokens].int()
     slots[::5] = -1
     kv = torch.randn(pages, 2, kv_heads, PAGE * size, device="cuda", dtype=torch.bfloat16)
-    rotated = torch.full((tokens, heads, size), float("nan"), device="cuda", dtype=torch.bfloat16)
+    out = torch.full((tokens, heads, size), float("nan"), device="cuda", dtype=torch.bfloat16)
     return {
         "q": qkv, "k": qkv, "v": qkv, "cos": angle.cos(), "sin": angle.sin(), "slots": slots, "kv": kv,
-        "rotated": rotated,
+        "out": out,
     }  # fmt: skip
 
 
@@ -514,6 +568,7 @@ def check_loops(bench: Bench, case: Case) -> Iterator[tuple[str, list[str]]]:
 CHECKS: dict[str, Callable[[Bench, Case], Iterator[tuple[str, list[str]]]]] = {
     "decode": check_attention,
     "ragged": check_attention,
+    "hopper": check_attention,
     "rope": check_rope,
     "embed": check_embed,
     "norm": check_norm,
@@ -528,6 +583,7 @@ TIMES: dict[str, Callable[[Bench, Case], Iterator[Case]]] = {
     "sample": bench_sample,
     "top_logprobs": bench_top_logprobs,
     "ragged": bench_ragged,
+    "hopper": bench_ragged,
     "decode": bench_decode,
 }
 

@@ -1,16 +1,29 @@
-"""Which groups are paged attention, and the kernels that compute it for every mix of prompts and decodes."""
+"""Which groups are paged attention, and the kernels that compute it for every mix of prompts and decodes.
+
+A group is `attention` alone, or with the rotations and the cache write before it: then a decode is one launch, and a
+prompt two, of which the second rotates q.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import mlir.ir as mlir
+
 from warploom.codegen.cpu.kernels.groups import input_slot, kv_slot, only_op, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import Guard, Match, Slot, Step, Variant
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Variant
+from warploom.codegen.cuda.kernels import hopper_attention
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, decode_tile_for
+from warploom.codegen.cuda.kernels.projection import Projected, projected
 from warploom.codegen.cuda.kernels.ragged_attention import RaggedAttentionSpec, tile_for
+from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE
 from warploom.ir.function import Function
-from warploom.ir.ops.attention import attention
+from warploom.ir.ops.attention import attention, kv_write
+from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import DType, type_of
 from warploom.runtime.expr import Expr
 
@@ -20,21 +33,58 @@ MAX_GROUP = 16
 END = 2**31 - 1
 
 
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """A problem with what its kernels read and write, by the names of their operands."""
+
+    problem: AttentionProblem
+    slots: Mapping[str, Slot]
+    dims: Mapping[str, Expr]
+
+    def step(self, spec: CudaKernelSpec) -> Step:
+        """The launch of a kernel."""
+        return Step(spec, tuple(self.slots[o.name] for o in spec.operands), {n: self.dims[n] for n in spec.dims})
+
+
 def match(group: Function, target: CudaTarget) -> Match | str:
-    """The kernels of a group that is one `attention`, or why there are none."""
-    operation = only_op(group, attention)
-    if isinstance(operation, str):
-        return operation
-    q, kv, page_table, query_start, context_lens, *sinks = operation.operands
+    """The kernels of a group that is one `attention`, with or without what it attends, or why there are none."""
+    operation = next((op for op in group.ops if is_op(op, attention)), None)
+    if operation is None:
+        return "there is no attention"
+    write = producer(operation.operands[1], kv_write)
+    found = _fresh(group, operation, write) if write is not None else None
+    if isinstance(found, str):
+        return found
+    if write is None and isinstance(alone := only_op(group, attention), str):
+        return alone
+    problem = _problem(operation, found)
+    return problem if isinstance(problem, str) else lower(_attended(group, operation, write, found, problem), target)
+
+
+def _fresh(group: Function, operation: mlir.Operation, write: mlir.Operation) -> Projected | str:
+    """Where q, k and v of a group with a cache write come from."""
+    if set(group.results.values()) != {operation.results[0], write.results[0]}:
+        return "others than attention read the rotated q, k or v"
+    _, k, v, _ = write.operands
+    found = projected(operation.operands[0], k, v)
+    if isinstance(found, Projected) and not found.angles:
+        return "q and k are not rotated in the group"
+    paging = [kv_write.attrs_of(write)[name] for name in ("layer", "page_size", "k_layout")]
+    if paging != [attention.attrs_of(operation)[name] for name in ("layer", "page_size", "k_layout")]:
+        return "attention reads another layer than is written"
+    return found
+
+
+def _problem(operation: mlir.Operation, found: Projected | None) -> AttentionProblem | str:
+    q, kv, _, _, _, *sinks = operation.operands
     attrs = attention.attrs_of(operation)
-    if sinks or attrs["softcap"]:
-        return "there are no kernels for sinks or capped scores yet"
-    tokens, num_heads, head_dim = type_of(q).shape
+    _, num_heads, head_dim = type_of(q).shape
     num_kv_heads = type_of(kv).shape[3]
     if attrs["page_size"] != PAGE_SIZE or attrs["k_layout"] != K_LAYOUT:
         return f"pages must be {PAGE_SIZE} tokens, {K_LAYOUT}; here {attrs['page_size']}, {attrs['k_layout']}"
-    if {type_of(q).dtype, type_of(kv).dtype} != {DType.BF16}:
-        return f"q and kv must be bf16; here {type_of(q)} and {type_of(kv)}"
+    matrices = found.matrices if found is not None else ()
+    if {type_of(value).dtype for value in (q, kv, *matrices)} != {DType.BF16}:
+        return f"q, k, v and kv must be bf16; here {type_of(q)} and {type_of(kv)}"
     if head_dim not in HEAD_DIMS or static(num_heads) // static(num_kv_heads) > MAX_GROUP:
         return (
             f"heads must have 16 to 256 dims, a multiple of 8, and at most {MAX_GROUP} may share a kv head; "
@@ -42,33 +92,67 @@ def match(group: Function, target: CudaTarget) -> Match | str:
         )
     if attrs["scale"] <= 0:
         return f"the scale must be positive: the largest score is scaled after it is found; here {attrs['scale']}"
-    problem = AttentionProblem(
-        static(num_heads), static(num_kv_heads), static(head_dim), attrs["scale"], attrs["window"]
+    return AttentionProblem(
+        static(num_heads),
+        static(num_kv_heads),
+        static(head_dim),
+        attrs["scale"],
+        attrs["window"],
+        attrs["softcap"],
+        type_of(sinks[0]).dtype if sinks else None,
+        found.projection if found is not None else None,
     )
+
+
+def _attended(
+    group: Function,
+    operation: mlir.Operation,
+    write: mlir.Operation | None,
+    found: Projected | None,
+    problem: AttentionProblem,
+) -> Attended:
+    q, kv, page_table, query_start, context_lens, *sinks = operation.operands
+    values = {"page_table": page_table, "query_start": query_start, "context_lens": context_lens}
+    values |= dict(zip(("sinks",), sinks, strict=False))
+    if write is None or found is None:
+        values["q"] = q
+    else:
+        kv, _, _, values["slots"] = write.operands
+        values |= dict(zip(("q", "k", "v", "cos", "sin"), (*found.matrices, *found.angles), strict=True))
+    slots = {name: input_slot(group, value) for name, value in values.items()}
+    slots["kv"] = kv_slot(group, kv, attention.attrs_of(operation)["layer"])
+    slots["out"] = result_slot(group, operation.results[0])
     sequences, width = type_of(page_table).shape
-    inputs = (
-        input_slot(group, q),
-        kv_slot(group, kv, attrs["layer"]),
-        *(input_slot(group, value) for value in (page_table, query_start, context_lens)),
-    )
-    dims: dict[str, Expr] = {"T": str(tokens), "S": str(sequences), "P": str(width)}
-    return lower(problem, inputs, result_slot(group, operation.results[0]), dims, target)
+    sizes = {"T": type_of(q).shape[0], "S": sequences, "P": width, "C": type_of(kv).shape[1]}
+    return Attended(problem, slots, {name: str(size) for name, size in sizes.items()})
 
 
-def lower(
-    problem: AttentionProblem, inputs: tuple[Slot, ...], result: Slot, dims: dict[str, Expr], target: CudaTarget
-) -> Match:
+def lower(attended: Attended, target: CudaTarget) -> Match:
     """The launches of a problem: T = S means that every sequence decodes, else there are chunks of prompts.
 
     The choice is of speed alone: both kernels compute any batch in which T is at most S. They add in different orders,
     so only one of them is deterministic: the ragged.
     """
-    ragged = Step(RaggedAttentionSpec(problem, tile_for(problem, target), target.has_tma), (*inputs, result), dims)
+    problem = attended.problem
+    ragged = tuple(attended.step(spec) for spec in _prompt_kernels(problem, target))
     if target.deterministic:
-        return Match((Variant((ragged,)),))
+        return Match((Variant(ragged),))
     spec = DecodeAttentionSpec(problem, decode_tile_for(problem, target), target.has_tma)
-    temps = tuple(Slot("temp", index) for index in range(len(spec.temps)))
-    decode = Step(spec, (*inputs, *temps, result), dims)
-    chunks = f"{dims['T']} - {dims['S']}"
-    variants = (Variant((decode,), Guard(chunks, -END, 0)), Variant((ragged,), Guard(chunks, 1, END)))
+    temps = {operand.name: Slot("temp", index) for index, operand in enumerate(spec.scratch)}
+    decode = Attended(problem, {**attended.slots, **temps}, attended.dims).step(spec)
+    chunks = f"{attended.dims['T']} - {attended.dims['S']}"
+    variants = (Variant((decode,), Guard(chunks, -END, 0)), Variant(ragged, Guard(chunks, 1, END)))
     return Match(variants, spec.temps)
+
+
+def _prompt_kernels(problem: AttentionProblem, target: CudaTarget) -> list[CudaKernelSpec]:
+    """What computes any batch, in order."""
+    kernels: list[CudaKernelSpec] = []
+    if problem.projection is not None:
+        keys = replace(problem.projection, q=None)
+        kernels.append(
+            RopeKvWriteSpec(0, problem.num_kv_heads, problem.head_dim, DType.BF16, DType.BF16, keys, target.has_tma)
+        )
+    if hopper_attention.takes(problem, target):
+        return [*kernels, hopper_attention.HopperAttentionSpec(problem)]
+    return [*kernels, RaggedAttentionSpec(problem, tile_for(problem, target), target.has_tma)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.kernel import Pointer
+from warploom.codegen.cuda.kernels.projection import Projection
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.types import DType
 
@@ -13,21 +14,41 @@ LOG2_E = 1.4426950408889634
 
 @dataclass(frozen=True, slots=True)
 class AttentionProblem:
-    """Causal attention of q [T, num_heads, head_dim] over bf16 pages of one layer, all bf16; window 0 is none."""
+    """Causal attention of q [T, num_heads, head_dim] over bf16 pages of one layer, all bf16.
+
+    Attributes:
+        scale: of scores, positive.
+        window: keys that a token sees; 0: all.
+        softcap: bound of scores, smoothly; 0: none.
+        sinks: dtype of one more score per head, if there is one.
+        projection: where q, k and v of this step are before their rotation; None: q is rotated, and all that is
+            attended is in the cache.
+    """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
     scale: float
     window: int = 0
+    softcap: float = 0.0
+    sinks: DType | None = None
+    projection: Projection | None = None
 
     @property
     def name(self) -> str:
         """Readable and unique: `attention_32x8x128`."""
-        scale = "" if self.scale == self.head_dim**-0.5 else f"_scale_{self.scale.hex()}"
-        window = f"_window_{self.window}" if self.window else ""
-        shape = f"attention_{self.num_heads}x{self.num_kv_heads}x{self.head_dim}"
-        return shape + (scale + window).replace(".", "p").replace("+", "").replace("-", "m")
+        parts = [f"attention_{self.num_heads}x{self.num_kv_heads}x{self.head_dim}"]
+        if self.scale != self.head_dim**-0.5:
+            parts.append(f"scale_{self.scale.hex()}")
+        if self.window:
+            parts.append(f"window_{self.window}")
+        if self.softcap:
+            parts.append(f"cap_{self.softcap:g}")
+        if self.sinks:
+            parts.append(f"sinks_{self.sinks}")
+        if self.projection:
+            parts.append(str(self.projection))
+        return "_".join(parts).replace(".", "p").replace("+", "").replace("-", "m")
 
     @property
     def group(self) -> int:
@@ -46,15 +67,21 @@ class AttentionProblem:
 
     @property
     def score_scale(self) -> float:
-        """Of scores whose exponentials are taken to base 2."""
-        return self.scale * LOG2_E
+        """Of scores (capped ones, if they are) whose exponentials are taken to base 2."""
+        return LOG2_E if self.softcap else self.scale * LOG2_E
 
     @property
-    def inputs(self) -> tuple[Pointer, ...]:
-        """What every kernel reads, kv at its layer."""
+    def query_inputs(self) -> tuple[Pointer, ...]:
+        """q, and what rotates it."""
+        angles = ("cos", "sin") if self.projection else ()
+        return (Pointer("q", DType.BF16), *(Pointer(name, DType.F32) for name in angles))
+
+    @property
+    def page_inputs(self) -> tuple[Pointer, ...]:
+        """The cache at its layer, and where its sequences are."""
         indices = ("page_table", "query_start", "context_lens")
-        floats = Pointer("q", DType.BF16), Pointer("kv", DType.BF16)
-        return (*floats, *(Pointer(name, DType.I32) for name in indices))
+        sinks = () if self.sinks is None else (Pointer("sinks", self.sinks),)
+        return (Pointer("kv", DType.BF16), *(Pointer(name, DType.I32) for name in indices), *sinks)
 
     @property
     def flops(self) -> str:

@@ -4,6 +4,11 @@ A block takes one token, one kv head with all query heads that share it (rows of
 a run of pages; the last block of a token and kv head to finish combines the parts, in their order. A token whose pages
 one block holds is written directly. The number of blocks depends on S and P only, so that a captured graph serves all
 contexts: blocks without pages end at once.
+
+With a projection the kernel is all that attention does in a step: it rotates q, and the block that holds the end of a
+token's run rotates and writes its key and value. It reads those of this step's tokens where the projection left them,
+not from the cache, so that no block waits for another; which relies on `slots` being the places of the tokens in their
+sequences (or negative), as those of `@step` are.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Options, Pointer, Temp
-from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
+from warploom.codegen.cuda.kernels.attention_problem import LOG2_E, AttentionProblem
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.types import DType, tensor
@@ -57,8 +62,15 @@ class DecodeAttentionSpec:
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
-        parts = Pointer("parts", DType.F32), Pointer("statistics", DType.F32), Pointer("counters", DType.I32)
-        return (*self.problem.inputs, *parts, Pointer("out", DType.BF16))
+        fresh = [Pointer("k", DType.BF16), Pointer("v", DType.BF16)] if self.problem.projection else []
+        slots = [Pointer("slots", DType.I32)] if self.problem.projection else []
+        q, *angles = self.problem.query_inputs
+        return (q, *fresh, *angles, *slots, *self.problem.page_inputs, *self.scratch, Pointer("out", DType.BF16))
+
+    @property
+    def scratch(self) -> tuple[Pointer, ...]:
+        """The operands that `temps` are."""
+        return Pointer("parts", DType.F32), Pointer("statistics", DType.F32), Pointer("counters", DType.I32)
 
     @property
     def temps(self) -> tuple[Temp, ...]:
@@ -110,6 +122,7 @@ class DecodeAttentionSpec:
             page_size=PAGE_SIZE,
             rows=max(16, 1 << (self.problem.group - 1).bit_length()),
             max_splits=MAX_SPLITS,
+            log2_e=LOG2_E,
         )
 
     def __str__(self) -> str:

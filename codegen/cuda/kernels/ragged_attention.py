@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Options, Pointer
-from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
+from warploom.codegen.cuda.kernels.attention_problem import LOG2_E, AttentionProblem
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.types import DType
@@ -56,7 +56,7 @@ class RaggedAttentionSpec:
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
-        return (*self.problem.inputs, Pointer("out", DType.BF16))
+        return (*self.problem.query_inputs, *self.problem.page_inputs, Pointer("out", DType.BF16))
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class RaggedAttentionSpec:
         return self.problem.bytes
 
     def source(self) -> str:
-        return render("ragged_attention.py.j2", spec=self, p=self.problem, page_size=PAGE_SIZE)
+        return render("ragged_attention.py.j2", spec=self, p=self.problem, page_size=PAGE_SIZE, log2_e=LOG2_E)
 
     def __str__(self) -> str:
         p = self.problem

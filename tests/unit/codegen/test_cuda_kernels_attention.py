@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -12,12 +12,17 @@ import pytest
 from tests.unit.codegen.triton_interpreter import run_kernel
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, DecodeTile
+from warploom.codegen.cuda.kernels.projection import Projection, Range
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec
-from warploom.ir.ops.attention import attention
+from warploom.ir.ops.attention import attention, kv_write, view_pages
+from warploom.ir.ops.rope import rope
+from warploom.ir.types import DType
 from warploom.runtime.expr import evaluate
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 PAGE = 64
+SINKS = np.linspace(-2, 3, 8, dtype=np.float32)
+PAGING: dict[str, Any] = {"layer": 0, "page_size": PAGE, "k_layout": "token_major"}
 
 
 @dataclass
@@ -38,16 +43,22 @@ class Batch:
     def dims(self) -> dict[str, int]:
         return {"T": len(self.q), "S": len(self.context_lens), "P": self.page_table.shape[1]}
 
-    def meaning(self, problem: AttentionProblem) -> np.ndarray:
-        attrs: dict[str, Any] = {
-            "layer": 0,
-            "page_size": PAGE,
-            "k_layout": "token_major",
-            "scale": problem.scale,
-            "window": problem.window,
-        }
-        q, kv, *rest = self.arrays
-        return attention.evaluate(q.astype(np.float64), kv[None].astype(np.float64), *rest, **attrs)
+    def meaning(self, problem: AttentionProblem, sinks: np.ndarray | None = None) -> np.ndarray:
+        attrs = {"scale": problem.scale, "window": problem.window, "softcap": problem.softcap} | PAGING
+        q, kv = self.q.astype(np.float64), self.kv[None].astype(np.float64)
+        return attention.evaluate(q, kv, self.page_table, self.query_start, self.context_lens, sinks, **attrs)
+
+
+@dataclass
+class Projected:
+    """A step before its rotation and cache write; what it attends; the cache that it leaves."""
+
+    matrix: np.ndarray  # q, k and v side by side: [T, (num_heads + 2 * num_kv_heads) * head_dim]
+    cos: np.ndarray
+    sin: np.ndarray
+    slots: np.ndarray
+    kv: np.ndarray
+    attended: Batch
 
 
 def make_batch(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int = 0) -> Batch:
@@ -72,15 +83,46 @@ def problem_of(heads: int, kv_heads: int, size: int, window: int = 0) -> Attenti
     return AttentionProblem(heads, kv_heads, size, size**-0.5, window)
 
 
+def make_projected(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int = 0) -> Projected:
+    """Random data; what this step writes is NaN in the cache."""
+    assert problem.projection is not None
+    batch, rng = make_batch(problem, sequences, padding), np.random.default_rng(2)
+    tokens, heads, size = batch.q.shape
+    matrix = rng.standard_normal((tokens, heads + 2 * problem.num_kv_heads, size)).astype(BF16)
+    matrix[batch.query_start[-1] :] = np.nan
+    angle = rng.uniform(0, 6, (tokens, problem.projection.half))
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    slots = np.full(tokens, -1, np.int32)
+    for s, (query, context) in enumerate(sequences):
+        position, first = np.arange(context - query, context), batch.query_start[s]
+        slots[first : first + query] = batch.page_table[s, position // PAGE] * PAGE + position % PAGE
+    turned = rope.evaluate(matrix[:, : heads + problem.num_kv_heads].astype(np.float32), cos, sin).astype(BF16)
+    kv = batch.kv.copy()
+    pages = view_pages(kv[None], 0, size, "token_major")
+    for cache in pages:
+        cache[slots[slots >= 0] // PAGE, :, slots[slots >= 0] % PAGE] = np.nan
+    values = matrix[:, heads + problem.num_kv_heads :]
+    full = kv_write.evaluate(kv[None], turned[:, heads:], values, slots, **PAGING)[0]
+    attended = replace(batch, q=turned[:, :heads], kv=full)
+    return Projected(matrix.reshape(tokens, -1), cos, sin, slots, kv, attended)
+
+
+def projected_problem(heads: int, kv_heads: int, size: int, half: int, **more: Any) -> AttentionProblem:
+    width = (heads + 2 * kv_heads) * size
+    q, k, v = (Range(start * size, width) for start in (0, heads, heads + kv_heads))
+    projection = Projection(q, k, v, half)
+    return AttentionProblem(heads, kv_heads, size, size**-0.5, projection=projection, **more)
+
+
+def temps_of(spec: DecodeAttentionSpec, dims: dict[str, int]) -> list[np.ndarray]:
+    """Counters that are zero, and garbage."""
+    return [np.full(t.type.resolve(dims), 0 if t.zeroed else np.nan, t.type.dtype.numpy) for t in spec.temps]
+
+
 def run_decode(problem: AttentionProblem, batch: Batch, tile: DecodeTile) -> np.ndarray:
     spec = DecodeAttentionSpec(problem, tile, pdl=False)
     out = np.full(batch.q.shape, np.nan, BF16)
-    temps = [
-        np.zeros(t.type.resolve(batch.dims), t.type.dtype.numpy)
-        if t.zeroed
-        else np.full(t.type.resolve(batch.dims), np.nan, t.type.dtype.numpy)
-        for t in spec.temps
-    ]
+    temps = temps_of(spec, batch.dims)
     run_kernel(spec, [*batch.arrays, *temps, out], batch.dims)
     assert not temps[-1].any(), "counters are left zero"
     return out
@@ -136,6 +178,41 @@ def test_decode_kernel_finds_tokens_of_prompts_and_of_later_sequences() -> None:
 def test_ragged_is_its_meaning(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int) -> None:
     batch = make_batch(problem, sequences, padding)
     close(run_ragged(problem, batch, AttentionTile(64, 128, 4, 1)), batch.meaning(problem))
+
+
+PROJECTED = [
+    (projected_problem(8, 2, 64, 32), [(1, 1), (1, 64), (1, 65), (1, 300)], 2),
+    (projected_problem(3, 1, 80, 10, window=70), [(0, 0), (3, 70), (0, 0), (1, 129), (0, 0), (2, 2)], 0),
+    (projected_problem(4, 4, 96, 48, softcap=2.0), [(1, 700)], 0),
+    (projected_problem(6, 2, 128, 64, sinks=DType.F32), [(1, 128), (1, 600), (0, 0), (2, 3)], 0),
+]
+
+
+@pytest.mark.parametrize(("problem", "sequences", "padding"), PROJECTED, ids=str)
+def test_decode_rotates_and_writes(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int) -> None:
+    given = make_projected(problem, sequences, padding)
+    spec, dims = DecodeAttentionSpec(problem, DecodeTile(min_keys=64), pdl=False), given.attended.dims
+    out, cache, temps = (
+        np.full(given.attended.q.shape, np.nan, BF16),
+        given.kv.copy(),
+        temps_of(spec, given.attended.dims),
+    )
+    sinks = [SINKS[: problem.num_heads]] if problem.sinks else []
+    arrays = [*[given.matrix] * 3, given.cos, given.sin, given.slots, cache, *given.attended.arrays[2:], *sinks]
+    run_kernel(spec, [*arrays, *temps, out], dims)
+    close(out, given.attended.meaning(problem, *sinks))
+    np.testing.assert_allclose(cache.astype(np.float32), given.attended.kv.astype(np.float32), rtol=2**-7)
+
+
+@pytest.mark.parametrize(("problem", "sequences", "padding"), PROJECTED, ids=str)
+def test_ragged_rotates(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int) -> None:
+    given = make_projected(problem, sequences, padding)
+    out = np.full(given.attended.q.shape, np.nan, BF16)
+    sinks = [SINKS[: problem.num_heads]] if problem.sinks else []
+    spec = RaggedAttentionSpec(problem, AttentionTile(64, 64, 4, 1), pdl=False)
+    arrays = [given.matrix, given.cos, given.sin, given.attended.kv, *given.attended.arrays[2:], *sinks]
+    run_kernel(spec, [*arrays, out], given.attended.dims)
+    close(out, given.attended.meaning(problem, *sinks))
 
 
 def test_a_ragged_row_never_depends_on_its_neighbours() -> None:

@@ -121,7 +121,7 @@ def llama() -> Any:
 
 def test_every_group_has_its_family(llama: Any) -> None:
     kinds = {kind_of(group) for group in functions(llama[0]).values() if group.is_private}
-    assert kinds >= {"linear", "rope_kv_write", "attention", "embed", "sample", "top_logprobs", "loops"}
+    assert kinds >= {"linear", "attention", "embed", "sample", "top_logprobs", "loops"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 from tests.unit.codegen.triton_interpreter import run_kernel
 from warploom.codegen.cuda.kernels.embed import EmbedSpec
-from warploom.codegen.cuda.kernels.rope_kv_write import Range, RopeKvWriteSpec
+from warploom.codegen.cuda.kernels.projection import Projection, Range
+from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
 from warploom.ir.ops.attention import kv_write
 from warploom.ir.ops.rope import rope
 from warploom.ir.types import DType
@@ -24,18 +25,22 @@ def close(actual: np.ndarray, expected: np.ndarray, dtype: DType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "size", "x", "kv"),
+    ("heads", "kv_heads", "size", "rotary", "x", "kv"),
     [
-        (6, 2, 64, DType.BF16, DType.BF16),
-        (9, 3, 80, DType.BF16, DType.BF16),
-        (1, 1, 16, DType.F32, DType.BF16),
-        (5, 5, 96, DType.F32, DType.F32),
-        (0, 2, 128, DType.BF16, DType.BF16),
+        (6, 2, 64, 64, DType.BF16, DType.BF16),
+        (9, 3, 80, 80, DType.BF16, DType.BF16),
+        (3, 3, 80, 20, DType.BF16, DType.BF16),
+        (1, 1, 16, 16, DType.F32, DType.BF16),
+        (5, 5, 96, 96, DType.F32, DType.F32),
+        (0, 2, 128, 64, DType.BF16, DType.BF16),
+        (0, 5, 96, 0, DType.BF16, DType.BF16),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("fused", [True, False])
-def test_rope_kv_write_is_its_meaning(heads: int, kv_heads: int, size: int, x: DType, kv: DType, fused: bool) -> None:
+def test_rope_kv_write_is_its_meaning(
+    heads: int, kv_heads: int, size: int, rotary: int, x: DType, kv: DType, fused: bool
+) -> None:
     rng = np.random.default_rng(2)
     tokens, counts = 5, {"q": heads, "k": kv_heads, "v": kv_heads}
     width = sum(counts.values()) * size
@@ -44,15 +49,14 @@ def test_rope_kv_write_is_its_meaning(heads: int, kv_heads: int, size: int, x: D
     parts = {n: packed[:, begin[n] : begin[n] + counts[n] * size].reshape(tokens, -1, size) for n in counts}
     ranges = {n: Range(int(begin[n]), width) if fused else Range(0, counts[n] * size) for n in counts}
     sources = {n: packed if fused else np.ascontiguousarray(parts[n]).reshape(tokens, -1) for n in counts}
-    spec = RopeKvWriteSpec(
-        heads, kv_heads, size, x, kv, ranges["q"] if heads else None, ranges["k"], ranges["v"], pdl=False
-    )
-    angle = rng.uniform(0, 6, (tokens, size // 2))
+    projection = Projection(ranges["q"] if heads else None, ranges["k"], ranges["v"], rotary // 2)
+    spec = RopeKvWriteSpec(heads, kv_heads, size, x, kv, projection, pdl=False)
+    angle = rng.uniform(0, 6, (tokens, rotary // 2))
     cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     slots = np.array([3 * PAGE + 5, -1, 0, PAGE - 1, 2 * PAGE], np.int32)
     cache = rng.standard_normal((4, 2, kv_heads, PAGE * size)).astype(kv.numpy)
     before, rotated = cache.copy(), np.full((tokens, heads, size), np.nan, x.numpy)
-    arrays = [sources["k"], sources["v"], cos, sin, slots, cache]
+    arrays = [sources["k"], sources["v"], *([cos, sin] if rotary else []), slots, cache]
     run_kernel(spec, [sources["q"], *arrays, rotated] if heads else arrays, {"T": tokens})
 
     wide: dict[str, Any] = {n: part.astype(np.float64) for n, part in parts.items()}

@@ -154,5 +154,5 @@ def test_an_unfused_op_is_named(wl: mlir.Context, tmp_path: Path) -> None:
 
 
 def test_every_kind_that_the_passes_make_has_a_kernel_family() -> None:
-    made = {kind for kind, _ in fuse_heroes.RULES.values()} | {fuse_loops.KIND}
+    made = {kind for rules in fuse_heroes.PHASES for kind, _ in rules.values()} | {fuse_loops.KIND}
     assert made == {family.KIND for family in templates()}

@@ -64,6 +64,7 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
 _NAMES = {
     "float32": "f32",
     "bfloat16": "bf16",
+    "float8_e4m3fn": "f8e4m3",
     "float16": "f16",
     "int32": "i32",
     "int64": "i64",
@@ -131,7 +132,8 @@ def _serve() -> None:
 
 
 def _mend() -> None:
-    """What Triton 3.6 gets wrong: loops to scalars of kernels (NumPy 2.4), products of bf16, fma that rounds twice."""
+    """What Triton 3.6 gets wrong: loops to scalars of kernels (NumPy 2.4), products and casts of narrow floats; fma."""
+    import ml_dtypes
     from triton import language as tl
     from triton.runtime import interpreter
 
@@ -141,16 +143,34 @@ def _mend() -> None:
         patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
+    narrow = {tl.bfloat16: ml_dtypes.bfloat16, tl.float8e4nv: ml_dtypes.float8_e4m3fn}
+    floats = narrow | {tl.float32: np.float32, tl.float16: np.float16}
+
     def widened(x: Any) -> Any:
-        if x.dtype.scalar != tl.bfloat16:
+        if x.dtype.scalar not in narrow:
             return x
-        return interpreter.TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+        return interpreter.TensorHandle(x.data.view(narrow[x.dtype.scalar]).astype(np.float32), tl.float32)
+
+    def rounded(data: Any, source: Any, target: Any, _: Any) -> Any:
+        wide = data.view(floats[source]).astype(np.float32)
+        largest = 448 if target == tl.float8e4nv else np.inf
+        found = wide.clip(-largest, largest).astype(floats[target])
+        return found.view(f"u{found.itemsize}")
+
+    cast = interpreter.InterpreterBuilder.cast_impl
+
+    def cast_integers(self: Any, x: Any, target: Any) -> Any:
+        if target.scalar in narrow and x.dtype.scalar not in floats:
+            x = interpreter.TensorHandle(x.data.astype(np.float32), tl.float32)
+        return cast(self, x, target)
 
     def fma(_: Any, x: Any, y: Any, z: Any) -> Any:
         wide = x.data.astype(np.float64) * y.data + z.data
         return interpreter.TensorHandle(wide.astype(x.data.dtype), x.dtype.scalar)
 
     interpreter._patch_lang_tensor = patched
+    interpreter._convert_float = rounded
+    interpreter.InterpreterBuilder.cast_impl = cast_integers
     interpreter.InterpreterBuilder.create_fma = fma
     interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: create_dot(
         self, widened(a), widened(b), *rest

@@ -8,15 +8,18 @@ from itertools import product
 import msgspec
 
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
-from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, SkinnyTile
+from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile
+from warploom.ir.types import DType
 
 SMALL_WEIGHT = 1 << 23  # elements; below it time goes to latency, and few tiles are worth a try
 
 
 def candidates(problem: LinearProblem, thorough: bool = True) -> Iterator[Choice]:
     """Choices for single ranges of tokens; `thorough`: all that may be fastest, else one of each sort."""
-    tiles = _all if thorough else _one_of_each
-    yield from tiles(problem)
+    if problem.weight.dtype is DType.BF16:
+        yield from (_all if thorough else _one_of_each)(problem)
+    else:
+        yield from (_all_quantized if thorough else _one_of_each_quantized)(problem.prepared())
 
 
 def neighbours(choice: Choice) -> Iterator[Choice]:
@@ -28,6 +31,9 @@ def neighbours(choice: Choice) -> Iterator[Choice]:
     elif isinstance(tile, SkinnyTile):
         steps = [{"ahead": n} for n in (0, 1, 4, 8)] + [{"num_stages": tile.num_stages + n} for n in (-1, 1, 2)]
         steps += [{"splits": n} for n in (1, 2, 3, 4, 5, 6) if choice.up_to is not None]
+    elif isinstance(tile, RingTile):
+        steps = [{"num_stages": tile.num_stages + n} for n in (-2, -1, 1, 2)]
+        steps += [{"splits": n} for n in (1, 2, 3, 4, 6, 8) if choice.up_to is not None]
     else:
         steps = [{"group": n} for n in (1, 4, 16, 32)] + [{"num_stages": tile.num_stages + n} for n in (-1, 1)]
     for step in steps:
@@ -48,6 +54,12 @@ def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
     ):
         tile = SkinnyTile(64, min(tokens, 64), 64, num_warps=4, num_stages=3, splits=splits, ahead=ahead, tma=tma)
         yield Choice(tokens, tile, fused_norm=fused)
+    if problem.operands_by_tma:
+        ring = RingTile(64, 16, 64, num_warps=4, num_stages=3)
+        change = msgspec.structs.replace
+        yield Choice(16, ring)
+        yield Choice(64, change(ring, block_n=128, block_t=32, block_k=128, splits=2))
+        yield Choice(128, change(ring, block_n=128, block_t=64, num_warps=8))
     yield Choice(None, GemmTile(64, 64, 64, num_warps=4, num_stages=3))
     if problem.operands_by_tma:
         yield Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3, blocks=132, tma=True))
@@ -62,7 +74,38 @@ def _all(problem: LinearProblem) -> Iterator[Choice]:
             yield Choice(tokens, tile)
             if problem.norm is not None and tokens <= 32:
                 yield Choice(tokens, tile, fused_norm=True)
+    if problem.operands_by_tma:
+        for tokens in (16, 32, 64, 128):
+            yield from (Choice(tokens, tile) for tile in _ring(problem, tokens))
     yield from (Choice(None, tile) for tile in _gemm(problem))
+
+
+def _one_of_each_quantized(problem: LinearProblem) -> Iterator[Choice]:
+    """Code paths of quantized weights."""
+    rings = problem.operands_by_tma and (problem.is_plain or problem.k % 256 == 0)
+    if rings:
+        yield Choice(16, RingTile(64, 16, 128, num_warps=4, num_stages=3))
+        yield Choice(64, RingTile(128, 32, 256, num_warps=4, num_stages=2, splits=2))
+    if not problem.is_plain:
+        yield Choice(None, MixedTile(64, 32, num_warps=4, num_stages=3))
+        yield Choice(None, MixedTile(128, 64, num_warps=8, num_stages=2))
+        return
+    yield Choice(None, GemmTile(64, 64, 64, num_warps=4, num_stages=3))
+    if problem.operands_by_tma:
+        yield Choice(None, GemmTile(128, 128, 128, num_warps=8, num_stages=3, blocks=132, tma=True))
+        yield Choice(None, GemmTile(128, 256, 128, num_warps=8, num_stages=3, tma=True, halves=True))
+
+
+def _all_quantized(problem: LinearProblem) -> Iterator[Choice]:
+    for tokens in (8, 16, 32, 64, 128):
+        if problem.operands_by_tma and (problem.is_plain or tokens <= 64) and (tokens > 8 or not problem.is_plain):
+            yield from (Choice(tokens, tile) for tile in _ring(problem, tokens))
+    if problem.is_plain:
+        yield from (Choice(None, tile) for tile in _gemm(problem))
+        return
+    for outputs, tokens, warps, stages in product((64, 128), (64, 128, 256), (4, 8), (2, 3, 4)):
+        if 4096 <= outputs * tokens * (1 if warps == 4 else 0.5) <= 16384 and (outputs, warps) != (64, 8):
+            yield Choice(None, MixedTile(outputs, tokens, warps, stages))
 
 
 def _gemv(problem: LinearProblem, tokens: int) -> Iterator[GemvTile]:
@@ -96,7 +139,28 @@ def _skinny(problem: LinearProblem, tokens: int) -> Iterator[SkinnyTile]:
                 yield SkinnyTile(rows, block_t, columns, warps, stages, splits, ahead=2, tma=tma)
 
 
+def _ring(problem: LinearProblem, tokens: int) -> Iterator[RingTile]:
+    parts = 2 if problem.epilogue == "swiglu" else 1
+    sizes = {16: (64, 128, 256), 8: (128, 256, 512), 4: (128, 256, 512, 1024)}[problem.weight.bits]
+    for outputs, columns, splits in product((64, 128), sizes, (1, 2, 3, 4)):
+        stage = columns * (parts * outputs * problem.weight.bits // 8 + tokens * problem.x.numpy.itemsize)
+        pieces = -(-problem.k // columns)
+        blocks = -(-problem.width // outputs) * splits
+        if outputs * parts == 256 or -(-pieces // splits) * (splits - 1) >= pieces:
+            continue
+        if (splits > 1 and blocks > 640) or blocks < 96:
+            continue
+        warps = 8 if outputs * parts * tokens > 8192 and outputs == 128 else 4
+        for room in (75 << 10, 113 << 10, 227 << 10):  # three to one blocks of a multiprocessor
+            stages = min((room - 1024) // stage, -(-pieces // splits), 8)
+            if stages >= 2 and stages * stage > 40 << 10:
+                yield RingTile(outputs, tokens, columns, warps, stages, splits)
+
+
 def _gemm(problem: LinearProblem) -> Iterator[GemmTile]:
+    if problem.weight.dtype is DType.F8:
+        yield from _gemm_of_bytes(problem)
+        return
     for tokens, outputs, columns, warps, stages, halves in (
         (64, 64, 128, 4, 4, False),
         (64, 128, 64, 4, 4, False),
@@ -120,3 +184,21 @@ def _gemm(problem: LinearProblem) -> Iterator[GemmTile]:
         if problem.n * problem.k > SMALL_WEIGHT or (outputs <= 128 and columns == 64):
             for blocks in (0, 132, 264):
                 yield GemmTile(tokens, outputs, columns, warps, stages, blocks=blocks, tma=True, halves=halves)
+
+
+def _gemm_of_bytes(problem: LinearProblem) -> Iterator[GemmTile]:
+    for tokens, outputs, columns, warps, stages, halves in (
+        (64, 128, 128, 4, 4, False),
+        (64, 256, 128, 4, 3, False),
+        (128, 64, 128, 4, 4, False),
+        (128, 128, 128, 4, 3, False),
+        (128, 128, 128, 8, 4, False),
+        (128, 256, 128, 8, 3, False),
+        (128, 256, 128, 8, 3, True),
+        (128, 256, 128, 8, 4, True),
+        (256, 128, 128, 8, 3, False),
+        (256, 128, 128, 8, 3, True),
+        (128, 256, 64, 8, 4, True),
+    ):
+        for blocks, group in ((0, 8), (132, 8), (132, 16)):
+            yield GemmTile(tokens, outputs, columns, warps, stages, group, blocks=blocks, tma=True, halves=halves)

@@ -30,6 +30,7 @@ _TRITON_TYPE = {
     DType.F32: "fp32",
     DType.F16: "fp16",
     DType.BF16: "bf16",
+    DType.F8: "fp8e4nv",
     DType.I1: "i1",
     DType.I8: "i8",
     DType.I32: "i32",

@@ -10,11 +10,14 @@ import msgspec
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
-from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, SkinnyTile
+from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
+from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile
 from warploom.ir.types import DType
 
 TUNING = Path(__file__).parents[1] / "tuning"
 FULL = 96  # blocks that keep most of a large GPU busy
+RING_COLUMNS = 128
+HALF_OF_SHARED = 112 << 10  # of a multiprocessor of Hopper, less what a block itself needs
 
 
 class Table(msgspec.Struct, forbid_unknown_fields=True):
@@ -25,8 +28,9 @@ class Table(msgspec.Struct, forbid_unknown_fields=True):
 
 def key_of(problem: LinearProblem) -> str:
     """What of a problem its best tiles depend on: `28672x4096_rms_swiglu`."""
+    numbers = f"_{problem.weight.name}" if problem.weight.name else ""
     norm = "_rms" if problem.norm is not None else ""
-    return f"{problem.n}x{problem.k}{norm}{f'_{problem.epilogue}' if problem.epilogue else ''}"
+    return f"{problem.n}x{problem.k}{numbers}{norm}{f'_{problem.epilogue}' if problem.epilogue else ''}"
 
 
 @cache
@@ -38,24 +42,26 @@ def table(arch: str) -> Table:
 
 def choices_for(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
     """The tiles of a problem by rising number of tokens; the last choice has no end."""
-    tuned: Mapping[str, tuple[Choice, ...]] = table(target.arch).linear if problem.x is DType.BF16 else {}
-    choices = tuned.get(key_of(problem)) or default_choices(problem, target)
     if target.deterministic:
-        choices = tuple(_invariant(choice) for choice in choices if not isinstance(choice.tile, GemvTile))
-    return choices
+        return _invariant(problem, target)
+    tuned: Mapping[str, tuple[Choice, ...]] = table(target.arch).linear if problem.x is not DType.F32 else {}
+    return tuned.get(key_of(problem)) or default_choices(problem, target)
 
 
-def _invariant(choice: Choice) -> Choice:
-    """One sum over all columns in order, of numbers that were rounded once: the same bits in every tile."""
-    tile = choice.tile
-    if isinstance(tile, SkinnyTile):
-        tile = msgspec.structs.replace(tile, splits=1)
-    return Choice(choice.up_to, tile, fused_norm=False)
+def _invariant(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
+    """Kernels that sum all columns in order, of numbers that were rounded once: the same bits in every tile."""
+    if problem.weight.dtype is not DType.BF16:
+        return default_choices(problem, target)[-1:]
+    skinny = [Choice(t, msgspec.structs.replace(_skinny(problem, t, target), splits=1)) for t in (16, 32, 64)]
+    few, many = _gemms(problem, target)
+    return (*skinny, Choice(512, few), Choice(None, many))
 
 
 def default_choices(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
     """Tiles by rule."""
     has_norm = problem.norm is not None
+    if problem.weight.dtype is not DType.BF16:
+        return _quantized(problem, target)
     skinny = [Choice(t, _skinny(problem, t, target), fused_norm=has_norm and t <= 16) for t in (16, 32, 64)]
     few, many = _gemms(problem, target)
     return (Choice(1, _gemv(problem), fused_norm=has_norm), *skinny, Choice(512, few), Choice(None, many))
@@ -77,6 +83,32 @@ def _skinny(problem: LinearProblem, tokens: int, target: CudaTarget) -> SkinnyTi
     if target.has_tma and problem.operands_by_tma and _is_large(target):
         return SkinnyTile(64, tokens, 128, num_warps=4, num_stages=4, splits=splits, ahead=2, tma=True)
     return SkinnyTile(64, tokens, 64, num_warps=4, num_stages=3, splits=splits)
+
+
+def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
+    """Tiles of quantized weights: a ring for few tokens where there is one, else one kind for all."""
+    mixed = not problem.prepared().is_plain
+    rings = []
+    if target.has_wgmma and problem.prepared().operands_by_tma and (not mixed or problem.k % RING_COLUMNS == 0):
+        rings = [Choice(t, _ring(problem, t)) for t in ((16, 32, 64) if mixed else (16, 32, 64, 128))]
+    if mixed:
+        return (*rings, Choice(None, MixedTile(64, 64, num_warps=4, num_stages=3)))
+    large = target.has_tma and _is_large(target) and problem.operands_by_tma
+    few = GemmTile(64 if rings else 16, 128, 128 if large else 64, num_warps=4, num_stages=3, tma=large)
+    if not large:
+        return (Choice(128, few), Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3)))
+    many = GemmTile(128, 256, 128, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
+    return (*rings, Choice(512, few), Choice(None, many if problem.out is DType.BF16 else few))
+
+
+def _ring(problem: LinearProblem, tokens: int) -> RingTile:
+    """As many stages as fit half a multiprocessor, split until there are blocks for most of the GPU."""
+    spec = RingSpec(problem.prepared(), RingTile(64, tokens, RING_COLUMNS, num_warps=4, num_stages=1))
+    splits = 1
+    while spec.tiles_n * splits < FULL and spec.pieces // (2 * splits) >= 8:
+        splits *= 2
+    stages = max(2, min(8, HALF_OF_SHARED // spec.stage_bytes, spec.pieces // splits))
+    return msgspec.structs.replace(spec.tile, num_stages=stages, splits=splits)
 
 
 def _gemms(problem: LinearProblem, target: CudaTarget) -> tuple[GemmTile, GemmTile]:

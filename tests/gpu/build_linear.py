@@ -13,7 +13,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +25,38 @@ from warploom.codegen.cuda.candidates import candidates, neighbours
 from warploom.codegen.cuda.compile import compile_kernels, job_of
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Pointer, Variant
 from warploom.codegen.cuda.kernels.linear import linear_spec, lower
-from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
 from warploom.codegen.cuda.kernels.tiles import Choice
 from warploom.codegen.cuda.tuning import choices_for, key_of
 from warploom.ir.types import DType
 
 TARGET = CudaTarget("sm_90")
 NORM = Norm(1e-5, DType.F32)
-F32 = {"x": DType.F32, "out": DType.F32}
-TO_F32 = {"out": DType.F32}
 
 LLAMA_8B = {
     "qkv": LinearProblem(6144, 4096, norm=NORM),
     "o": LinearProblem(4096, 4096, epilogue="residual"),
     "gate_up": LinearProblem(28672, 4096, norm=NORM, epilogue="swiglu"),
     "down": LinearProblem(4096, 14336, epilogue="residual"),
-    "head": LinearProblem(128256, 4096, **TO_F32),
+    "head": LinearProblem(128256, 4096, out=DType.F32),
 }
 SMOLLM2 = {
     "smol_qkv": LinearProblem(960, 576, norm=NORM),
     "smol_o": LinearProblem(576, 576, epilogue="residual"),
     "smol_gate_up": LinearProblem(3072, 576, norm=NORM, epilogue="swiglu"),
     "smol_down": LinearProblem(576, 1536, epilogue="residual"),
-    "smol_head": LinearProblem(49152, 576, **TO_F32),
+    "smol_head": LinearProblem(49152, 576, out=DType.F32),
 }
+F8 = Weight(DType.F8, 1)
+
+
+def four_bits(k: int, group: int = 128, scale: DType = DType.BF16, offset: bool = False) -> Weight:
+    """The format of int4 weights in groups."""
+    return Weight(DType.I4, k // group, scale, offset)
+
+
+LLAMA_8B_F8 = {f"{name}_f8": replace(p, weight=F8, rounded=True) for name, p in LLAMA_8B.items() if name != "head"}
+LLAMA_8B_I4 = {f"{name}_i4": replace(p, weight=four_bits(p.k)) for name, p in LLAMA_8B.items()}
 # Shapes that fit no tile: ragged rows of W, ragged columns, f32 in and out.
 SMALL = {
     "plain": LinearProblem(200, 320),
@@ -57,8 +65,21 @@ SMALL = {
     "swiglu": LinearProblem(400, 264, epilogue="swiglu"),
     "rms_swiglu": LinearProblem(512, 576, norm=NORM, epilogue="swiglu"),
     "rms_residual": LinearProblem(256, 2048, norm=NORM, epilogue="residual"),
-    "f32": LinearProblem(333, 512, **F32),
-    "to_f32": LinearProblem(136, 1024, **TO_F32),
+    "f32": LinearProblem(333, 512, x=DType.F32, out=DType.F32),
+    "to_f32": LinearProblem(136, 1024, out=DType.F32),
+    "f8": LinearProblem(200, 336, weight=F8, rounded=True),
+    "f8_rms_swiglu": LinearProblem(512, 576, norm=NORM, epilogue="swiglu", weight=F8, rounded=True),
+    "f8_residual": LinearProblem(192, 1088, epilogue="residual", weight=F8, rounded=True),
+    "f8_to_f32": LinearProblem(136, 1024, out=DType.F32, weight=F8, rounded=True),
+    "i4": LinearProblem(200, 512, weight=four_bits(512)),
+    "i4_residual": LinearProblem(192, 1024, epilogue="residual", weight=four_bits(1024, 64, DType.F16)),
+    "i4_rms_swiglu": LinearProblem(512, 768, norm=NORM, epilogue="swiglu", weight=four_bits(768, 32, DType.F32)),
+    "i4_offsets": LinearProblem(192, 1024, weight=four_bits(1024, 128, offset=True)),
+    "i4_offsets_32": LinearProblem(192, 512, weight=four_bits(512, 32, offset=True), out=DType.F32),
+    "i4_576": LinearProblem(128, 576, weight=four_bits(576, 64)),
+    "i8": LinearProblem(200, 768, norm=NORM, weight=Weight(DType.I8, 1)),
+    "i8_swiglu": LinearProblem(256, 320, epilogue="swiglu", weight=Weight(DType.I8, 1)),
+    "i8_groups": LinearProblem(128, 288, epilogue="residual", weight=Weight(DType.I8, 9)),
 }
 
 
@@ -86,7 +107,7 @@ class Collection:
                     "use": use,
                     "name": name,
                     "key": key_of(problem),
-                    "problem": asdict(problem) | {"width": problem.width},
+                    "problem": asdict(problem) | {"width": problem.width, "weight_bytes": problem.weight_bytes},
                     "begin": begin,
                     "end": end,
                     "choice": msgspec.to_builtins(choice),
@@ -118,14 +139,16 @@ def describe(spec: CudaKernelSpec) -> dict[str, Any]:
     return {"operands": operands, "dims": len(spec.dims), "grid": grid, "pdl": spec.options.pdl}
 
 
-def collect(sweep: str | None, refine: bool) -> Collection:
+def collect(sweep: str | None, refine: bool, only: str | None) -> Collection:
     """Small shapes to check, large ones to time, candidate tiles whose name `sweep` is found in, neighbours."""
     collection = Collection()
     for name, problem in SMALL.items():
         collection.add("check", name, problem, choices_for(problem, TARGET))
         for choice in candidates(problem, thorough=False):
             collection.add("check", name, problem, (choice,))
-    for name, problem in (LLAMA_8B | SMOLLM2).items():
+    for name, problem in (LLAMA_8B | LLAMA_8B_F8 | LLAMA_8B_I4 | SMOLLM2).items():
+        if only and not re.search(only, name):
+            continue
         collection.add("bench", name, problem, choices_for(problem, TARGET))
         tuned = choices_for(problem, TARGET)
         found = list(candidates(problem)) if sweep is not None else []
@@ -142,9 +165,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(".warploom/gpu/linear"))
     parser.add_argument("--sweep", metavar="REGEX", help="also the candidate tiles with such a name; '' for all")
+    parser.add_argument("--only", metavar="REGEX", help="of the layers to time, those with such a name")
     parser.add_argument("--refine", action="store_true", help="also the neighbours of the tuned tiles")
     given = parser.parse_args()
-    collection = collect(given.sweep, given.refine)
+    collection = collect(given.sweep, given.refine, given.only)
     given.folder.mkdir(parents=True, exist_ok=True)
     specs = list(collection.specs.values())
     print(f"{len(collection.programs)} programs, {len(specs)} kernels")

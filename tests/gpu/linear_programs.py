@@ -16,9 +16,19 @@ from typing import Any
 import torch
 from launcher import Kernel, Timer, number
 
-TORCH = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
+TORCH = {
+    "bf16": torch.bfloat16,
+    "f16": torch.float16,
+    "f32": torch.float32,
+    "f8e4m3": torch.float8_e4m3fn,
+    "i8": torch.int8,
+    "i32": torch.int32,
+}
+LARGEST = 448  # of f8
+BLOCKS = (128, 64, 32)  # columns of a block of `row4`: the largest that divides K
 Problem = dict[str, Any]
 Row = dict[str, Any]
+Arrays = dict[str, torch.Tensor]
 
 
 def compile_one(job: Row) -> Row:
@@ -83,8 +93,8 @@ class Bench:
         made = []
         for temp in program["temps"]:
             shape = [number(extent, limit) for extent in temp["shape"]]
-            fill = 0 if temp["dtype"] == "i32" else float("nan")
-            made.append(torch.full(shape, fill, dtype=TORCH[temp["dtype"]], device="cuda"))
+            fill = torch.tensor(0.0 if temp["dtype"] == "i32" else float("nan")).to(TORCH[temp["dtype"]])
+            made.append(fill.cuda().expand(shape).clone())
         return made
 
     def launches(
@@ -100,27 +110,65 @@ class Bench:
         return made
 
 
-def make_arrays(p: Problem, tokens: int, weights: int = 1) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+def normal(*shape: int, dtype: str = "bf16", scale: float = 1.0) -> torch.Tensor:
+    return (torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * scale).to(TORCH[dtype])
+
+
+def make_arrays(p: Problem, tokens: int, weights: int = 1) -> tuple[Arrays, list[Arrays]]:
     """Random operands with room for `tokens`, and several weights."""
-
-    def normal(*shape: int, dtype: str = "bf16", scale: float = 1.0) -> torch.Tensor:
-        return (torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * scale).to(TORCH[dtype])
-
     arrays = {
         "x": normal(tokens, p["k"], dtype=p["x"]),
         "gain": normal(p["k"], dtype=p["norm"]["gain"] if p["norm"] else "f32", scale=0.1) + 1,
         "residual": normal(tokens, p["width"], dtype=p["out"]),
         "out": torch.full((tokens, p["width"]), float("nan"), dtype=TORCH[p["out"]], device="cuda"),
     }
-    return arrays, [normal(p["n"], p["k"], scale=p["k"] ** -0.5) for _ in range(weights)]
+    return arrays, [make_weight(p) for _ in range(weights)]
 
 
-def reference(p: Problem, arrays: dict[str, torch.Tensor], w: torch.Tensor, tokens: int) -> torch.Tensor:
+def make_weight(p: Problem) -> Arrays:
+    """W, and its scales and offsets if it has any."""
+    n, k, weight = p["n"], p["k"], p["weight"]
+    if weight["dtype"] == "bf16":
+        return {"w": normal(n, k, scale=k**-0.5)}
+    sides = (n, weight["groups"])
+    if weight["dtype"] == "f8e4m3":
+        w, size = normal(n, k, dtype="f8e4m3", scale=100), 100
+    else:
+        columns = k // 2 if weight["dtype"] == "i4" else k
+        w, size = torch.randint(-128, 128, (n, columns), device="cuda", dtype=torch.int8), 74
+        size = 4.6 if weight["dtype"] == "i4" else size
+    scale = (0.5 + torch.rand(*sides, device="cuda")) * k**-0.5 / size
+    found = {"w": w, "scale": scale.to(TORCH[weight["scale"]])}
+    if weight["offset"]:
+        found["offset"] = (torch.randn(*sides, device="cuda") * k**-0.5 / 4).to(TORCH[weight["scale"]])
+    return found
+
+
+def values_of(p: Problem, arrays: Arrays) -> torch.Tensor:
+    """What W stands for, [n, k]."""
+    w, weight = arrays["w"], p["weight"]
+    if weight["dtype"] == "i4":
+        block = next(size for size in BLOCKS if p["k"] % size == 0)
+        blocks = w.view(torch.uint8).view(p["n"], -1, block // 2)
+        w = torch.stack((blocks & 15, blocks >> 4), 2).reshape(p["n"], p["k"]).to(torch.int8) - 8
+    if not weight["groups"]:
+        return w.double()
+    values = w.double().view(p["n"], weight["groups"], -1) * arrays["scale"].double()[:, :, None]
+    if weight["offset"]:
+        values += arrays["offset"].double()[:, :, None]
+    return values.view(p["n"], p["k"])
+
+
+def reference(p: Problem, arrays: Arrays, tokens: int) -> torch.Tensor:
     """The meaning, in f64."""
     x = arrays["x"][:tokens].double()
     if p["norm"]:
         x = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + p["norm"]["eps"]) * arrays["gain"].double()
-    y = x @ w.double().T
+    if p["rounded"]:
+        x = x.bfloat16().float()
+        scale = x.abs().amax(-1, keepdim=True) / LARGEST
+        x = (x / scale).to(torch.float8_e4m3fn).double() * scale.double()
+    y = x @ values_of(p, arrays).T
     if p["epilogue"] == "swiglu":
         gate, up = y.chunk(2, -1)
         return gate * torch.sigmoid(gate) * up

@@ -25,7 +25,7 @@ BANDWIDTH = 3.17e12  # bytes/s, measured read stream of an H100
 PEAK = 798e12  # flop/s, measured cuBLAS bf16 8192^3 on random data
 CHECKED_TOKENS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 256, 300, 512, 2048, 4096)
 TIMED_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
-SWEPT_TOKENS = {"gemm": (128, 256, 512, 1024, 4096)}
+SWEPT_TOKENS = {"gemm": (128, 256, 512, 1024, 4096), "mixed": (128, 256, 512, 1024, 4096)}
 FEW_TOKENS = (2, 4, 8, 16)  # all with one kernel of 16 tokens, which may lose to one for fewer
 ROTATED = 300 << 20  # bytes of weights between two uses of one
 
@@ -47,8 +47,8 @@ def check(bench: Bench) -> list[Row]:
 def check_program(bench: Bench, program: Row) -> list[Row]:
     p, limit = program["problem"], 4224
     torch.manual_seed(0)
-    arrays, (w,) = make_arrays(p, limit)
-    arrays["w"] = w
+    arrays, (weight,) = make_arrays(p, limit)
+    arrays |= weight
     rows = []
     last = bench.infos[program["steps"][-1]["kernel"]]["operands"][program["steps"][-1]["operands"].index("out")]
     by_tma = last["kind"] == "tensormap"  # may write leftovers past the tokens
@@ -66,7 +66,7 @@ def check_program(bench: Bench, program: Row) -> list[Row]:
                 launch(bench.stream.cuda_stream)
             torch.cuda.synchronize()
             runs.append(arrays["out"].clone())
-        expected = reference(p, arrays, w, tokens)
+        expected = reference(p, arrays, tokens)
         scale = expected.square().mean().sqrt()
         wrong = ((runs[0][:tokens].double() - expected).abs() / (scale + expected.abs() / 4)).nan_to_num(1e9)
         if wrong.max() > 0.03 or wrong.mean() > 0.004:
@@ -96,12 +96,11 @@ def time_program(bench: Bench, program: Row, data: tuple[Any, list[Any]], tokens
     arrays, weights = data
     temps = bench.temps(program, limit)
     p = program["problem"]
-    estimate = max(2 * p["n"] * p["k"] / 3e12, 2 * p["n"] * p["k"] * tokens / 6e14) + 2e-6
+    estimate = max(p["weight_bytes"] / 3e12, 2 * p["n"] * p["k"] * tokens / 6e14) + 2e-6
     runs = max(len(weights), min(200, int(2e-3 / estimate)))
     launches = []
     for run in range(runs):
-        arrays["w"] = weights[run % len(weights)]
-        launches += bench.launches(program, arrays, temps, tokens, limit)
+        launches += bench.launches(program, arrays | weights[run % len(weights)], temps, tokens, limit)
     graph = Graph(launches, bench.stream.cuda_stream)
     graph.replay()
     found = bench.timer.times(graph.replay, 7)
@@ -110,8 +109,10 @@ def time_program(bench: Bench, program: Row, data: tuple[Any, list[Any]], tokens
 
 
 def time_torch(bench: Bench, data: tuple[Any, list[Any]], tokens: int) -> float:
-    """The same of cuBLAS, the product alone."""
-    arrays, weights = data
+    """The same of cuBLAS, the product alone; of bf16."""
+    arrays, weights = data[0], [weight["w"] for weight in data[1]]
+    if weights[0].dtype is not torch.bfloat16:
+        return float("nan")
     x = arrays["x"][:tokens].bfloat16()
     runs = max(len(weights), 8)
     for w in weights[:1]:
@@ -130,7 +131,7 @@ def time_torch(bench: Bench, data: tuple[Any, list[Any]], tokens: int) -> float:
 def measured(program: Row, tokens: int, us: float) -> Row:
     p = program["problem"]
     flops = 2 * p["n"] * p["k"] * tokens
-    moved = 2 * p["n"] * p["k"] + 2 * tokens * (p["k"] + p["width"])
+    moved = p["weight_bytes"] + 2 * tokens * (p["k"] + p["width"])
     limit = max(flops / PEAK, moved / BANDWIDTH) * 1e6
     return {
         "name": program["name"],
@@ -154,7 +155,7 @@ def benchmark(bench: Bench, use: str, seconds: float) -> list[Row]:
         programs = [p for p in bench.programs if p["use"] == use and p["name"] == name]
         p = programs[0]["problem"]
         limit = 512 if p["n"] > 40000 else 4096
-        data = make_arrays(p, limit, max(1, ROTATED // (2 * p["n"] * p["k"]) + 1))
+        data = make_arrays(p, limit, max(1, ROTATED // p["weight_bytes"] + 1))
         torch_us: dict[int, float] = {}
         for program in programs:
             kind = program["choice"]["tile"]["type"]

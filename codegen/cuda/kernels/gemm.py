@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.kernel import Operand, Options, TensorMap
-from warploom.codegen.cuda.kernels.linear_problem import TMA_COLUMNS, LinearProblem
+from warploom.codegen.cuda.kernels.linear_problem import TMA_BYTES, LinearProblem
 from warploom.codegen.cuda.kernels.tiles import GemmTile
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
@@ -37,11 +37,11 @@ class GemmSpec:
         if not t.tma:
             return p.operands
         if p.epilogue == "swiglu":  # one copy brings rows of gate and of up
-            w = TensorMap("w", DType.BF16, (2, p.width, p.k), (2, self.block_out, t.block_k))
+            w = TensorMap("w", p.weight.dtype, (2, p.width, p.k), (2, self.block_out, t.block_k))
         else:
-            w = TensorMap("w", DType.BF16, (p.n, p.k), (t.block_n, t.block_k))
+            w = TensorMap("w", p.weight.dtype, (p.n, p.k), (t.block_n, t.block_k))
         maps = {
-            "x": TensorMap("x", DType.BF16, ("T", p.k), (t.block_t, t.block_k)),
+            "x": TensorMap("x", p.x, ("T", p.k), (t.block_t, t.block_k)),
             "w": w,
         }
         if self.out_by_tma:
@@ -53,7 +53,7 @@ class GemmSpec:
     def out_by_tma(self) -> bool:
         """Whether the result is stored by TMA: not f32, which is too large for shared memory, nor unaligned rows."""
         p = self.problem
-        return self.tile.tma and p.out is DType.BF16 and p.width % TMA_COLUMNS == 0
+        return self.tile.tma and p.out is DType.BF16 and 2 * p.width % TMA_BYTES == 0
 
     @property
     def block_out(self) -> int:

@@ -8,7 +8,12 @@ from typing import Literal
 from warploom.codegen.cuda.kernel import Pointer
 from warploom.ir.types import DType
 
-TMA_COLUMNS = 8  # rows of bf16 must begin at multiples of 16 bytes to be moved by TMA
+TMA_BYTES = 16  # rows must begin at multiples of this to be moved by TMA
+
+
+def short(dtype: DType) -> str:
+    """A dtype as names of kernels have it: `f8`."""
+    return dtype.value.removesuffix("e4m3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +25,53 @@ class Norm:
 
 
 @dataclass(frozen=True, slots=True)
+class Weight:
+    """Numbers of W [n, k] and what they stand for: w * scale of its group of columns, + offset.
+
+    Attributes:
+        dtype: bf16; f8 or i8 in rows; i4 in `row4`, two a byte.
+        groups: scales of a row; 0: none.
+        scale: dtype of scales and offsets, [n, groups].
+        offset: whether there are offsets.
+    """
+
+    dtype: DType = DType.BF16
+    groups: int = 0
+    scale: DType = DType.F32
+    offset: bool = False
+
+    @property
+    def bits(self) -> int:
+        """Of one number."""
+        return 4 if self.dtype is DType.I4 else 8 * self.dtype.numpy.itemsize
+
+    @property
+    def stored(self) -> DType:
+        """What memory holds: bytes for numbers of four bits."""
+        return DType.I8 if self.dtype is DType.I4 else self.dtype
+
+    @property
+    def name(self) -> str:
+        """Nothing for bf16; `i4g32x` has 32 scales a row, in f32, and offsets."""
+        if self.dtype is DType.BF16:
+            return ""
+        scale = "" if self.scale is DType.F32 else str(self.scale)
+        return f"{short(self.dtype)}g{self.groups}{scale}{'x' if self.offset else ''}"
+
+
+@dataclass(frozen=True, slots=True)
 class LinearProblem:
     """out = epilogue(norm(x) @ W^T), accumulated in f32.
 
     Attributes:
-        n, k: W is [n, k], row-major, bf16.
+        n, k: W is [n, k], row-major.
         x: dtype of x [T, k]: bf16, or f32 for numbers that were cast from bf16 (they are cast back where tensor cores
-            multiply).
+            multiply), or f8 with f32 scales `x_scale` [T].
         out: dtype of the result and the residual, bf16 or f32.
         norm: of x first.
         epilogue: residual: + residual [T, n]. swiglu: W is [gate; up], the result silu(gate) * up, [T, n / 2].
+        weight: the numbers of W.
+        rounded: x, normed, is rounded to f8 with a scale for every token before the product.
     """
 
     n: int
@@ -38,6 +80,8 @@ class LinearProblem:
     out: DType = DType.BF16
     norm: Norm | None = None
     epilogue: Literal["residual", "swiglu"] | None = None
+    weight: Weight = Weight()
+    rounded: bool = False
 
     @property
     def width(self) -> int:
@@ -47,14 +91,23 @@ class LinearProblem:
     @property
     def operands_by_tma(self) -> bool:
         """Whether rows of x and W may come by TMA as they are."""
-        return self.x is DType.BF16 and self.k % TMA_COLUMNS == 0
+        return (
+            self.x is not DType.F32 and self.k * min(self.weight.bits, 8 * self.x.numpy.itemsize) % (8 * TMA_BYTES) == 0
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether x and W are multiplied as they are: both bf16, or both f8."""
+        return self.weight.dtype in (DType.BF16, DType.F8) and (self.weight.dtype is DType.F8) == (self.x is DType.F8)
 
     @property
     def name(self) -> str:
         """Readable and unique: `linear_28672x4096_rms_1em05_swiglu`."""
         parts = [f"linear_{self.n}x{self.k}"]
+        if self.weight.name:
+            parts.append(self.weight.name)
         if (self.x, self.out) != (DType.BF16, DType.BF16):
-            parts.append(f"{self.x}_{self.out}")
+            parts.append(f"{short(self.x)}_{self.out}")
         if self.norm is not None:
             gain = "" if self.norm.gain is DType.BF16 else f"_{self.norm.gain}"
             parts.append(f"rms{gain}_{self.norm.eps:g}".replace("-", "m").replace(".", "p").replace("+", ""))
@@ -64,15 +117,24 @@ class LinearProblem:
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
-        """x, gain, w, residual, out: those that there are."""
-        gain = [] if self.norm is None else [Pointer("gain", self.norm.gain)]
-        residual = [Pointer("residual", self.out)] if self.epilogue == "residual" else []
-        x, w, out = Pointer("x", self.x), Pointer("w", DType.BF16), Pointer("out", self.out)
-        return (x, *gain, w, *residual, out)
+        """x, x_scale, gain, w, scale, offset, residual, out: those that there are."""
+        found = [Pointer("x", self.x)]
+        if self.x is DType.F8:
+            found.append(Pointer("x_scale", DType.F32))
+        if self.norm is not None:
+            found.append(Pointer("gain", self.norm.gain))
+        found.append(Pointer("w", self.weight.stored))
+        if self.weight.groups:
+            found.append(Pointer("scale", self.weight.scale))
+        if self.weight.offset:
+            found.append(Pointer("offset", self.weight.scale))
+        if self.epilogue == "residual":
+            found.append(Pointer("residual", self.out))
+        return (*found, Pointer("out", self.out))
 
-    def without_norm(self) -> LinearProblem:
-        """The same on an x that is normed already, and bf16."""
-        return replace(self, x=DType.BF16, norm=None)
+    def prepared(self) -> LinearProblem:
+        """The same on an x that is normed and rounded already."""
+        return replace(self, x=DType.F8 if self.rounded or self.x is DType.F8 else DType.BF16, norm=None, rounded=False)
 
     def flops(self, tokens: str) -> str:
         """Of the product, for a number of tokens."""
@@ -82,4 +144,10 @@ class LinearProblem:
         """W once, x and the result once."""
         results = self.width * (2 if self.epilogue == "residual" else 1)
         per_token = self.k * self.x.numpy.itemsize + results * self.out.numpy.itemsize
-        return f"{2 * self.n * self.k} + {per_token} * {tokens}"
+        return f"{self.weight_bytes} + {per_token} * {tokens}"
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of W with its scales and offsets."""
+        sides = self.weight.groups * self.weight.scale.numpy.itemsize * (2 if self.weight.offset else 1)
+        return self.n * (self.k * self.weight.bits // 8 + sides)

@@ -40,6 +40,32 @@ class SkinnyTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="s
     tma: bool = False
 
 
+class RingTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ring"):
+    """Few tokens on Hopper's tensor cores, W through a ring that is filled before the previous kernel is waited for.
+
+    Attributes:
+        block_n: outputs of a block: 64 or 128; for SwiGLU it reads as many rows of gate, and of up.
+        num_stages: of the ring.
+        splits: blocks that share the columns of one tile.
+    """
+
+    block_n: int
+    block_t: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    splits: int = 1
+
+
+class MixedTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mixed"):
+    """Quantized weights and bf16 activations, any number of tokens: a block computes `block_n` outputs of `block_t`."""
+
+    block_n: int
+    block_t: int
+    num_warps: int
+    num_stages: int
+
+
 class GemmTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gemm"):
     """Many tokens on tensor cores: a block computes tiles of `block_t` tokens and `block_n` outputs.
 
@@ -61,7 +87,7 @@ class GemmTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gem
     halves: bool = False
 
 
-Tile: TypeAlias = GemvTile | SkinnyTile | GemmTile
+Tile: TypeAlias = GemvTile | SkinnyTile | RingTile | MixedTile | GemmTile
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

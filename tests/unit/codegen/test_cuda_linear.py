@@ -14,11 +14,13 @@ from warploom.codegen.cuda.candidates import candidates
 from warploom.codegen.cuda.kernel import Match, TensorMap, Variant
 from warploom.codegen.cuda.kernels.gemv import GemvSpec
 from warploom.codegen.cuda.kernels.linear import lower
-from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
 from warploom.codegen.cuda.kernels.skinny_gemm import SkinnySpec
-from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, SkinnyTile
+from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, SkinnyTile
 from warploom.codegen.cuda.tuning import choices_for, table
 from warploom.errors import CompileError
+from warploom.ir.layouts import pack_array, unpack_array
+from warploom.ir.ops.quantization import dequantize, quantize
 from warploom.ir.types import DType
 from warploom.runtime.expr import evaluate
 
@@ -33,6 +35,31 @@ PROBLEMS = {
     "norm_residual": LinearProblem(40, 128, norm=Norm(1e-5, DType.F32), epilogue="residual"),
     "f32": LinearProblem(33, 64, x=DType.F32, out=DType.F32),
     "to_f32": LinearProblem(40, 64, out=DType.F32),
+}
+F8 = Weight(DType.F8, 1)
+I8_ROWS, I8_GROUPS = Weight(DType.I8, 1), Weight(DType.I8, 3, DType.F16)
+ROUNDED = {
+    "plain": LinearProblem(72, 96, weight=F8, rounded=True),
+    "norm": LinearProblem(50, 144, norm=Norm(1e-5, DType.BF16), weight=F8, rounded=True),
+    "residual": LinearProblem(64, 208, epilogue="residual", weight=F8, rounded=True),
+    "norm_swiglu": LinearProblem(128, 64, norm=Norm(0.1, DType.F32), epilogue="swiglu", weight=F8, rounded=True),
+    "to_f32": LinearProblem(40, 64, out=DType.F32, weight=F8, rounded=True),
+}
+MIXED = {
+    "rows": LinearProblem(72, 96, weight=I8_ROWS),
+    "groups": LinearProblem(50, 96, weight=I8_GROUPS, epilogue="residual"),
+    "swiglu": LinearProblem(104, 200, weight=I8_ROWS, epilogue="swiglu"),
+    "of_f8": LinearProblem(40, 64, weight=Weight(DType.F8, 1)),
+    "i4": LinearProblem(72, 256, weight=Weight(DType.I4, 2, DType.BF16), norm=Norm(1e-5, DType.BF16)),
+    "i4_small_groups": LinearProblem(50, 128, weight=Weight(DType.I4, 4, DType.F16), epilogue="residual"),
+    "i4_offsets": LinearProblem(72, 256, weight=Weight(DType.I4, 2, DType.F32, offset=True), out=DType.F32),
+    "i4_small_offsets": LinearProblem(40, 192, weight=Weight(DType.I4, 6, DType.BF16, offset=True), epilogue="swiglu"),
+}
+QUANTIZED_TILES = {
+    "gemm": Choice(None, GemmTile(32, 32, 32, 4, 3)),
+    "gemm_tma": Choice(None, GemmTile(64, 32, 64, 4, 3, blocks=3, tma=True)),
+    "gemm_halves": Choice(None, GemmTile(32, 64, 64, 4, 3, group=2, tma=True, halves=True)),
+    "mixed": Choice(None, MixedTile(32, 16, 4, 3)),
 }
 TILES = {
     "gemv": Choice(1, GemvTile(4, 64, 2, num_warps=2), fused_norm=True),
@@ -63,7 +90,7 @@ def make_arrays(problem: LinearProblem) -> dict[str, np.ndarray]:
     bf16 = DType.BF16.numpy
     arrays = {
         "x": rng.standard_normal((ROOM, problem.k)).astype(bf16).astype(problem.x.numpy),
-        "w": (rng.standard_normal((problem.n, problem.k)) / problem.k**0.5).astype(bf16),
+        **make_weight(problem, rng),
         "residual": rng.standard_normal((ROOM, problem.width)).astype(problem.out.numpy),
         "out": np.full((ROOM, problem.width), np.nan, problem.out.numpy),
     }
@@ -72,11 +99,41 @@ def make_arrays(problem: LinearProblem) -> dict[str, np.ndarray]:
     return arrays
 
 
+def make_weight(problem: LinearProblem, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """W with its scales and offsets."""
+    n, k, weight = problem.n, problem.k, problem.weight
+    numbers = rng.standard_normal((n, k)) / k**0.5
+    if weight.dtype is DType.BF16:
+        return {"w": numbers.astype(DType.BF16.numpy)}
+    largest = {DType.F8: 100.0, DType.I8: 40.0, DType.I4: 3.0}[weight.dtype] * k**0.5
+    q = (numbers * largest).round().clip(-8, 7).astype(np.int8) if weight.dtype is DType.I4 else numbers * largest
+    w = pack_array(q, "row4") if weight.dtype is DType.I4 else q.astype(weight.dtype.numpy)
+    sides = rng.uniform(0.5, 1.5, (n, weight.groups)) / largest
+    found = {"w": w, "scale": sides.astype(weight.scale.numpy)}
+    if weight.offset:
+        found["offset"] = rng.uniform(-0.1, 0.1, (n, weight.groups)).astype(weight.scale.numpy)
+    return found
+
+
+def values_of(problem: LinearProblem, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """What W stands for, by the interpreter's own op."""
+    w, weight = arrays["w"], problem.weight
+    if not weight.groups:
+        return w.astype(np.float64)
+    q = unpack_array(w, problem.n, "row4") if weight.dtype is DType.I4 else w
+    offset = arrays["offset"].astype(np.float64) if weight.offset else None
+    return dequantize.evaluate(q, arrays["scale"].astype(np.float64), offset)
+
+
 def meaning(problem: LinearProblem, arrays: dict[str, np.ndarray], tokens: int) -> np.ndarray:
     x = arrays["x"][:tokens].astype(np.float64)
     if problem.norm is not None:
         x = x / np.sqrt((x**2).mean(1, keepdims=True) + problem.norm.eps) * arrays["gain"].astype(np.float64)
-    y = x @ arrays["w"].astype(np.float64).T
+    if problem.rounded:
+        rows = x.astype(DType.BF16.numpy).astype(np.float64)
+        q, scale = quantize.evaluate(rows, dtype="f8e4m3", group=0, scale_dtype="f32")
+        x = q.astype(np.float64) * scale
+    y = x @ values_of(problem, arrays).T
     if problem.epilogue == "swiglu":
         gate, up = np.split(y, 2, axis=1)
         return gate / (1 + np.exp(-gate)) * up
@@ -126,6 +183,18 @@ def test_kernels_compute_the_layer(problem: LinearProblem, tile: Choice) -> None
         assert error.mean() < 0.003
         by_tma = isinstance(variant.steps[-1].spec.operands[-1], TensorMap)
         assert by_tma or np.isnan(arrays["out"][tokens:].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize(
+    ("problem", "tile"),
+    [
+        *((problem, tile) for problem in ROUNDED.values() for tile in ("gemm", "gemm_tma", "gemm_halves")),
+        *((problem, "mixed") for problem in MIXED.values()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_kernels_compute_layers_of_quantized_weights(problem: LinearProblem, tile: str) -> None:
+    test_kernels_compute_the_layer(problem, QUANTIZED_TILES[tile])
 
 
 @pytest.mark.parametrize("tile", ["skinny", "skinny_splits_norm", "skinny_tma", "gemm", "gemm_halves"])

@@ -1,0 +1,146 @@
+"""What a group of a linear layer computes, read from its ops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import mlir.ir as mlir
+
+from warploom.codegen.cuda.kernel import Slot
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
+from warploom.ir.dims import product
+from warploom.ir.function import Function
+from warploom.ir.ops.activation import swiglu
+from warploom.ir.ops.elementwise import add, cast
+from warploom.ir.ops.linear import linear
+from warploom.ir.ops.norm import rms_norm
+from warploom.ir.ops.quantization import quantize, quantized_linear, scaled_linear
+from warploom.ir.patterns import feeds_swiglu, weight_operands
+from warploom.ir.rewrite import defining_op, is_op, producer
+from warploom.ir.types import DType, type_of
+from warploom.runtime.expr import Expr
+
+FLOATS = (DType.BF16, DType.F32)
+Slots = dict[str, Slot]
+
+
+def read_group(group: Function) -> tuple[LinearProblem, Slots, Expr] | str:
+    """The problem, where its operands are, and its number of tokens; or why it is none that kernels compute."""
+    (hero,) = (op for op in group.ops if is_op(op, linear, quantized_linear, scaled_linear))
+    weight = _weight(hero)
+    if isinstance(weight, str):
+        return weight
+    epilogue = _epilogue(group, hero)
+    if isinstance(epilogue, str):
+        return epilogue
+    before = _before(hero)
+    if len(group.ops) != 1 + before.ops + epilogue.ops:
+        return f"takes a norm, a rounding, a linear and an epilogue, not {', '.join(op.name for op in group.ops)}"
+    reason = _refusal(hero, before, weight, epilogue)
+    if reason is not None:
+        return reason
+    *rows, k = type_of(before.x).shape
+    assert isinstance(k, int)
+    problem = LinearProblem(
+        n=linear.attrs_of(hero)["n"],
+        k=k,
+        x=type_of(before.x).dtype,
+        out=type_of(epilogue.result).dtype,
+        norm=before.norm,
+        epilogue=epilogue.kind,
+        weight=weight,
+        rounded=before.rounded,
+    )
+    weights = dict(zip(("w", "scale", "offset"), weight_operands(hero), strict=False))
+    values = {"x": before.x} | weights | before.operands | epilogue.operands
+    inputs = list(group.inputs.values())
+    slots = {name: Slot("input", inputs.index(value)) for name, value in values.items()}
+    return problem, slots | {"out": Slot("result", 0)}, str(product(rows))
+
+
+def _weight(hero: mlir.Operation) -> Weight | str:
+    """The format of the weight."""
+    matrix, *sides = weight_operands(hero)
+    layout, dtype = linear.attrs_of(hero)["layout"], type_of(matrix).dtype
+    if (layout, dtype) == ("row4", DType.I8):
+        dtype = DType.I4
+    elif layout != "row" or dtype not in (DType.BF16, DType.I8, DType.F8):
+        return f"the weight must be bf16, i8 or f8 in rows, or of four bits in row4; here {type_of(matrix)}, {layout}"
+    if not sides:
+        return Weight(dtype)
+    groups = type_of(sides[0]).shape[1]
+    assert isinstance(groups, int)
+    return Weight(dtype, groups, type_of(sides[0]).dtype, offset=len(sides) > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What comes before the hero: how many ops, the x that they start from, the norm, the rounding, their operands."""
+
+    x: mlir.Value
+    ops: int
+    norm: Norm | None
+    rounded: bool
+    operands: dict[str, mlir.Value]
+
+
+def _before(hero: mlir.Operation) -> _Before:
+    """A norm or a cast from bf16, then a rounding to f8."""
+    x = hero.operands[0]
+    operands: dict[str, mlir.Value] = {}
+    ops, norm, rounded = 0, None, False
+    if is_op(hero, scaled_linear):
+        rounding = producer(x, quantize)
+        if rounding is None:
+            operands["x_scale"] = hero.operands[1]
+        elif list(rounding.results) == list(hero.operands)[:2]:
+            x, ops, rounded = rounding.operands[0], 1, True
+    if (operation := producer(x, cast)) is not None and type_of(operation.operands[0]).dtype is DType.BF16:
+        return _Before(operation.operands[0], ops + 1, norm, rounded, operands)
+    if (operation := producer(x, rms_norm)) is not None:
+        x, operands["gain"] = operation.operands
+        norm = Norm(rms_norm.attrs_of(operation)["eps"], type_of(operands["gain"]).dtype)
+        ops += 1
+    return _Before(x, ops, norm, rounded, operands)
+
+
+def _refusal(hero: mlir.Operation, before: _Before, weight: Weight, epilogue: _Epilogue) -> str | None:
+    """Why no kernel computes it."""
+    x, out = type_of(before.x), type_of(epilogue.result).dtype
+    dtypes = (DType.F8,) if "x_scale" in before.operands else FLOATS
+    if not isinstance(x.shape[-1], int) or x.dtype not in dtypes or out not in FLOATS:
+        return f"x must be bf16 or f32 with a static row; here {x} to {out}"
+    if not is_op(hero, scaled_linear):
+        return None
+    scales = type_of(hero.operands[1])
+    if scales.dtype is not DType.F32 or scales.rank != x.rank or scales.shape[-1] != 1:
+        return f"rounded activations need one f32 scale for every token; here {scales}"
+    if type_of(hero.operands[0]).dtype is not DType.F8 or weight.dtype is not DType.F8:
+        return "rounded activations and their weight must both be f8"
+    return None if weight.groups == 1 and not weight.offset else "a weight of f8 must have one scale for every row"
+
+
+@dataclass(frozen=True, slots=True)
+class _Epilogue:
+    """What follows the hero: how many ops, which further operands, and the value that the group returns."""
+
+    kind: Literal["residual", "swiglu"] | None
+    ops: int
+    operands: dict[str, mlir.Value]
+    result: mlir.Value
+
+
+def _epilogue(group: Function, hero: mlir.Operation) -> _Epilogue | str:
+    (result,) = group.results.values()
+    last, y = defining_op(result), hero.results[0]
+    if result == y:
+        return _Epilogue(None, 0, {}, result)
+    if last is not None and is_op(last, add) and y in (values := list(last.operands)):
+        residual = values[1 - values.index(y)]
+        if residual == y:
+            return "it adds the product to itself"
+        return _Epilogue("residual", 1, {"residual": residual}, result)
+    if is_op(last, swiglu) and feeds_swiglu(hero):
+        return _Epilogue("swiglu", 3, {}, result)
+    return f"no epilogue for {last.name if last is not None else 'an input'}"

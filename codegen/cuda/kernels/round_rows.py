@@ -1,0 +1,65 @@
+"""Rows as numbers of eight bits, each row on a scale of its own; with an RMSNorm before it costs no further pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warploom.codegen.cuda.kernel import Options, Pointer
+from warploom.codegen.cuda.kernels.linear_problem import Norm
+from warploom.codegen.cuda.render import render
+from warploom.ir.types import DType
+
+COLUMNS_PER_THREAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRowsSpec:
+    """out f8 [T, k], out_scale f32 [T] of x [T, k]: scale = max|x| / 448, as `quantize` has it."""
+
+    k: int
+    x: DType
+    norm: Norm | None
+    pdl: bool
+
+    @property
+    def name(self) -> str:
+        norm = ""
+        if self.norm is not None:
+            norm = f"_rms_{self.norm.gain}_{self.norm.eps:g}".replace("-", "m").replace(".", "p").replace("+", "")
+        return f"round_rows_{self.k}_{self.x}{norm}"
+
+    @property
+    def operands(self) -> tuple[Pointer, ...]:
+        gain = [] if self.norm is None else [Pointer("gain", self.norm.gain)]
+        return (Pointer("x", self.x), *gain, Pointer("out", DType.F8), Pointer("out_scale", DType.F32))
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return ("T",)
+
+    @property
+    def grid(self) -> tuple[str, int, int]:
+        return "T", 1, 1
+
+    @property
+    def block(self) -> int:
+        """The row, padded to a power of two."""
+        return 1 << (self.k - 1).bit_length()
+
+    @property
+    def options(self) -> Options:
+        return Options(num_warps=max(1, min(16, self.block // (32 * COLUMNS_PER_THREAD))), pdl=self.pdl)
+
+    @property
+    def flops(self) -> str:
+        return f"{(6 if self.norm else 2) * self.k} * T"
+
+    @property
+    def bytes(self) -> str:
+        return f"{self.k * (self.x.numpy.itemsize + 1) + 4} * T"
+
+    def source(self) -> str:
+        return render("round_rows.py.j2", spec=self)
+
+    def __str__(self) -> str:
+        return f"rows of {self.k} {self.x}{', normed,' if self.norm else ''} as f8, each with its scale"

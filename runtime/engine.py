@@ -188,6 +188,7 @@ class Engine:
         """Forget a request and free what it holds. One that has finished is no error: the two may cross."""
         request = self._requests.pop(request_id, None)
         if request is not None:
+            request.is_done = True
             self._scheduler.remove(request)
 
     def step(self) -> list[RequestOutput]:
@@ -336,29 +337,37 @@ class Engine:
     def _append(self, sampled: Sequence[Request], reader: StepReader) -> list[RequestOutput]:
         """Give each request its token, which may end it."""
         outputs: list[RequestOutput] = []
-        alive, observes = self._requests, self._sampler.observe
+        observed = self._sampler.has_histories
         for index, (request, token) in enumerate(zip(sampled, reader.tokens, strict=False)):
-            if request.id not in alive:
+            if request.is_done:
                 continue
-            if index in reader.unusable:
+            if reader.unusable and index in reader.unusable:
                 outputs.append(self._end(request, reader.unusable[index]))
                 continue
-            assert request.row is not None
-            request.token_ids.append(token)
-            observes(request.row, token)
-            finish_reason: FinishReason | None = None
-            if token in request.end_token_ids and request.num_output_tokens >= request.params.min_tokens:
-                finish_reason = "stop"
-            elif len(request.token_ids) > request.max_cached_tokens:
-                finish_reason = "length"
-            wanted = request.params.logprobs
-            logprobs = None if wanted is None else (reader.logprobs_of(index, wanted),)
-            stop_reason = token if finish_reason == "stop" else None
-            outputs.append(RequestOutput(request.id, (token,), logprobs, finish_reason, stop_reason))
-            if finish_reason:
-                self.abort(request.id)
+            token_ids = request.token_ids
+            token_ids.append(token)
+            if observed:
+                self._sampler.observe(request, token)
+            if token in request.end_token_ids or len(token_ids) >= request.full_length or request.reports_logprobs:
+                outputs.append(self._output(request, token, index, reader))
+            else:
+                outputs.append(RequestOutput(request.id, (token,), None, None, None))
         self._stats.generation_tokens += len(outputs)
         return outputs
+
+    def _output(self, request: Request, token: int, index: int, reader: StepReader) -> RequestOutput:
+        """What a request gets with a new token that may be its last."""
+        finish_reason: FinishReason | None = None
+        if token in request.end_token_ids and request.num_output_tokens >= request.params.min_tokens:
+            finish_reason = "stop"
+        elif len(request.token_ids) >= request.full_length:
+            finish_reason = "length"
+        if finish_reason:
+            self.abort(request.id)
+        wanted = request.params.logprobs
+        logprobs = None if wanted is None else (reader.logprobs_of(index, wanted),)
+        stop_reason = token if finish_reason == "stop" else None
+        return RequestOutput(request.id, (token,), logprobs, finish_reason, stop_reason)
 
     def _end(self, request: Request, why: str) -> RequestOutput:
         self.abort(request.id)

@@ -39,6 +39,8 @@ class Request:
         cache_salt: only requests with the same one share pages.
         bad_words: token sequences that the output must not contain.
         leader: a request with the same prompt, whose pages this one waits for; None: it waits for nobody.
+        is_done: nothing more is given to it.
+        full_length: most tokens, prompt and output.
         row: its row of the KV cache and of all tables while it runs; else None.
         prompt_logprobs: those of the prompt, from its second token on, as far as they are computed.
         queued_at, started_at: when it was made, and when its first step was planned (None: not yet); seconds of
@@ -58,6 +60,9 @@ class Request:
     bad_words: tuple[tuple[int, ...], ...] = ()
     leader: Request | None = None
     row: int | None = None
+    is_done: bool = field(init=False, default=False)
+    full_length: int = field(init=False)
+    reports_logprobs: bool = field(init=False)
     num_prompt_tokens: int = field(init=False)
     prompt_logprobs: list[TokenLogprobs] = field(init=False, default_factory=list)
     queued_at: float = field(init=False, default_factory=time.perf_counter)
@@ -67,6 +72,8 @@ class Request:
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)
+        self.full_length = self.num_prompt_tokens + self.max_tokens
+        self.reports_logprobs = self.params.logprobs is not None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -81,7 +88,7 @@ class Request:
     @property
     def max_cached_tokens(self) -> int:
         """Most tokens that it will ever hold in the cache; the last output token is never fed back."""
-        return self.num_prompt_tokens + self.max_tokens - 1
+        return self.full_length - 1
 
     @property
     def wants_prompt_logprobs(self) -> bool:

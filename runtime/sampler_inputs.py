@@ -148,9 +148,15 @@ class SamplerTable:
             self._biases[row] = _Bias(request, self._vocab_size)
         self.needs_tokens[row] = params.uses_penalties or (row in self._biases and self._biases[row].needs_tokens)
 
-    def observe(self, row: int, token: int) -> None:
-        """Note that `token` was sampled for the request in `row`."""
-        history = self._histories.get(row)
+    @property
+    def has_histories(self) -> bool:
+        """Whether `observe` matters to some request."""
+        return bool(self._histories)
+
+    def observe(self, request: Request, token: int) -> None:
+        """Note that `token` was sampled for a running request."""
+        assert request.row is not None
+        history = self._histories.get(request.row)
         if history is not None:
             history.add(token, 1)
 

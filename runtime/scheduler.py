@@ -139,11 +139,16 @@ class Scheduler:
 
         None: pages are needed that only the end of the steps in flight will free.
         """
-        preempted = self._make_room()
-        if preempted is None or not (preempted or self._preempt_for_waiting()):
-            return None
         rows = self.rows
         ends = np.minimum(self.known.take(rows), self.limit.take(rows))
+        preempted: list[Request] | None = []
+        if (ends > self.kv_cache.capacity.take(rows)).any():
+            preempted = self._make_room(ends)
+        if preempted is None or not (preempted or self._preempt_for_waiting()):
+            return None
+        if rows is not self.rows:  # some were preempted
+            rows = self.rows
+            ends = np.minimum(self.known.take(rows), self.limit.take(rows))
         remaining = ends - self.computed.take(rows)
         decodes = rows.compress(remaining == 1)
         budget = _Budget(self._max_batched_tokens - len(decodes), self._max_rows - len(decodes))
@@ -185,11 +190,13 @@ class Scheduler:
             self._rows = np.array([request.row for request in self.running], np.int32)
         return self._rows
 
-    def _make_room(self) -> list[Request] | None:
-        """Give every running request pages for its known tokens; return who was preempted. None: see `schedule`."""
-        rows = self.rows
-        ends = np.minimum(self.known.take(rows), self.limit.take(rows))
-        short = np.flatnonzero(ends > self.kv_cache.capacity.take(rows)).tolist()
+    def _make_room(self, ends: I32) -> list[Request] | None:
+        """Give every running request pages for its known tokens; return who was preempted. None: see `schedule`.
+
+        Args:
+            ends: how many tokens each needs room for.
+        """
+        short = np.flatnonzero(ends > self.kv_cache.capacity.take(self.rows)).tolist()
         growing = [(self.running[index], int(ends[index])) for index in short]
         preempted: list[Request] = []
         for request, end in growing:

@@ -43,7 +43,7 @@ from warploom.runtime.manifest import (
 from warploom.version import __version__
 
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
-MAX_SEQUENCES = 256  # running at once
+MAX_SEQUENCES = 1024  # running at once, at most; devices take fewer by default
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ def admitted(table: SamplerTable, row: int, prompt: list[int], seed: int = 0, **
 def say(table: SamplerTable, request: Request, tokens: list[int]) -> None:
     for token in tokens:
         request.token_ids.append(token)
-        assert request.row is not None
-        table.observe(request.row, token)
+        table.observe(request, token)
 
 
 def gather(table: SamplerTable, *requests: Request) -> SamplerInputs:

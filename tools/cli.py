@@ -35,6 +35,7 @@ COMMANDS = {
     "serve": Command("warploom.tools.serve", "serve an artifact over HTTP, as OpenAI's API"),
     "eval": Command("warploom.tools.eval", "measure how good an artifact's answers are"),
     "bench": Command("warploom.tools.bench", "measure an artifact on this machine"),
+    "models": Command("warploom.tools.models", "list the model families that compile"),
     "inspect": Command("warploom.tools.inspection", "show what is inside an artifact"),
     "opt": Command("warploom.tools.opt", "run passes on an IR program"),
     "run": Command("warploom.tools.run", "execute an IR program and compare ways to run it"),

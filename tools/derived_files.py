@@ -1,6 +1,7 @@
-"""Write the files that are derived from the op classes: `python -m warploom.tools.derived_files`.
+"""Write the files that are derived from classes: `python -m warploom.tools.derived_files`.
 
-`docs/ops.md` is the op table, `ir/wl.irdl.mlir` the dialect for upstream tools. A test fails while they are stale.
+`docs/ops.md` is the op table, `ir/wl.irdl.mlir` the dialect for upstream tools, `docs/models.md` the table of model
+families. A test fails while they are stale.
 """
 
 from __future__ import annotations
@@ -10,9 +11,17 @@ from pathlib import Path
 from warploom.ir.irdl import dialect_text
 from warploom.ir.op import OPS, Attribute, Effect, Op, Operand
 from warploom.ir.types import ALL, BITS, FLOATS, INTS, STORED
+from warploom.tools.models import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
-DTYPE_SETS = {ALL: "any", STORED: "any stored", FLOATS: "floats", INTS: "integers", FLOATS | INTS: "numbers", BITS: "bits"}
+DTYPE_SETS = {
+    ALL: "any",
+    STORED: "any stored",
+    FLOATS: "floats",
+    INTS: "integers",
+    FLOATS | INTS: "numbers",
+    BITS: "bits",
+}
 
 INTRODUCTION = """# The ops of the `wl` dialect
 
@@ -27,7 +36,11 @@ into simpler ops, which is its meaning.
 
 def derived_files() -> dict[Path, str]:
     """Path and text of every derived file."""
-    return {ROOT / "docs" / "ops.md": op_table(), ROOT / "ir" / "wl.irdl.mlir": dialect_text()}
+    return {
+        ROOT / "docs" / "ops.md": op_table(),
+        ROOT / "docs" / "models.md": markdown(),
+        ROOT / "ir" / "wl.irdl.mlir": dialect_text(),
+    }
 
 
 def op_table() -> str:

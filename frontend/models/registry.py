@@ -49,12 +49,14 @@ class Family:
         architectures: values of `architectures[0]` in config.json.
         parse: HF config to a model; refuses what it does not implement.
         features: what sets it apart from Llama, in a few words each.
+        checked: targets on which tiny checkpoints of it are compared with transformers.
     """
 
     name: str
     architectures: tuple[str, ...]
     parse: Callable[[Mapping[str, Any]], Model]
     features: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ("cpu",)
 
 
 @cache

@@ -1,0 +1,73 @@
+"""`warploom models`: the families that compile, from the registry; `docs/models.md` is made of the same rows."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from warploom.frontend.models.registry import Family, families
+from warploom.tools.table import shown, table
+
+EPILOG = """\
+examples:
+  warploom models          every family
+  warploom models qwen     those whose name or architecture has "qwen" in it
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A family as people read it."""
+
+    family: str
+    architectures: tuple[str, ...] = shown(", ".join)
+    features: tuple[str, ...] = shown(", ".join)
+    checked: tuple[str, ...] = shown(", ".join)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments."""
+    parser.description = "List the model families that compile, and the targets on which they are checked."
+    parser.epilog = EPILOG
+    parser.add_argument("name", nargs="?", default="", help="part of a name")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table."""
+    wanted = args.name.lower()
+    print(table([row for row in rows() if wanted in f"{row.family} {row.architectures}".lower()]))
+
+
+def rows() -> list[Row]:
+    """One per family, by name."""
+    distinct: dict[str, Family] = {family.name: family for family in families().values()}
+    return [Row(f.name, f.architectures, f.features, f.checked) for _, f in sorted(distinct.items())]
+
+
+def markdown() -> str:
+    """The table as a page."""
+    lines = [
+        f"| {r.family} | {'<br>'.join(r.architectures)} | {', '.join(r.features)} | {', '.join(r.checked)} |"
+        for r in rows()
+    ]
+    return "\n".join([_INTRODUCTION, *lines, ""])
+
+
+_INTRODUCTION = """# Model families
+
+Derived from the families in `frontend/models/`; do not edit, run `python -m warploom.tools.derived_files`. The same
+table in the terminal: `warploom models`.
+
+*Checked* names the targets on which a tiny random checkpoint of every architecture is held to transformers: logits at
+every position, greedy continuations, batched against alone (`tests/model/families`, `tests/gpu/run_families.py`). A
+config field that a family does not read is refused, unless it is known not to change a forward step. To add a family,
+see [adding-a-family.md](adding-a-family.md).
+
+RoPE scalings: `linear`, `llama3`, `yarn`, `longrope`, and `dynamic` up to `max_position_embeddings` (where it changes
+nothing). `longrope` uses its long factors if the artifact is compiled for a context beyond
+`original_max_position_embeddings`, its short ones if not (`--max-context`): keys in shared pages cannot be turned
+again when a sequence grows.
+
+| family | architectures | beyond Llama | checked |
+| --- | --- | --- | --- |"""

@@ -9,7 +9,7 @@ no difference (7); any order of passes means the same (8); the same input gives 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlir.ir as mlir
 import numpy as np
@@ -19,9 +19,11 @@ from tests.property.programs import Program, dialect, result_types
 from tests.property.specialize import specialize
 from tests.tolerances import assert_close
 from warploom.ir.context import parse, print_module
-from warploom.ir.function import public_functions
+from warploom.ir.function import Function, functions, public_functions
+from warploom.ir.interpreter import Frame, apply, evaluate_exports, loader
 from warploom.ir.types import type_of
 from warploom.ir.verify import PREPARE, verify
+from warploom.passes.donate import IN_PLACE
 
 Pass = Callable[[mlir.Module], None]
 Measure = Callable[[mlir.Module], int]
@@ -33,20 +35,25 @@ class PassCase:
 
     Attributes:
         apply: the pass.
+        before: passes that come before it in the pipeline and that it builds upon.
         exact: it changes no arithmetic, so that results agree bit for bit.
         idempotent: a second run changes nothing.
         measure: what it never makes larger, such as the number of ops.
+        ensures: what is wrong with its output, or None.
     """
 
     apply: Pass
+    before: Sequence[Pass] = ()
     exact: bool = True
     idempotent: bool = True
     measure: Measure | None = None
+    ensures: Callable[[mlir.Module], str | None] = lambda module: None
 
 
 def check_pass(case: PassCase, program: Program) -> None:
-    """Properties 1 to 7 and 9 of one pass on one program."""
+    """All properties but 8 of one pass on one program."""
     with dialect():
+        program = _prepared(case, program)
         module = program.parse()
         signature, size = signatures(module), case.measure(module) if case.measure else 0
         case.apply(module)
@@ -58,8 +65,18 @@ def check_pass(case: PassCase, program: Program) -> None:
         assert _applied(case, program.text) == text
         if case.idempotent:
             assert _applied(case, text) == text
+        assert case.ensures(module) is None
+        check_in_place(program, module)
         _check_meaning(case.exact, program, module)
         _check_specialization(case, program, module)
+
+
+def _prepared(case: PassCase, program: Program) -> Program:
+    """The program as the pass finds it."""
+    module = program.parse()
+    for step in case.before:
+        step(module)
+    return replace(program, text=print_module(module))
 
 
 def check_orders(passes: Sequence[Pass], program: Program) -> None:
@@ -71,7 +88,40 @@ def check_orders(passes: Sequence[Pass], program: Program) -> None:
             step(module)
             verify(module)
         assert signatures(module) == signature
+        check_in_place(program, module)
         _check_meaning(False, program, module)
+
+
+def check_in_place(program: Program, module: mlir.Module) -> None:
+    """Property 10: doing the marked writes in place changes no result, and no input that is not donated."""
+    step = functions(module)["step"]
+    if not any(IN_PLACE in op.attributes for f in functions(module).values() for op in f.ops):
+        return
+    params = dict(evaluate_exports(module, loader(program.checkpoint))) if PREPARE in functions(module) else {}
+    inputs = {name: array.copy() for name, array in program.inputs.items()}
+    frame = Frame(functions(module), loader(params), env=dict(program.dims))
+    found = dict(zip(step.results, _run_in_place(step, [inputs[n] for n in step.inputs], frame), strict=True))
+    for name, value in program.run(module).items():
+        np.testing.assert_array_equal(found[name], value, err_msg=f"{name} is not what it was before writing in place")
+    for name in inputs.keys() - step.donated:
+        np.testing.assert_array_equal(inputs[name], program.inputs[name], err_msg=f"{name} was overwritten")
+
+
+def _run_in_place(function: Function, arguments: list[np.ndarray], frame: Frame) -> list[np.ndarray]:
+    """As the interpreter runs a block, but marked writes overwrite their operand."""
+    values = dict(zip(function.body.arguments, arguments, strict=True))
+    for operation in function.ops:
+        operands = [values[v] for v in operation.operands]
+        if operation.name == "func.call":
+            callee = frame.functions[operation.attributes["callee"].value]
+            results = _run_in_place(callee, operands, frame)
+        else:
+            results = list(apply(operation, operands, frame))
+        if IN_PLACE in operation.attributes:
+            operands[0][...] = results[0]
+            results = [operands[0]]
+        values.update(zip(operation.results, results, strict=True))
+    return [values[v] for v in function.terminator.operands]
 
 
 def signatures(module: mlir.Module) -> dict[str, tuple[object, ...]]:

@@ -1,4 +1,4 @@
-"""Every pass of the pipeline on generated programs: at least 200 each in CI, see `pass_properties`."""
+"""Every pass of the pipeline on generated programs: at least 200 each in CI, more by `tools/nightly`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import mlir.ir as mlir
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.property.motifs import mlp, tied_head
+from tests.property.pass_cases import CASES, EXAMPLES, run_time_weight_ops, weight_bytes
 from tests.property.pass_properties import Pass, PassCase, check_orders, check_pass
 from tests.property.programs import Program, dialect, programs
 from tests.targets import EAGER, MODEST, UNABLE
-from warploom.ir.op import op_of
-from warploom.ir.ops.parameters import param
-from warploom.ir.rewrite import entries, is_weight
+from warploom.ir.rewrite import entries
 from warploom.ir.target import Target
 from warploom.ir.types import DType
 from warploom.passes.assign_layouts import assign_layouts
@@ -26,8 +24,6 @@ from warploom.passes.cse import cse
 from warploom.passes.dce import dce
 from warploom.passes.decompose import decompose
 from warploom.passes.donate import donate
-from warploom.passes.fuse_heroes import fuse_heroes
-from warploom.passes.fuse_loops import fuse_loops
 from warploom.passes.hoist_weights import hoist_weights
 from warploom.passes.merge_linears import merge_linears
 from warploom.passes.narrow_weights import narrow_weights
@@ -35,8 +31,6 @@ from warploom.passes.pipeline import pipeline
 from warploom.passes.quantization.scheme import Rules
 from warploom.passes.quantize_weights import quantize_weights
 from warploom.passes.simplify import simplify
-
-EXAMPLES = 200
 
 
 def on_int8_grid(program: Program) -> Program:
@@ -50,36 +44,9 @@ def on_int8_grid(program: Program) -> Program:
     return replace(program, checkpoint={name: snapped(w) for name, w in program.checkpoint.items()})
 
 
-def num_ops(module: mlir.Module) -> int:
-    """Ops of the entries, calls counted as one."""
-    return sum(len(f.ops) for f in entries(module))
-
-
-def run_time_weight_ops(module: mlir.Module) -> int:
-    """Ops of the entries that compute on parameters alone."""
-    return sum(
-        op_of(op) is not param and any(is_weight(r) for r in op.results) for f in entries(module) for op in f.ops
-    )
-
-
-CASES = {
-    "simplify": PassCase(simplify, measure=num_ops),
-    "cse": PassCase(cse, measure=num_ops),
-    "dce": PassCase(dce, measure=num_ops),
-    "merge_linears": PassCase(merge_linears, exact=False),
-    "narrow_weights_f32": PassCase(partial(narrow_weights, dtype=DType.F32)),
-    "assign_layouts": PassCase(partial(assign_layouts, target=EAGER), exact=False),
-    "hoist_weights": PassCase(hoist_weights, measure=run_time_weight_ops),
-    "donate": PassCase(donate, measure=num_ops),
-    "fuse_heroes_eager": PassCase(partial(fuse_heroes, target=EAGER), measure=num_ops),
-    "fuse_heroes_modest": PassCase(partial(fuse_heroes, target=MODEST), measure=num_ops),
-    "fuse_heroes_unable": PassCase(partial(fuse_heroes, target=UNABLE), measure=num_ops),
-    "decompose": PassCase(decompose, exact=False),
-    "fuse_loops": PassCase(fuse_loops, measure=num_ops),
-}
 LOSSY = {
-    "narrow_weights_bf16": PassCase(partial(narrow_weights, dtype=DType.BF16)),
-    "quantize_weights": PassCase(partial(quantize_weights, rules=Rules("int8"))),
+    "narrow_weights_bf16": PassCase(partial(narrow_weights, dtype=DType.BF16), measure=weight_bytes),
+    "quantize_weights": PassCase(partial(quantize_weights, rules=Rules("int8")), measure=weight_bytes),
 }
 ANY_ORDER: Sequence[Pass] = [
     simplify, cse, dce, merge_linears, partial(assign_layouts, target=EAGER), hoist_weights, donate, decompose

@@ -1,0 +1,79 @@
+"""Corners of what passes look for: views of views, ops that differ in the order of operands, caches read too late."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import mlir.ir as mlir
+import numpy as np
+
+from tests.property.motifs import HIDDEN, PAGE_SIZE, PAGES, Builder
+from warploom.ir.ops.attention import kv_write
+from warploom.ir.ops.elementwise import add, maximum, mul, neg, sub
+from warploom.ir.ops.linear import linear
+from warploom.ir.ops.rope import rope
+from warploom.ir.ops.shape import concat, full, reshape, slice_axis, transpose
+from warploom.ir.types import FLOATS, DType, tensor, type_of
+
+ORDERS = ((1, 2, 0), (2, 0, 1), (0, 2, 1), (1, 0, 2))
+
+
+def slices(choose: Builder) -> Sequence[mlir.Value]:
+    """A slice of a slice, or one part of a concatenation."""
+    x = choose.like(tensor((choose.symbol(), 6)))
+    joined = concat(x, choose.input(type_of(x), -4, 4), axis=1)
+    if choose.integer(0, 1):
+        start = choose.integer(0, 1) * 6
+        return [slice_axis(joined, axis=1, start=start, stop=start + 6)]
+    inner = slice_axis(joined, axis=1, start=choose.integer(1, 6), stop=12)
+    return [slice_axis(inner, axis=1, start=choose.integer(0, 2), stop=4)]
+
+
+def permutations(choose: Builder) -> Sequence[mlir.Value]:
+    """Two transposes of three axes of equal size."""
+    x = choose.like(tensor((3, 3, 3)))
+    first, second = (choose.choice(ORDERS) for _ in range(2))
+    return [transpose(transpose(x, permutation=first), permutation=second)]
+
+
+def constants(choose: Builder) -> Sequence[mlir.Value]:
+    """Numbers that are neutral on one side only, behind views."""
+    x = choose.value(FLOATS, min_rank=1)
+    type_ = type_of(x)
+    flat = full(shape=(1, *type_.shape), value=choose.choice([0.0, 1.0]), dtype=type_.dtype.value)
+    constant = reshape(flat, shape=type_.shape)
+    op = choose.choice([sub, add, mul, maximum])
+    return [op(x, constant) if choose.integer(0, 1) else op(constant, x)]
+
+
+def mirrored(choose: Builder) -> Sequence[mlir.Value]:
+    """x - y and y - x, of activations or of weights."""
+    type_ = tensor((HIDDEN, HIDDEN))
+    if choose.integer(0, 1):
+        a, b = (choose.parameter(type_, -0.3, 0.3) for _ in range(2))
+        x = choose.like(tensor((choose.symbol(), HIDDEN)))
+        return [linear(x, sub(a, b), n=HIDDEN, layout="row")]
+    a, b = (choose.given(type_, array) for array in (np.eye(HIDDEN, dtype=np.float32), np.ones((16, 16), np.float32)))
+    return [sub(sub(a, b), sub(b, a))]
+
+
+def cache_corners(choose: Builder) -> Sequence[mlir.Value]:
+    """A write to a cache that may be donated or not, read or not after the write; q may be read before it."""
+    type_ = tensor((1, PAGES, 2, 1, PAGE_SIZE * HIDDEN))
+    cache = np.linspace(-1, 1, math.prod(type_.resolve({})), dtype=np.float32).reshape(type_.resolve({}))
+    donated = choose.integer(0, 1)
+    name, kv = choose.donated(type_) if donated else ("", choose.given(type_, cache))
+    q, k, v = (choose.input(tensor((2, 1, HIDDEN)), -1, 1) for _ in range(3))
+    cos, sin = (choose.input(tensor((2, HIDDEN // 2)), -1, 1) for _ in range(2))
+    slots = choose.given(tensor((2,), DType.I32), np.array([3, 20], np.int32))
+    turned_q, turned_k = rope(q, cos, sin), rope(k, cos, sin)
+    early = neg(turned_q)
+    written = kv_write(kv, turned_k, v, slots, layer=0, page_size=PAGE_SIZE, k_layout="dim_major")
+    if donated:
+        choose.give_back(name, written)
+    late = slice_axis(kv if choose.integer(0, 1) else written, axis=1, start=0, stop=2)
+    return [turned_q, early, late]
+
+
+CORNERS = (slices, permutations, constants, mirrored, cache_corners)

@@ -1,0 +1,108 @@
+"""What each pass promises beyond keeping the meaning; how many programs have to confirm it."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import partial
+
+import mlir.ir as mlir
+
+from tests.property.pass_properties import PassCase
+from tests.targets import EAGER, MODEST, UNABLE
+from warploom.ir.function import functions
+from warploom.ir.op import op_of
+from warploom.ir.ops.parameters import param
+from warploom.ir.rewrite import entries, is_weight
+from warploom.ir.types import DType, type_of
+from warploom.passes.assign_layouts import assign_layouts
+from warploom.passes.cse import cse
+from warploom.passes.dce import dce
+from warploom.passes.decompose import decompose
+from warploom.passes.donate import donate
+from warploom.passes.fuse_heroes import fuse_heroes
+from warploom.passes.fuse_loops import fuse_loops
+from warploom.passes.hoist_weights import hoist_weights
+from warploom.passes.inline_groups import inline_groups
+from warploom.passes.merge_linears import merge_linears
+from warploom.passes.narrow_weights import narrow_weights
+from warploom.passes.simplify import simplify
+
+EXAMPLES = int(os.environ.get("WARPLOOM_PROGRAMS", "200"))  # generated programs a pass; `tools/nightly` asks for more
+MODELS = EXAMPLES // 20  # tampered models a pass
+
+
+def num_ops(module: mlir.Module) -> int:
+    """Ops of the entries, calls counted as one."""
+    return sum(len(f.ops) for f in entries(module))
+
+
+def run_time_weight_ops(module: mlir.Module) -> int:
+    """Ops of the entries that compute on parameters alone."""
+    return sum(
+        op_of(op) is not param and any(is_weight(r) for r in op.results) for f in entries(module) for op in f.ops
+    )
+
+
+def products(module: mlir.Module) -> list[mlir.Operation]:
+    """Products with weights, whatever their format."""
+    return [op for f in entries(module) for op in f.ops if op.name.endswith("linear")]
+
+
+def num_products(module: mlir.Module) -> int:
+    """Products with weights: one launch each."""
+    return len(products(module))
+
+
+def weight_bytes(module: mlir.Module) -> int:
+    """Bytes that the products of one step read of their weights."""
+    return sum(_bytes(op.operands[1]) for op in products(module))
+
+
+def num_composites(module: mlir.Module) -> int:
+    """Ops that still have a decomposition."""
+    return sum((op := op_of(o)) is not None and op.decompose is not None for f in entries(module) for o in f.ops)
+
+
+def in_rows(module: mlir.Module) -> int:
+    """Products whose weight no layout was chosen for."""
+    return sum(op.attributes["layout"].value == "row" for op in products(module))
+
+
+def num_calls(module: mlir.Module) -> int:
+    """Calls of groups."""
+    return sum(op.name == "func.call" for f in entries(module) for op in f.ops)
+
+
+def _bytes(value: mlir.Value) -> int:
+    type_ = type_of(value)
+    return math.prod(type_.resolve({})) * type_.dtype.numpy.itemsize if type_.is_static else 0
+
+
+def one_root_each(module: mlir.Module) -> str | None:
+    """Groups of kind `loops` compute one op's results: what their kernels are made for."""
+    for name, group in functions(module).items():
+        if group.is_private and group.operation.attributes["wl.kind"].value == "loops":
+            roots = {value.owner for value in group.results.values()}
+            if len(roots) > 1:  # none: nobody reads it
+                return f"@{name} has {len(roots)} roots"
+    return None
+
+
+FUSION = (donate, partial(fuse_heroes, target=EAGER), decompose, fuse_loops)
+CASES = {
+    "simplify": PassCase(simplify, measure=num_ops),
+    "cse": PassCase(cse, measure=num_ops),
+    "dce": PassCase(dce, measure=num_ops),
+    "merge_linears": PassCase(merge_linears, exact=False, measure=num_products),
+    "narrow_weights_f32": PassCase(partial(narrow_weights, dtype=DType.F32), measure=num_products),
+    "assign_layouts": PassCase(partial(assign_layouts, target=EAGER), exact=False, measure=in_rows),
+    "hoist_weights": PassCase(hoist_weights, measure=run_time_weight_ops),
+    "donate": PassCase(donate, measure=num_ops),
+    "fuse_heroes_eager": PassCase(partial(fuse_heroes, target=EAGER), before=(donate,), measure=num_ops),
+    "fuse_heroes_modest": PassCase(partial(fuse_heroes, target=MODEST), before=(donate,), measure=num_ops),
+    "fuse_heroes_unable": PassCase(partial(fuse_heroes, target=UNABLE), before=(donate,), measure=num_ops),
+    "decompose": PassCase(decompose, exact=False, measure=num_composites),
+    "fuse_loops": PassCase(fuse_loops, before=(decompose, simplify, cse), measure=num_ops, ensures=one_root_each),
+    "inline_groups": PassCase(inline_groups, before=FUSION, measure=num_calls),
+}

@@ -47,13 +47,24 @@ def parse(config: Mapping[str, Any]) -> Decoder:
         read.expect("position_embedding_type", "rope_gptj")
         read.expect("rotary_pct", 1.0)
         read.expect("order_of_interleaved_layers", "local_attn_first")
-        read.ignore("max_sequence_length", "use_embedding_sharing", "use_gated_activation", "use_parallel_block")
+        read.ignore(*_COHERE_OWN)
+    read.ignore("model_max_length", "max_sequence_length")
     read.finish()
     return Decoder(
         sizes,
         tuple(map(layer, windows)),
         norm=lambda weights, x: scaled(norm(weights, x), scale),  # of logits
     )
+
+
+# Switches of Cohere's own code for what the architecture always has; `layer_switch` is `sliding_window_pattern`.
+_COHERE_OWN = (
+    "layer_switch",
+    "use_embedding_sharing",
+    "use_gated_activation",
+    "use_parallel_block",
+    "use_parallel_embedding",
+)
 
 
 def _per_head(heads: Heads, eps: float) -> Norm:

@@ -23,7 +23,8 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     read = ConfigReader(config, "Falcon")
     new = read.flag("new_decoder_architecture", False)
     sizes, norm = _sizes(read, new), layer_norm(read.real("layer_norm_epsilon", 1e-5))
-    read.expect("alibi", False)
+    for name in ("alibi", "apply_residual_connection_post_layernorm"):
+        read.expect(name, False)
     heads = Heads.of(sizes, read_rotary(read, sizes.head_dim))
     bias = read.flag("bias", False)
     project = together(heads, "query_key_value", bias=bias, by_kv_head=True)

@@ -42,6 +42,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
 
     windows = read_windows(read, sizes.layers, default=4096, sliding=lambda index: (index + 1) % pattern != 0)
     read.expect("use_bidirectional_attention", False)
+    read.ignore("sliding_window_size")  # another spelling
     read.finish()
     return Decoder(
         sizes,

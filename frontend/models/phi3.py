@@ -29,7 +29,10 @@ def parse(config: Mapping[str, Any]) -> Decoder:
         return pre_norm(norm, self_attention(heads, together(heads, "qkv_proj")), mlp)
 
     windows = read_windows(read, sizes.layers)
-    read.expect("attention_bias", False)
+    for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        read.expect(name, False)
+    for name in ("full_attn_mod", "interpolate_factor"):  # of Microsoft's own code
+        read.expect(name, 1)
     read.ignore("original_max_position_embeddings")  # counts for the scalings that read it
     read.finish()
     return Decoder(sizes, tuple(map(layer, windows)), norm)

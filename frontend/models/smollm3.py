@@ -33,7 +33,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
 
     sliding = read.flag("use_sliding_window", False)
     windows = read_windows(read, sizes.layers, sliding=lambda i: not rotated[i]) if sliding else [0] * sizes.layers
-    read.ignore("sliding_window", "layer_types")
+    read.ignore("sliding_window", "layer_types", "max_window_layers")
     read.finish()
     return Decoder(sizes, tuple(map(layer, range(sizes.layers))), norm)
 

@@ -27,6 +27,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     layer = pre_norm(norm, self_attention(heads, separate(heads, bias=bias), out_bias=bias), mlp)
     read.expect("norm_type", "layer_norm")
     read.expect("mlp_type", "default")
+    read.ignore("activation_function", "layer_norm_epsilon")  # from before hidden_act and norm_epsilon
     read.finish()
     return Decoder(sizes, (layer,) * sizes.layers, norm)
 

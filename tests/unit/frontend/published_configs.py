@@ -1,0 +1,238 @@
+"""config.json of well-known models as transformers 4 wrote them: RoPE at the top level, old fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+V4: dict[str, Any] = {"torch_dtype": "bfloat16", "transformers_version": "4.45.0", "use_cache": True}
+LLAMA: dict[str, Any] = {
+    **V4,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-5,
+    "rope_scaling": None,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+
+
+def sizes(vocab: int, hidden: int, middle: int, layers: int, heads: int, kv_heads: int, context: int) -> dict[str, Any]:
+    """The sizes under their usual names."""
+    return {
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": middle,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": context,
+    }
+
+
+def without(config: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A config that does not state some fields."""
+    return {k: v for k, v in config.items() if k not in names}
+
+
+def of(architecture: str, model_type: str, *parts: dict[str, Any]) -> dict[str, Any]:
+    """The config of an architecture."""
+    config: dict[str, Any] = {"architectures": [architecture], "model_type": model_type}
+    for part in parts:
+        config |= part
+    return config
+
+
+LLAMA3_SCALING = {
+    "factor": 32.0,
+    "high_freq_factor": 4.0,
+    "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+}
+QWEN: dict[str, Any] = {"use_sliding_window": False, "max_window_layers": 28, "rope_theta": 1e6}
+GEMMA: dict[str, Any] = {
+    **V4,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 2,
+    "cache_implementation": "hybrid",
+    "eos_token_id": 1,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "initializer_range": 0.02,
+    "pad_token_id": 0,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-6,
+}
+LONG = {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [1.08] * 48}
+NEOX: dict[str, Any] = {
+    **V4,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "hidden_act": "gelu",
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-5,
+    "rotary_emb_base": 10000,
+    "rotary_pct": 0.25,
+    "tie_word_embeddings": False,
+    "use_parallel_residual": True,
+}
+FALCON: dict[str, Any] = {
+    **V4,
+    "alibi": False,
+    "apply_residual_connection_post_layernorm": False,
+    "attention_dropout": 0.0,
+    "auto_map": {"AutoModelForCausalLM": "modeling_falcon.FalconForCausalLM"},
+    "bias": False,
+    "bos_token_id": 11,
+    "eos_token_id": 11,
+    "hidden_dropout": 0.0,
+    "hidden_size": 4544,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-5,
+    "multi_query": True,
+    "new_decoder_architecture": False,
+    "num_attention_heads": 71,
+    "num_hidden_layers": 32,
+    "parallel_attn": True,
+    "vocab_size": 65024,
+}
+GPT2: dict[str, Any] = {
+    "activation_function": "gelu_new",
+    "attn_pdrop": 0.1,
+    "bos_token_id": 50256,
+    "embd_pdrop": 0.1,
+    "eos_token_id": 50256,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-5,
+    "n_ctx": 1024,
+    "n_embd": 768,
+    "n_head": 12,
+    "n_layer": 12,
+    "n_positions": 1024,
+    "resid_pdrop": 0.1,
+    "summary_activation": None,
+    "summary_first_dropout": 0.1,
+    "summary_proj_to_labels": True,
+    "summary_type": "cls_index",
+    "summary_use_proj": True,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    "vocab_size": 50257,
+}
+COHERE = without(LLAMA, "rms_norm_eps", "tie_word_embeddings") | {"layer_norm_eps": 1e-5, "logit_scale": 0.0625}
+GLM = {"attention_bias": True, "head_dim": 128, "partial_rotary_factor": 0.5, "rms_norm_eps": 1.5625e-7}
+MULTIPLIERS = {
+    "attention_multiplier": 0.0078125,
+    "embedding_multiplier": 12.0,
+    "logits_scaling": 16.0,
+    "mlp_bias": False,
+    "residual_multiplier": 0.22,
+}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Llama-3.2-1B": of(
+        "LlamaForCausalLM", "llama", LLAMA, sizes(128256, 2048, 8192, 16, 32, 8, 131072),
+        {"head_dim": 64, "mlp_bias": False, "pretraining_tp": 1, "rope_scaling": LLAMA3_SCALING, "rope_theta": 500000.0,
+         "tie_word_embeddings": True},
+    ),
+    "Mistral-7B-v0.1": of(
+        "MistralForCausalLM", "mistral", without(LLAMA, "attention_bias", "rope_scaling"),
+        sizes(32000, 4096, 14336, 32, 32, 8, 32768), {"sliding_window": 4096},
+    ),
+    "Mistral-7B-v0.3": of(
+        "MistralForCausalLM", "mistral", LLAMA, sizes(32768, 4096, 14336, 32, 32, 8, 32768), {"sliding_window": None},
+        {"attention_bias": None},
+    ),
+    "Qwen2.5-7B": of("Qwen2ForCausalLM", "qwen2", without(LLAMA, "attention_bias"),
+                     sizes(152064, 3584, 18944, 28, 28, 4, 131072), QWEN, {"sliding_window": 131072}),
+    "Qwen3-8B": of("Qwen3ForCausalLM", "qwen3", LLAMA, sizes(151936, 4096, 12288, 36, 32, 8, 40960), QWEN,
+                   {"head_dim": 128, "sliding_window": None, "max_window_layers": 36}),
+    "SmolLM3-3B": of(
+        "SmolLM3ForCausalLM", "smollm3", without(LLAMA, "tie_word_embeddings"),
+        sizes(128256, 2048, 11008, 36, 16, 4, 65536),
+        {"mlp_bias": False, "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0] * 9, "rope_theta": 5e6,
+         "layer_types": ["full_attention"] * 36, "sliding_window": None, "use_sliding_window": False,
+         "max_window_layers": 28, "pretraining_tp": 2},
+    ),
+    "gemma-2-9b": of(
+        "Gemma2ForCausalLM", "gemma2", GEMMA, sizes(256000, 3584, 14336, 42, 16, 8, 8192),
+        {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "hidden_act": "gelu_pytorch_tanh",
+         "rope_theta": 10000.0, "sliding_window": 4096, "sliding_window_size": 4096},
+    ),
+    "gemma-3-1b": of(
+        "Gemma3ForCausalLM", "gemma3_text", GEMMA, sizes(262144, 1152, 6912, 26, 4, 1, 32768),
+        {"attn_logit_softcapping": None, "final_logit_softcapping": None, "rope_local_base_freq": 10000,
+         "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6},
+    ),
+    "Phi-3.5-mini": of(
+        "Phi3ForCausalLM", "phi3", LLAMA, sizes(32064, 3072, 8192, 32, 32, 32, 131072),
+        {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+         "original_max_position_embeddings": 4096, "rope_scaling": LONG, "sliding_window": 262144},
+    ),
+    "Phi-4-mini": of(
+        "Phi3ForCausalLM", "phi3", LLAMA, sizes(200064, 3072, 8192, 32, 24, 8, 131072),
+        {"embd_pdrop": 0.0, "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False,
+         "original_max_position_embeddings": 4096, "partial_rotary_factor": 0.75, "resid_pdrop": 0.0,
+         "rope_scaling": LONG, "sliding_window": 262144, "tie_word_embeddings": True},
+    ),
+    "granite-3.3-8b": of(
+        "GraniteForCausalLM", "granite", LLAMA, sizes(49159, 4096, 12800, 40, 32, 8, 131072), MULTIPLIERS,
+        {"rope_theta": 10000000.0, "tie_word_embeddings": True},
+    ),
+    "OLMo-2-7B": of("Olmo2ForCausalLM", "olmo2", LLAMA, sizes(100352, 4096, 11008, 32, 32, 32, 4096),
+                    {"rope_theta": 500000}),
+    "EXAONE-4.0-32B": of(
+        "Exaone4ForCausalLM", "exaone4", without(LLAMA, "attention_bias"),
+        sizes(102400, 5120, 27392, 64, 40, 8, 131072),
+        {"head_dim": 128, "sliding_window": 4096, "sliding_window_pattern": "LLLG", "rope_scaling": LLAMA3_SCALING,
+         "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 16},
+    ),
+    "Seed-OSS-36B": of(
+        "SeedOssForCausalLM", "seed_oss", LLAMA, sizes(155136, 5120, 27648, 64, 80, 8, 524288),
+        {"attention_bias": True, "attention_out_bias": False, "head_dim": 128, "mlp_bias": False,
+         "residual_dropout": 0.1, "rope_scaling": {"rope_type": "default"}, "pad_token_id": 1},
+    ),
+    "starcoder2-3b": of(
+        "Starcoder2ForCausalLM", "starcoder2", without(LLAMA, "rms_norm_eps", "attention_bias", "tie_word_embeddings"),
+        sizes(49152, 3072, 12288, 30, 24, 2, 16384),
+        {"activation_function": "gelu", "hidden_act": "gelu_pytorch_tanh", "embedding_dropout": 0.1,
+         "residual_dropout": 0.1, "layer_norm_epsilon": 1e-5, "mlp_type": "default", "norm_epsilon": 1e-5,
+         "norm_type": "layer_norm", "rope_theta": 999999.4, "sliding_window": 4096, "use_bias": True},
+    ),
+    "gpt2": of("GPT2LMHeadModel", "gpt2", GPT2),
+    "pythia-160m": of(
+        "GPTNeoXForCausalLM", "gpt_neox", NEOX,
+        without(sizes(50304, 768, 3072, 12, 12, 12, 2048), "num_key_value_heads"),
+    ),
+    "falcon-7b": of("FalconForCausalLM", "falcon", FALCON),
+    "falcon-40b": of(
+        "FalconForCausalLM", "falcon", FALCON,
+        {"new_decoder_architecture": True, "num_kv_heads": 8, "num_attention_heads": 128, "hidden_size": 8192},
+    ),
+    "stablelm-2-1_6b": of(
+        "StableLmForCausalLM", "stablelm", without(LLAMA, "rms_norm_eps", "attention_bias", "rope_scaling"),
+        sizes(100352, 2048, 5632, 24, 32, 32, 4096),
+        {"hidden_dropout": 0.0, "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25, "use_qkv_bias": True,
+         "qk_layernorm": False, "use_parallel_residual": False},
+    ),
+    "command-r": of("CohereForCausalLM", "cohere", COHERE, sizes(256000, 8192, 22528, 40, 64, 64, 8192),
+                    {"model_max_length": 131072, "rope_theta": 8e6, "use_qk_norm": False, "pad_token_id": 0}),
+    "command-r7b": of(
+        "Cohere2ForCausalLM", "cohere2", COHERE, sizes(256000, 4096, 14336, 32, 32, 8, 8192),
+        {"head_dim": 128, "layer_switch": 4, "order_of_interleaved_layers": "local_attn_first", "rotary_pct": 1.0,
+         "position_embedding_type": "rope_gptj", "sliding_window": 4096, "sliding_window_pattern": 4,
+         "use_embedding_sharing": True, "use_gated_activation": True, "use_parallel_block": True,
+         "use_parallel_embedding": True, "rope_theta": 50000, "cache_implementation": "hybrid"},
+    ),
+    "glm-4-9b-hf": of("GlmForCausalLM", "glm", LLAMA, sizes(151552, 4096, 13696, 40, 32, 2, 131072), GLM),
+    "GLM-4-9B-0414": of("Glm4ForCausalLM", "glm4", LLAMA, sizes(151552, 4096, 13696, 40, 32, 2, 32768), GLM),
+    "Nemotron-Mini-4B": of(
+        "NemotronForCausalLM", "nemotron", without(LLAMA, "rms_norm_eps", "rope_scaling"),
+        sizes(256000, 3072, 9216, 32, 24, 8, 4096),
+        {"head_dim": 128, "hidden_act": "relu2", "mlp_bias": False, "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
+    ),
+}  # fmt: skip

@@ -1,0 +1,108 @@
+"""Reading configs: published ones are understood, old and new spellings mean the same, the unknown is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import transformers
+
+from tests.unit.frontend.published_configs import PUBLISHED
+from warploom.errors import UnsupportedModelError
+from warploom.frontend.dummy import dummy_tensor
+from warploom.frontend.models.config import ConfigReader
+from warploom.frontend.models.inputs import CacheSpec
+from warploom.frontend.models.registry import families, family_of
+from warploom.frontend.models.rope import read_rotary
+from warploom.frontend.models.windows import read_windows
+from warploom.frontend.trace import Limits, geometry_of, trace
+from warploom.ir.context import print_module
+from warploom.ir.types import DType
+
+CACHE = CacheSpec(page_size=16, dtype=DType.F32, k_layout="dim_major")
+FEW_LAYERS = 7  # enough for every pattern of layers
+
+
+def test_every_family_has_a_published_model() -> None:
+    known = {config["architectures"][0] for config in PUBLISHED.values()}
+    assert families().keys() - known == {"MinistralForCausalLM"}  # one config.json of it says Mistral
+
+
+def shortened(config: dict[str, Any]) -> dict[str, Any]:
+    """The same model with few layers."""
+    per_layer = {k: v[:FEW_LAYERS] for k, v in config.items() if k in ("no_rope_layers", "layer_types") and v}
+    return config | per_layer | {"n_layer" if "n_layer" in config else "num_hidden_layers": FEW_LAYERS}
+
+
+def traced(config: dict[str, Any], max_context: int) -> str:
+    module = trace(config, dummy_tensor, CACHE, Limits(64, 4, max_context))
+    return print_module(module)
+
+
+@pytest.mark.usefixtures("wl")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_config_means_what_transformers_makes_of_it(name: str) -> None:
+    """What transformers reads from the published config and writes in its own spelling is the same program."""
+    config = shortened(PUBLISHED[name])
+    kind = transformers.CONFIG_MAPPING[config["model_type"]]
+    fields = {k: v for k, v in config.items() if k not in ("torch_dtype", "auto_map")}
+    part = {"partial_rotary_factor": config.get("partial_rotary_factor", 1.0)}
+    scaling = {"rope_scaling": config["rope_scaling"] | part} if config.get("rope_scaling") else {}
+    rewritten = kind(**fields | scaling).to_dict() | {"architectures": config["architectures"]}
+    context = geometry_of(config).max_context
+    assert traced(config, context) == traced(rewritten, context)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("Llama-3.2-1B", "hidden_act", "gelu"),
+        ("Llama-3.2-1B", "rope_scaling", {"rope_type": "mrope", "mrope_section": [8, 12, 12]}),
+        ("Llama-3.2-1B", "rope_scaling", {"rope_type": "linear", "factor": 2.0, "mrope_section": [8, 12, 12]}),
+        ("Llama-3.2-1B", "num_key_value_heads", 3),
+        ("Llama-3.2-1B", "novel_gate", 1),
+        ("Llama-3.2-1B", "sliding_window", 4096),
+        ("Mistral-7B-v0.1", "sliding_window", -1),
+        ("Mistral-7B-v0.1", "layer_types", ["chunked_attention"] * 32),
+        ("gemma-3-1b", "use_bidirectional_attention", True),
+        ("falcon-7b", "alibi", True),
+        ("gpt2", "add_cross_attention", True),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", True),
+        ("starcoder2-3b", "norm_type", "rms_norm"),
+        ("command-r7b", "position_embedding_type", "alibi"),
+        ("Phi-3.5-mini", "attention_bias", True),
+    ],
+)
+def test_a_value_that_we_do_not_have_is_refused_by_family_and_field(name: str, field: str, value: Any) -> None:
+    config = PUBLISHED[name] | {field: value}
+    with pytest.raises(UnsupportedModelError) as caught:
+        family_of(config).parse(config)
+    message = str(caught.value)
+    assert message.startswith(family_of(config).name)
+    assert field in message
+
+
+def test_an_unknown_architecture_is_told_the_nearest() -> None:
+    with pytest.raises(UnsupportedModelError, match="the nearest that we have is Qwen3ForCausalLM"):
+        family_of({"architectures": ["Qwen3VLForCausalLM"]})
+
+
+def test_the_compiled_context_chooses_between_short_and_long_factors() -> None:
+    scaling = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    config = {"rope_scaling": scaling, "original_max_position_embeddings": 64, "max_position_embeddings": 4096}
+    rotary = read_rotary(ConfigReader(config, "Any"), 8)
+    assert rotary.switch == 64
+    assert [2 * f for f in rotary.long_inv_freq] == list(rotary.inv_freq)
+    assert rotary.attention_factor == pytest.approx((1 + 6 / 6) ** 0.5)  # log 64 / log 64
+
+
+def test_part_of_a_head_is_rotated() -> None:
+    assert read_rotary(ConfigReader({"partial_rotary_factor": 0.25}, "Any"), 64).dim == 16
+    whole = read_rotary(ConfigReader({}, "Any"), 64)
+    assert whole.inv_freq == pytest.approx([10000.0 ** -(i / 32) for i in range(32)])
+
+
+def test_null_is_no_window_and_absent_is_the_default() -> None:
+    assert read_windows(ConfigReader({"sliding_window": None}, "Any"), 2, default=8) == [0, 0]
+    assert read_windows(ConfigReader({}, "Any"), 2, default=8) == [8, 8]
+    assert read_windows(ConfigReader({}, "Any"), 4, default=8, sliding=lambda i: i % 2 == 0) == [8, 0, 8, 0]

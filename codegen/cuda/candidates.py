@@ -89,6 +89,7 @@ def _one_of_each_quantized(problem: LinearProblem) -> Iterator[Choice]:
     if not problem.is_plain:
         yield Choice(None, MixedTile(64, 32, num_warps=4, num_stages=3))
         yield Choice(None, MixedTile(128, 64, num_warps=8, num_stages=2))
+        yield Choice(None, GemmTile(64, 64, 64, num_warps=4, num_stages=3))
         return
     yield Choice(None, GemmTile(64, 64, 64, num_warps=4, num_stages=3))
     if problem.operands_by_tma:

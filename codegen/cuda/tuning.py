@@ -9,13 +9,15 @@ from pathlib import Path
 import msgspec
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, short
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
 from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile
 from warploom.ir.types import DType
 
 TUNING = Path(__file__).parents[1] / "tuning"
 FULL = 96  # blocks that keep most of a large GPU busy
+UNPACKED_FROM = 256  # tokens, from which on it pays to make quantized weights bf16 first
+LARGEST_UNPACKED = 1 << 28  # elements of such a weight
 RING_COLUMNS = 128
 HALF_OF_SHARED = 112 << 10  # of a multiprocessor of Hopper, less what a block itself needs
 
@@ -27,8 +29,9 @@ class Table(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def key_of(problem: LinearProblem) -> str:
-    """What of a problem its best tiles depend on: `28672x4096_rms_swiglu`."""
-    numbers = f"_{problem.weight.name}" if problem.weight.name else ""
+    """What of a problem its best tiles depend on: `28672x4096_rms_swiglu`, `28672x4096_i4g32_rms_swiglu`."""
+    weight = problem.weight
+    numbers = f"_{short(weight.dtype)}g{weight.groups}{'x' if weight.offset else ''}" if weight.groups else ""
     norm = "_rms" if problem.norm is not None else ""
     return f"{problem.n}x{problem.k}{numbers}{norm}{f'_{problem.epilogue}' if problem.epilogue else ''}"
 
@@ -92,7 +95,10 @@ def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]
     if target.has_wgmma and problem.prepared().operands_by_tma and (not mixed or problem.k % RING_COLUMNS == 0):
         rings = [Choice(t, _ring(problem, t)) for t in ((16, 32, 64) if mixed else (16, 32, 64, 128))]
     if mixed:
-        return (*rings, Choice(None, MixedTile(64, 64, num_warps=4, num_stages=3)))
+        some = MixedTile(64, 64, num_warps=4, num_stages=3)
+        if problem.n * problem.k > LARGEST_UNPACKED or target.deterministic:
+            return (*rings, Choice(None, some))
+        return (*rings, Choice(UNPACKED_FROM, some), Choice(None, _gemms(problem.unpacked(), target)[1]))
     large = target.has_tma and _is_large(target) and problem.operands_by_tma
     few = GemmTile(64 if rings else 16, 128, 128 if large else 64, num_warps=4, num_stages=3, tma=large)
     if not large:

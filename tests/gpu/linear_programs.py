@@ -132,7 +132,7 @@ def make_weight(p: Problem) -> Arrays:
         return {"w": normal(n, k, scale=k**-0.5)}
     sides = (n, weight["groups"])
     if weight["dtype"] == "f8e4m3":
-        w, size = normal(n, k, dtype="f8e4m3", scale=100), 100
+        w, size = normal(n, k, scale=100).clamp(-LARGEST, LARGEST).to(TORCH["f8e4m3"]), 100
     else:
         columns = k // 2 if weight["dtype"] == "i4" else k
         w, size = torch.randint(-128, 128, (n, columns), device="cuda", dtype=torch.int8), 74

@@ -27,7 +27,7 @@ class EmbedSpec:
     """Row ids[t] of a table [rows, columns] as out [T, columns]; ids outside are clamped.
 
     Attributes:
-        table: dtype in memory; i8 has one f32 scale per row.
+        table: dtype in memory; i8 and f8 have one f32 scale per row.
     """
 
     rows: int
@@ -38,12 +38,12 @@ class EmbedSpec:
 
     @property
     def name(self) -> str:
-        return f"embed_{self.table}_{self.rows}x{self.columns}_{self.out}"
+        return f"embed_{self.table.value.removesuffix('e4m3')}_{self.rows}x{self.columns}_{self.out}"
 
     @property
     def is_quantized(self) -> bool:
         """Whether there are scales."""
-        return self.table is DType.I8
+        return self.table in (DType.I8, DType.F8)
 
     @property
     def operands(self) -> tuple[Pointer, ...]:

@@ -15,7 +15,8 @@ from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.round_rows import RoundRowsSpec
 from warploom.codegen.cuda.kernels.skinny_gemm import SkinnySpec
-from warploom.codegen.cuda.kernels.tiles import Choice, GemvTile, MixedTile, RingTile, SkinnyTile, Tile
+from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile, Tile
+from warploom.codegen.cuda.kernels.unpack_weight import UnpackSpec
 from warploom.codegen.cuda.tuning import choices_for
 from warploom.errors import CompileError
 from warploom.ir.function import Function
@@ -76,12 +77,17 @@ class _Temps:
 def _steps(
     problem: LinearProblem, slots: Slots, rows: Expr, choice: Choice, memory: _Temps, target: CudaTarget
 ) -> list[Step]:
-    """Norm and rounding first, where the kernel does not do them, then the kernel."""
+    """Norm, rounding and unpacking first, where the kernel does not do them, then the kernel."""
     steps = []
     if problem.rounded or (problem.norm is not None and not choice.fused_norm):
         first, made = _rows_first(problem, slots, rows, memory, target)
         steps.append(first)
         problem, slots = problem.prepared(), slots | made
+    if isinstance(choice.tile, GemmTile) and not problem.is_plain:
+        unpack = UnpackSpec(problem, target.has_tma)
+        wide = memory.slot("wide", Temp(tensor((problem.n, problem.k), DType.BF16)))
+        steps.append(Step(unpack, tuple({**slots, "wide": wide}[o.name] for o in unpack.operands), {}))
+        problem, slots = problem.unpacked(), slots | {"w": wide}
     _check_end(problem, choice)
     spec = linear_spec(problem, choice.tile, target)
     if isinstance(spec, SkinnySpec | RingSpec):

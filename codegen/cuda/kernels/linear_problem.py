@@ -136,6 +136,10 @@ class LinearProblem:
         """The same on an x that is normed and rounded already."""
         return replace(self, x=DType.F8 if self.rounded or self.x is DType.F8 else DType.BF16, norm=None, rounded=False)
 
+    def unpacked(self) -> LinearProblem:
+        """The same of a weight that was made bf16."""
+        return replace(self, weight=Weight())
+
     def flops(self, tokens: str) -> str:
         """Of the product, for a number of tokens."""
         return f"{2 * self.n * self.k} * {tokens}"

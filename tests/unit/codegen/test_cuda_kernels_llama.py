@@ -33,16 +33,16 @@ from warploom.passes.pipeline import pipeline, run
 from warploom.runtime.expr import evaluate as evaluate_expr
 
 Arrays = dict[str, np.ndarray]
-TARGET = CudaTarget("sm_80")  # without programmatic dependent launch, which the interpreter does not know
+TARGET = CudaTarget("sm_89")  # without programmatic dependent launch, which the interpreter does not know
 SIZES = {**CONFIG, "num_hidden_layers": 2}
 
 
-def compiled_llama() -> tuple[mlir.Module, Arrays]:
+def compiled_llama(quantization: str) -> tuple[mlir.Module, Arrays]:
     """The fused module and its packed parameters."""
     tensors = random_tensors(SIZES)
     cache, limits = CacheSpec(PAGE_SIZE, DType.BF16, K_LAYOUT), Limits(max_tokens=32, max_sequences=8, max_context=256)
     module = trace(SIZES, partial(require, tensors), cache, limits, activation=DType.BF16)
-    for _ in run(module, pipeline(cuda(TARGET), "bf16")):
+    for _ in run(module, pipeline(cuda(TARGET), quantization)):
         pass
     return module, dict(evaluate_exports(module, lambda name: tensors[name].load()))
 
@@ -111,17 +111,17 @@ def run_group(group: Function, arguments: list[np.ndarray], dims: dict[str, int]
     return results
 
 
-@pytest.fixture(scope="module")
-def llama() -> Any:
+@pytest.fixture(scope="module", params=["bf16", "fp8", "int8", "int4:zeros"])
+def llama(request: pytest.FixtureRequest) -> Any:
     from warploom.ir.context import new_context
 
     with new_context(), mlir.Location.unknown():
-        yield compiled_llama()
+        yield compiled_llama(request.param)
 
 
 def test_every_group_has_its_family(llama: Any) -> None:
     kinds = {kind_of(group) for group in functions(llama[0]).values() if group.is_private}
-    assert kinds >= {"linear", "attention", "embed", "sample", "top_logprobs", "loops"}
+    assert kinds >= {"linear", "attention", "sample", "top_logprobs", "loops"}
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,10 @@ def test_steps_are_their_meaning(llama: Any, sequences: list[tuple[int, int]]) -
     module, params = llama
     inputs = step_inputs(sequences)
     expected, actual = evaluate(module, "step", inputs, params), run_entry(module, "step", inputs, params)
-    spread = expected["logits"].std()
-    assert abs(actual["logits"] - expected["logits"]).max() < 0.05 * spread
+    spread, error = expected["logits"].std(), abs(actual["logits"] - expected["logits"])
+    rounds = any(array.dtype == DType.F8.numpy for array in params.values())  # the last bit of a bf16 may decide an f8
+    assert error.mean() < 0.05 * spread
+    assert error.max() < (0.3 if rounds else 0.05) * spread
     tokens = (2, -1, 2, SIZES["num_key_value_heads"], PAGE_SIZE, SIZES["head_dim"])
     got, wanted, before = (kv.astype(np.float32).reshape(tokens) for kv in (actual["kv"], expected["kv"], inputs["kv"]))
     np.testing.assert_allclose(got, wanted, rtol=0.05, atol=0.03)
@@ -143,6 +145,7 @@ def test_steps_are_their_meaning(llama: Any, sequences: list[tuple[int, int]]) -
     np.testing.assert_array_equal(got, before)  # nothing else is written
 
 
+@pytest.mark.parametrize("llama", ["bf16"], indirect=True)
 def test_sampling_is_its_meaning(llama: Any) -> None:
     module, params = llama
     for entry, inputs in (("sample", sample_inputs()), ("logprobs", logprobs_inputs())):

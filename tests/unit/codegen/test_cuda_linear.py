@@ -189,7 +189,7 @@ def test_kernels_compute_the_layer(problem: LinearProblem, tile: Choice) -> None
     ("problem", "tile"),
     [
         *((problem, tile) for problem in ROUNDED.values() for tile in ("gemm", "gemm_tma", "gemm_halves")),
-        *((problem, "mixed") for problem in MIXED.values()),
+        *((problem, tile) for problem in MIXED.values() for tile in ("mixed", "gemm")),
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )

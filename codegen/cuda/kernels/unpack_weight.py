@@ -1,0 +1,77 @@
+"""Quantized weights as bf16 in memory, for products of so many tokens that this costs little beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warploom.codegen.cuda.kernel import Options, Pointer
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
+from warploom.codegen.cuda.render import render
+from warploom.ir.layouts import split_block
+from warploom.ir.types import DType
+
+ROWS = 4  # of a block
+BYTES = 512  # of a row that a block reads at once, at most
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackSpec:
+    """wide bf16 [n, k] of w, scale and maybe offset."""
+
+    problem: LinearProblem
+    pdl: bool
+
+    @property
+    def name(self) -> str:
+        return f"unpack_{self.problem.n}x{self.problem.k}_{self.problem.weight.name}"
+
+    @property
+    def operands(self) -> tuple[Pointer, ...]:
+        weights = [operand for operand in self.problem.operands if operand.name in ("w", "scale", "offset")]
+        return (*weights, Pointer("wide", DType.BF16))
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def row_bytes(self) -> int:
+        """Of W in memory."""
+        return self.problem.k * self.problem.weight.bits // 8
+
+    @property
+    def half(self) -> int:
+        """Columns between the two numbers of a byte; 0: a byte is one number."""
+        return split_block(self.problem.k) // 2 if self.problem.weight.dtype is DType.I4 else 0
+
+    @property
+    def block(self) -> int:
+        """Bytes of a row that a block reads."""
+        return min(BYTES, 1 << (self.row_bytes - 1).bit_length())
+
+    @property
+    def rows(self) -> int:
+        """Rows of a block."""
+        return ROWS
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        return -(-self.problem.n // ROWS), -(-self.row_bytes // self.block), 1
+
+    @property
+    def options(self) -> Options:
+        return Options(num_warps=4, pdl=self.pdl)
+
+    @property
+    def flops(self) -> str:
+        return str(self.problem.n * self.problem.k)
+
+    @property
+    def bytes(self) -> str:
+        return str(self.problem.weight_bytes + 2 * self.problem.n * self.problem.k)
+
+    def source(self) -> str:
+        return render("unpack_weight.py.j2", spec=self, p=self.problem)
+
+    def __str__(self) -> str:
+        return f"weights {self.problem.n} x {self.problem.k} of {self.problem.weight.name} as bf16"

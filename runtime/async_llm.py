@@ -127,10 +127,10 @@ class AsyncLLM:
         params = params or self.default_params
         requests = self._requests(tokens, params, priority, cache_salt)
         self._check_open()
-        if len(self._answers) + params.n > self.max_requests:
-            raise self._queue_full(params.n)
+        if len(self._answers) + params.num_made > self.max_requests:
+            raise self._queue_full(params.num_made)
         ids = [request.id for request in requests]
-        stream = OutputStream(tokens, params.n, timeout_s, lambda: self._cancel(ids))
+        stream = OutputStream(tokens, params, timeout_s, lambda: self._cancel(ids))
         for index, request in enumerate(requests):
             text = OutputText(self.tokenizer.detokenizer(tokens), request, index)
             self._answers[request.id] = _Answer(stream, text)
@@ -199,11 +199,11 @@ class AsyncLLM:
 
     def _requests(self, tokens: list[int], params: SamplingParams, priority: int, cache_salt: str) -> list[Request]:
         """One request per answer."""
-        if params.n > self.max_requests:
+        if params.num_made > self.max_requests:
             raise InvalidRequestError(
                 "The sampling parameter n is not valid here",
                 expected=f"at most {self.max_requests}",
-                found=str(params.n),
+                found=str(params.num_made),
             )
         bad_words = bad_word_ids(self.tokenizer, params.bad_words)
         leader: Request | None = None

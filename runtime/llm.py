@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TypeAlias
 
@@ -15,8 +16,9 @@ from warploom.runtime.chat_template import Message
 from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions
 from warploom.runtime.engine_stats import EngineStats
-from warploom.runtime.output import Answer, Completion, Delta, OutputText
-from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.output import Answer, Completion, Delta, OutputText, best_completions
+from warploom.runtime.request import Request
+from warploom.runtime.sampling_params import SamplingParams, one_each
 from warploom.runtime.served_model import open_model
 
 Prompt: TypeAlias = str | Sequence[int]
@@ -93,37 +95,48 @@ class LLM:
             params: for all, or one per prompt. None: the model authors' own defaults (`default_params`).
             progress: called with (finished, total) whenever that changes.
 
+        Returns:
+            A completion per prompt; with `n` in the parameters, as many, one after the other.
+
         Raises:
             InvalidRequestError: a prompt or its parameters are refused; nothing has been generated then.
             EngineError: the device failed.
         """
         listed: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
-        pending = deque(self._validated(prompt, one) for prompt, one in self._paired(listed, params))
-        answers: dict[int, Answer] = {}
+        jobs = [self._validated(prompt, one) for prompt, one in self._paired(listed, params)]
+        pending = deque(request for prompt, one in jobs for request in self._requests(prompt, one))
+        answers: list[Answer] = []
         finished, total = 0, len(pending)
         try:
             while finished < total:
                 while pending and self._engine.has_room:
-                    request_id = self._start(*pending.popleft())
-                    answers[request_id] = self._answers[request_id]
-                self._pump()
-                before, finished = finished, len(answers.keys() - self._answers.keys())
-                if finished > before:
-                    _raise_errors(answers.values())
-                    if progress:
-                        progress(finished, total)
+                    answers.append(self._start(pending.popleft(), is_read=False))
+                if not self._pump():
+                    continue
+                _raise_errors(answers)
+                before, finished = finished, sum(answer.has_ended for answer in answers)
+                if progress and finished > before:
+                    progress(finished, total)
         finally:
-            for request_id in answers:
-                self._drop(request_id)
-        return [answer.completion() for answer in answers.values()]
+            for answer in answers:
+                self._drop(answer.request_id)
+        made = iter(answers)
+        return [
+            completion
+            for _, one in jobs
+            for completion in _given([next(made).completion() for _ in range(one.num_made)], one)
+        ]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Answer one prompt piece by piece; the request is queued when the first piece is asked for.
 
-        Closing the iterator early ends the request. Errors are those of `generate`; a refused prompt or parameter
-        is raised here, not by the iterator.
+        Closing the iterator early ends the request; it has one answer, so `n` must be 1. Errors are those of
+        `generate`; a refused prompt or parameter is raised here, not by the iterator.
         """
-        return self._read(*self._validated(prompt, params or self.default_params))
+        params = params or self.default_params
+        if params.num_made > 1:
+            raise InvalidRequestError("A stream has one answer", expected="n and best_of of 1", found=f"n {params.n}")
+        return self._read(*self._validated(prompt, params))
 
     def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
         """Answer a conversation: messages with `role` and `content`, through the model's own chat template.
@@ -157,44 +170,65 @@ class LLM:
         self._engine.validate(tokens, params)
         return tokens, params
 
-    def _start(self, prompt: list[int], params: SamplingParams) -> int:
+    def _requests(self, prompt: list[int], params: SamplingParams) -> list[Request]:
+        """One request per answer that has to be made."""
         bad_words = bad_word_ids(self.tokenizer, params.bad_words)
-        request = self._engine.new_request(prompt, params, bad_words=bad_words)
+        requests: list[Request] = []
+        for one in one_each(params):
+            leader = requests[0] if requests else None
+            requests.append(self._engine.new_request(prompt, one, bad_words=bad_words, leader=leader))
+        return requests
+
+    def _start(self, request: Request, *, is_read: bool) -> Answer:
+        detokenizer = self.tokenizer.detokenizer(request.token_ids)
+        answer = Answer(request, OutputText(detokenizer, request), is_read=is_read)
         self._engine.add(request)
-        self._answers[request.id] = Answer(prompt, OutputText(self.tokenizer.detokenizer(prompt), request))
-        return request.id
+        self._answers[request.id] = answer
+        return answer
 
     def _read(self, prompt: list[int], params: SamplingParams) -> Iterator[Delta]:
-        request_id = self._start(prompt, params)
-        answer = self._answers[request_id]
-        read = 0
+        (request,) = self._requests(prompt, params)
+        answer = self._start(request, is_read=True)
         try:
-            while not (read and answer.deltas[read - 1].finish_reason):
-                while read == len(answer.deltas):
+            while True:
+                while not answer.unread:
                     self._pump()
                     _raise_errors([answer])
-                yield answer.deltas[read]
-                read += 1
+                delta = answer.unread.popleft()
+                yield delta
+                if delta.finish_reason:
+                    return
         finally:
-            self._drop(request_id)
+            self._drop(answer.request_id)
 
-    def _pump(self) -> None:
-        """Run one step and hand each request what it got; a failure is left with the requests that it ended."""
+    def _pump(self) -> bool:
+        """Run one step, hand each request what it got, and return whether some have ended.
+
+        A failure is left with the requests that it ended.
+        """
         try:
             outputs = self._engine.step()
         except Exception as error:
-            for request_id in [one for one in self._answers if one not in self._engine]:
+            ended = [one for one in self._answers if one not in self._engine]
+            for request_id in ended:
                 self._answers.pop(request_id).error = error
-            return
-        for output in outputs:
-            delta = self._answers[output.request_id].add(output)
-            if delta.finish_reason:
-                self._drop(output.request_id)
+            return True
+        ended = [output.request_id for output in outputs if self._answers[output.request_id].add(output)]
+        for request_id in ended:
+            self._drop(request_id)
+        return bool(ended)
 
     def _drop(self, request_id: int) -> None:
         """Let go of a request, finished or not."""
         self._engine.abort(request_id)
         self._answers.pop(request_id, None)
+
+
+def _given(made: list[Completion], params: SamplingParams) -> list[Completion]:
+    """Of the answers made to one prompt, those asked for."""
+    if params.num_made > params.n:
+        return best_completions(made, params)
+    return [replace(one, index=index) for index, one in enumerate(made)] if params.n > 1 else made
 
 
 def _raise_errors(answers: Iterable[Answer]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from warploom.runtime.detokenizer import Detokenizer
 from warploom.runtime.engine import RequestOutput
 from warploom.runtime.request import FinishReason, Request, TokenLogprobs
+from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.stop_strings import StopStrings
 
 
@@ -58,7 +61,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One finished answer; the fields are those of its deltas, joined."""
+    """One finished answer; the fields are those of its deltas, joined. `index`: which of the prompt's `n`."""
 
     text: str
     token_ids: list[int]
@@ -68,6 +71,7 @@ class Completion:
     prompt_token_ids: list[int]
     prompt_logprobs: list[TokenLogprobs] | None
     metrics: Metrics
+    index: int = 0
 
 
 class OutputText:
@@ -82,20 +86,24 @@ class OutputText:
         self._detokenizer, self._request, self._index = detokenizer, request, index
         self._stops = StopStrings(request.params.stop_strings)
         self._num_tokens = 0
-        self._first_token_at = 0.0
+        self._first_token_at: float | None = None
+
+    def begin(self) -> None:
+        """Note the time of the first token; `push` does it, if it was not done before."""
+        if self._first_token_at is None:
+            self._first_token_at = time.perf_counter()
 
     def push(self, output: RequestOutput) -> Delta:
         """Return the delta of one output. Its finish reason may be "stop" where the engine's is not: then a stop
         string was found, and the caller has to end the request.
         """
         prompt_logprobs = None
-        if self._num_tokens == 0:
-            self._first_token_at = time.perf_counter()
-            if self._request.params.prompt_logprobs is not None:
-                prompt_logprobs = tuple(self._request.prompt_logprobs)
+        if self._num_tokens == 0 and self._request.params.prompt_logprobs is not None:
+            prompt_logprobs = tuple(self._request.prompt_logprobs)
+        self.begin()
         self._num_tokens += len(output.token_ids)
         ended = output.finish_reason is not None
-        visible = () if output.finish_reason == "stop" else output.token_ids  # an end token is not text
+        visible = output.token_ids[:-1] if output.finish_reason == "stop" else output.token_ids  # no end token
         text = self._push(self._detokenizer.push(visible))
         if ended and self._stops.matched is None:
             text += self._push(self._detokenizer.finish())
@@ -121,9 +129,10 @@ class OutputText:
 
     def _metrics(self) -> Metrics:
         now, request = time.perf_counter(), self._request
-        seconds, rest = now - self._first_token_at, self._num_tokens - 1
+        first = self._first_token_at or now
+        seconds, rest = now - first, self._num_tokens - 1
         return Metrics(
-            time_to_first_token=self._first_token_at - request.queued_at,
+            time_to_first_token=first - request.queued_at,
             total_time=now - request.queued_at,
             tokens_per_second=rest / seconds if rest > 0 and seconds > 0 else 0.0,
             queue_time=(request.started_at or now) - request.queued_at,
@@ -134,39 +143,106 @@ class OutputText:
 
 
 class Answer:
-    """One request's deltas as they come.
+    """One request's answer as it comes.
+
+    What nobody reads piece by piece is decoded in one piece, unless a stop string may end it.
+
+    Args:
+        is_read: whether deltas are read as they come.
 
     Attributes:
+        unread: deltas that wait for their reader.
         error: why no more will come although the answer is unfinished; None in good order.
     """
 
-    def __init__(self, prompt_token_ids: list[int], text: OutputText) -> None:
-        self.deltas: list[Delta] = []
+    def __init__(self, request: Request, text: OutputText, *, is_read: bool) -> None:
+        self.unread: deque[Delta] = deque()
         self.error: Exception | None = None
-        self._prompt_token_ids, self._text = prompt_token_ids, text
+        self._request, self._text, self._is_read = request, text, is_read
+        self._is_patient = not is_read and not request.params.stop_strings
+        self._num_prompt_tokens = request.num_prompt_tokens
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._texts: list[str] = []
+        self._prompt_logprobs: list[TokenLogprobs] | None = None
+        self._last: Delta | None = None
 
-    def add(self, output: RequestOutput) -> Delta:
-        """Note what one step gave, and return it as a delta."""
+    @property
+    def request_id(self) -> int:
+        """Of the request."""
+        return self._request.id
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `completion` can be asked for."""
+        return self._last is not None
+
+    def add(self, output: RequestOutput) -> bool:
+        """Note what one step gave, and return whether the answer has ended."""
+        self._token_ids += output.token_ids
+        self._logprobs += output.logprobs or ()
+        if self._is_patient:
+            self._text.begin()
+            if output.finish_reason is None:
+                return False
+            output = output._replace(token_ids=tuple(self._token_ids))
         delta = self._text.push(output)
-        self.deltas.append(delta)
-        return delta
+        self._texts.append(delta.text)
+        if delta.prompt_logprobs is not None:
+            self._prompt_logprobs = list(delta.prompt_logprobs)
+        if self._is_read:
+            self.unread.append(delta)
+        if delta.finish_reason is None:
+            return False
+        self._last = delta
+        return True
 
     def completion(self) -> Completion:
-        """Return the whole answer; its last delta must have a finish reason."""
-        last = self.deltas[-1]
+        """Return the whole answer, which must have ended."""
+        last, request = self._last, self._request
+        assert last is not None
         assert last.finish_reason is not None
         assert last.metrics is not None
-        logprobs = [entry for delta in self.deltas for entry in delta.logprobs or ()]
         return Completion(
-            text="".join(delta.text for delta in self.deltas),
-            token_ids=[token for delta in self.deltas for token in delta.token_ids],
+            text="".join(self._texts),
+            token_ids=self._token_ids,
             finish_reason=last.finish_reason,
             stop_reason=last.stop_reason,
-            logprobs=None if last.logprobs is None else logprobs,
-            prompt_token_ids=self._prompt_token_ids,
-            prompt_logprobs=None if (first := self.deltas[0].prompt_logprobs) is None else list(first),
+            logprobs=None if request.params.logprobs is None else self._logprobs,
+            prompt_token_ids=request.token_ids[: self._num_prompt_tokens],
+            prompt_logprobs=self._prompt_logprobs,
             metrics=last.metrics,
+            index=last.index,
         )
+
+
+def best_completions(completions: Sequence[Completion], params: SamplingParams) -> list[Completion]:
+    """Return the `n` best of a prompt's answers, the likeliest per token first."""
+    ranked = sorted(completions, key=lambda one: -_mean_logprob(one.logprobs or ()))[: params.n]
+    return [
+        replace(one, index=index, logprobs=None if params.logprobs is None else one.logprobs)
+        for index, one in enumerate(ranked)
+    ]
+
+
+def best_deltas(deltas: Iterable[Delta], params: SamplingParams) -> list[Delta]:
+    """The same of whole answers as deltas."""
+    deltas = list(deltas)
+    prompt_logprobs = next((one.prompt_logprobs for one in deltas if one.prompt_logprobs is not None), None)
+    ranked = sorted(deltas, key=lambda one: -_mean_logprob(one.logprobs or ()))[: params.n]
+    return [
+        replace(
+            one,
+            index=index,
+            logprobs=None if params.logprobs is None else one.logprobs,
+            prompt_logprobs=None if index else prompt_logprobs,
+        )
+        for index, one in enumerate(ranked)
+    ]
+
+
+def _mean_logprob(logprobs: Sequence[TokenLogprobs]) -> float:
+    return sum(entry.logprob for entry in logprobs) / max(1, len(logprobs))
 
 
 def merged(first: Delta, second: Delta) -> Delta:

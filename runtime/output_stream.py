@@ -7,7 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from warploom.errors import DeadlineError, WarploomError
-from warploom.runtime.output import Delta, merged
+from warploom.runtime.output import Delta, best_deltas, merged
+from warploom.runtime.sampling_params import SamplingParams
 
 
 class OutputStream:
@@ -22,13 +23,15 @@ class OutputStream:
     """
 
     def __init__(
-        self, prompt_token_ids: list[int], num_answers: int, timeout_s: float | None, cancel: Callable[[], None]
+        self, prompt_token_ids: list[int], params: SamplingParams, timeout_s: float | None, cancel: Callable[[], None]
     ) -> None:
-        self.prompt_token_ids, self.num_answers = prompt_token_ids, num_answers
+        self.prompt_token_ids, self.num_answers = prompt_token_ids, params.n
+        self._params = params
+        self._unmade = params.num_made  # answers that have not ended
         self._loop = asyncio.get_running_loop()
         self._timeout_s, self._cancel = timeout_s, cancel
         self._deadline = None if timeout_s is None else self._loop.time() + timeout_s
-        self._unfinished = num_answers
+        self._unfinished = params.n  # answers that have not been read to their end
         self._pending: dict[int, Delta] = {}  # by index, in order of arrival
         self._error: WarploomError | None = None
         self._news = asyncio.Event()
@@ -42,6 +45,12 @@ class OutputStream:
         """Give the reader a delta."""
         held = self._pending.get(delta.index)
         self._pending[delta.index] = delta if held is None else merged(held, delta)
+        if delta.finish_reason:
+            self._unmade -= 1
+        if self._params.num_made > self._params.n:
+            if self._unmade:
+                return
+            self._pending = {one.index: one for one in best_deltas(self._pending.values(), self._params)}
         self._news.set()
 
     def fail(self, error: WarploomError) -> None:
@@ -86,7 +95,7 @@ class OutputStream:
         self._close()
 
     def _take(self) -> Delta:
-        if not self._pending:
+        if not self._pending or (self._error is not None and self._unmade and self._params.num_made > self.num_answers):
             assert self._error is not None
             self._close()
             raise self._error

@@ -38,6 +38,7 @@ _INTEGERS = {
     "logprobs": (0, MAX_LOGPROBS),
     "prompt_logprobs": (0, MAX_LOGPROBS),
     "n": (1, MAX_N),
+    "best_of": (1, MAX_N),
 }
 _MIN_TEMPERATURE = 1e-3
 
@@ -75,6 +76,7 @@ class SamplingParams:
             of the batch that a step cannot be launched before the last one's tokens have reached the host
             (about 0.2 ms a step on a GPU).
         n: answers to the prompt, which is computed once; each has its own seed, `seed` plus its index.
+        best_of: make this many answers and give the `n` likeliest per token, the best first; None: `n`.
 
     Raises:
         InvalidRequestError: on construction, naming the field, what is allowed and what was given.
@@ -99,17 +101,20 @@ class SamplingParams:
     bad_words: Sequence[str] = ()
     logits_processors: Sequence[LogitsProcessor] = field(default=(), hash=False)
     n: int = 1
+    best_of: int | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in _FLOATS.items():
             _check_float(name, getattr(self, name), low, high)
         for name, (low, high) in _INTEGERS.items():
-            optional = name in ("seed", "max_tokens", "logprobs", "prompt_logprobs")
+            optional = name in ("seed", "max_tokens", "logprobs", "prompt_logprobs", "best_of")
             _check_integer(name, getattr(self, name), low, high, optional)
         if 0 < self.temperature < _MIN_TEMPERATURE:
             raise _invalid("temperature", f"0, or {_MIN_TEMPERATURE}..100", self.temperature)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise _invalid("min_tokens", f"at most max_tokens, {self.max_tokens}", self.min_tokens)
+        if self.best_of is not None and self.best_of < self.n:
+            raise _invalid("best_of", f"at least n, {self.n}", self.best_of)
         if not isinstance(self.ignore_eos, bool):
             raise _invalid("ignore_eos", "True or False", self.ignore_eos)
         object.__setattr__(self, "stop", _checked_texts("stop", self.stop, MAX_STOP_STRINGS))
@@ -121,6 +126,11 @@ class SamplingParams:
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` as it was normalized: a tuple of distinct strings."""
         return tuple(self.stop)
+
+    @property
+    def num_made(self) -> int:
+        """Answers that have to be made, of which `n` are given."""
+        return self.best_of or self.n
 
     @property
     def uses_penalties(self) -> bool:
@@ -142,12 +152,22 @@ class SamplingParams:
 
 
 def one_each(params: SamplingParams) -> list[SamplingParams]:
-    """Return the parameters of each of the `n` answers; the prompt is looked at once."""
-    if params.n == 1:
-        return [params]
-    seeds = [None if params.seed is None else (params.seed + index) % (1 << 64) for index in range(params.n)]
-    scored = [params.prompt_logprobs, *[None] * (params.n - 1)]
-    return [replace(params, n=1, seed=seed, prompt_logprobs=one) for seed, one in zip(seeds, scored, strict=True)]
+    """Return the parameters of each answer that has to be made; the prompt is looked at once."""
+    number = params.num_made
+    if number == 1:
+        return [replace(params, best_of=None)] if params.best_of else [params]
+    logprobs = 0 if number > params.n and params.logprobs is None else params.logprobs  # to know the best
+    return [
+        replace(
+            params,
+            n=1,
+            best_of=None,
+            logprobs=logprobs,
+            seed=None if params.seed is None else (params.seed + index) % (1 << 64),
+            prompt_logprobs=None if index else params.prompt_logprobs,
+        )
+        for index in range(number)
+    ]
 
 
 def _invalid(name: str, expected: str, found: object) -> InvalidRequestError:

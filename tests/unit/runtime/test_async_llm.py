@@ -112,6 +112,23 @@ def test_n_answers_have_their_own_seeds(artifact: Artifact, device: FakeDevice) 
         assert answer(deltas, index) == expected
 
 
+def test_the_best_answers_come_when_all_are_made(artifact: Artifact, device: FakeDevice) -> None:
+    async def use(llm: AsyncLLM) -> tuple[list[Delta], list[Delta]]:
+        best = await read(llm.generate([7] * 9, SamplingParams(seed=3, max_tokens=6, n=2, best_of=5)))
+        return best, await read(llm.generate([7] * 9, SamplingParams(seed=3, max_tokens=6, n=5, logprobs=0)))
+
+    best, made = serve(artifact, device, use)
+    assert [delta.index for delta in best] == [0, 1]
+
+    def mean(index: int) -> float:
+        logprobs = [entry.logprob for delta in made if delta.index == index for entry in delta.logprobs or ()]
+        return sum(logprobs) / len(logprobs)
+
+    ranked = sorted(range(5), key=mean, reverse=True)
+    assert [answer(best, index) for index in range(2)] == [answer(made, index) for index in ranked[:2]]
+    assert all(delta.logprobs is None for delta in best)
+
+
 @pytest.mark.usefixtures("no_leaks")
 def test_leaving_a_stream_frees_everything(artifact: Artifact, device: FakeDevice) -> None:
     async def use(llm: AsyncLLM) -> None:

@@ -153,6 +153,51 @@ def test_logprobs_come_one_per_token(llm: LLM) -> None:
     assert llm.generate("Once", SamplingParams(max_tokens=2))[0].logprobs is None
 
 
+def test_n_answers_follow_each_other_and_the_best_are_chosen(llm: LLM) -> None:
+    params = SamplingParams(seed=5, max_tokens=12, n=3)
+    completions = llm.generate([[5, 6, 7], "Once"], params)
+    assert [one.index for one in completions] == [0, 1, 2] * 2
+    for index, one in enumerate(completions[:3]):
+        assert one.token_ids == alone(llm, [5, 6, 7], SamplingParams(seed=5 + index, max_tokens=12))[0]
+    made = llm.generate([[5, 6, 7]], SamplingParams(seed=5, max_tokens=12, n=6, logprobs=0))
+    best = llm.generate([[5, 6, 7]], SamplingParams(seed=5, max_tokens=12, n=2, best_of=6))
+
+    def mean(place: int) -> float:
+        logprobs = made[place].logprobs or []
+        return sum(entry.logprob for entry in logprobs) / len(logprobs)
+
+    ranked = sorted(range(6), key=mean, reverse=True)
+    assert [one.token_ids for one in best] == [made[place].token_ids for place in ranked[:2]]
+    assert [(one.index, one.logprobs) for one in best] == [(0, None), (1, None)]
+    with pytest.raises(InvalidRequestError, match="one answer"):
+        llm.stream("a", params)
+
+
+def test_what_is_decoded_at_the_end_is_what_is_decoded_on_the_way(llm: LLM) -> None:
+    params = SamplingParams(seed=4, max_tokens=60)
+    never = SamplingParams(seed=4, max_tokens=60, stop="never to be found")
+    patient, hasty = llm.generate("Once", params)[0], llm.generate("Once", never)[0]
+    assert (patient.text, patient.finish_reason) == (hasty.text, hasty.finish_reason)
+    assert patient.metrics.time_to_first_token < patient.metrics.total_time
+
+
+def test_prompt_logprobs_come_with_the_completion(llm: LLM) -> None:
+    params = SamplingParams(seed=1, max_tokens=3, prompt_logprobs=1, n=2)
+    first, second = llm.generate([[5, 6, 7, 8]], params)
+    assert [entry.token_id for entry in first.prompt_logprobs or []] == [6, 7, 8]
+    assert second.prompt_logprobs is None
+
+
+def test_bad_words_are_given_to_the_engine_as_tokens(llm: LLM) -> None:
+    llm.generate("a", SamplingParams(seed=1, max_tokens=2, bad_words=["upon", "é"]))
+    device = llm._device
+    assert isinstance(device, FakeDevice)
+    sampling = device.batches[-1].sampling
+    assert sampling is not None
+    whole = {tuple(llm.tokenizer.encode(text)) for text in ("upon", " upon", "é", " é")}
+    assert {(token,) for token in sampling.bias_tokens[0].tolist()} >= {one for one in whole if len(one) == 1}
+
+
 def test_chat_goes_through_the_template(llm: LLM) -> None:
     messages = [{"role": "user", "content": "hello"}]
     params = SamplingParams(seed=1, max_tokens=8)

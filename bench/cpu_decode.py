@@ -5,7 +5,8 @@
 `--llama-python`: an interpreter that has llama-cpp-python; default: this one. Both engines stay loaded in processes of
 their own and take turns in short rounds, so that a slow moment of the machine hits both; a neighbour still distorts
 two threads (both engines spin between kernels), so run it alone. The weights are the same, from the quickstart's GGUF:
-bf16 beside F16, int8 beside Q8_0. The models are made on the first run, in .warploom/bench.
+bf16 beside F16, int8 beside Q8_0, int4
+(groups of 32) beside Q4_0. The models are made on the first run, in .warploom/bench.
 
 decode: one sequence, from 96 to 160 tokens of context. prefill: a prompt of 512 tokens. Both take logits of one row;
 neither samples; `decode through LLM.generate` does: it is greedy, with all of our scheduling and detokenizing.
@@ -26,10 +27,8 @@ import machine
 import read_bandwidth
 import same_weights
 
-from warploom.runtime.manifest import Quantization
-
 HERE = Path(__file__).parent
-PAIRS: dict[Quantization, str] = {"bf16": "f16", "int8": "q8_0"}  # our quantization: llama.cpp's
+PAIRS = {"bf16": "f16", "int8": "q8_0", "int4": "q4_0"}  # our quantization: llama.cpp's
 
 
 class Worker:

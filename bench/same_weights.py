@@ -1,18 +1,14 @@
-"""SmolLM2-135M for both engines: the quickstart's GGUF, its tensors stored as F16 or Q8_0, and compiled by us."""
+"""SmolLM2-135M for both engines: the quickstart's GGUF, its tensors stored as F16, Q8_0 or Q4_0, and compiled by us."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from warploom.runtime.manifest import Quantization
 
 FOLDER = Path(".warploom/bench")
 
 
 def gguf(kind: str) -> Path:
-    """Return a GGUF whose matrices are `f16` or `q8_0`; vectors and metadata are as in the original."""
+    """Return a GGUF whose matrices are `f16`, `q8_0` or `q4_0`; vectors and metadata are as in the original."""
     from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, quants
 
     path = FOLDER / f"smollm2-135m.{kind}.gguf"
@@ -37,7 +33,7 @@ def gguf(kind: str) -> Path:
     return partial.rename(path)
 
 
-def artifact(quantization: Quantization) -> Path:
+def artifact(quantization: str) -> Path:
     """Return our artifact, compiled anew: a benchmark of an old compiler would mislead."""
     import warploom
 

@@ -105,11 +105,21 @@ def columns_of(shape: Sequence[int], name: str) -> int:
 class Kit(Protocol[T]):
     """What packing needs of arrays: numpy's have it, and values of the IR."""
 
-    def shape(self, x: T) -> tuple[int, ...]: ...
-    def reshape(self, x: T, shape: tuple[int, ...]) -> T: ...
-    def transpose(self, x: T, axes: tuple[int, ...]) -> T: ...
-    def pad_rows(self, x: T, count: int) -> T: ...
-    def first_rows(self, x: T, count: int) -> T: ...
+    def shape(self, x: T) -> tuple[int, ...]:
+        """Its shape."""
+
+    def reshape(self, x: T, shape: tuple[int, ...]) -> T:
+        """As numpy's."""
+
+    def transpose(self, x: T, axes: tuple[int, ...]) -> T:
+        """As numpy's."""
+
+    def pad_rows(self, x: T, count: int) -> T:
+        """`count` rows of zeros more."""
+
+    def first_rows(self, x: T, count: int) -> T:
+        """The first `count` rows."""
+
     def join(self, x: T) -> T:
         """[a, b, 2, ...] of 4-bit numbers to [a, b, ...] of bytes."""
 

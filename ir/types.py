@@ -19,8 +19,8 @@ from warploom.ir.dims import Dim, DimLike, Shape, dim, resolve, same_shape, shap
 class DType(StrEnum):
     """Element types; the value is the MLIR spelling but for F8. Integers are signless and read as signed.
 
-    F8 is the E4M3 of OCP without infinities, up to 448 (MLIR: f8E4M3FN). I4 is of weights on their way through `@prepare`: packed two
-    a byte (see `layouts.py`) they are I8.
+    F8 is the E4M3 of OCP without infinities, up to 448 (MLIR: f8E4M3FN). I4 is of weights on their way through
+    `@prepare`: packed two a byte (see `layouts.py`) they are I8.
     """
 
     F32 = "f32"

@@ -19,6 +19,7 @@ from warploom.passes.dump import Dump
 from warploom.passes.fuse_heroes import fuse_heroes
 from warploom.passes.fuse_loops import fuse_loops
 from warploom.passes.hoist_weights import hoist_weights
+from warploom.passes.keep_sums_wide import keep_sums_wide
 from warploom.passes.merge_linears import merge_linears
 from warploom.passes.quantization.scheme import Choice, Rules
 from warploom.passes.quantize_activations import quantize_activations
@@ -30,7 +31,7 @@ Pass = Callable[[mlir.Module], None]
 _ADDED: list[tuple[str, Pass]] = []  # (the pass that it comes after, an added pass)
 
 
-def pipeline(target: Target, quantization: Choice | None) -> list[Pass]:
+def pipeline(target: Target, quantization: Choice | Rules | None) -> list[Pass]:
     """All passes from the traced module to fused groups.
 
     Args:
@@ -41,11 +42,14 @@ def pipeline(target: Target, quantization: Choice | None) -> list[Pass]:
     Raises:
         CompileError: unknown quantization.
     """
-    rules = None if quantization is None else Rules(quantization)
+    rules = quantization if quantization is None or isinstance(quantization, Rules) else Rules(quantization)
     steps = [
         # What the program says, with less.
         simplify,
         cse,
+        dce,
+        # Numbers: where bf16 activations cost accuracy.
+        keep_sums_wide,
         dce,
         # Weights: in the format asked for, side by side, in the layout that kernels read, computed ahead of time.
         *([partial(quantize_weights, rules=rules)] if rules else ()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -10,7 +10,6 @@ FORMAT_VERSION = 2  # 2: each target has its own KV cache layout
 MANIFEST_FILE = "manifest.json"
 
 Positive: TypeAlias = Annotated[int, msgspec.Meta(gt=0)]
-Quantization: TypeAlias = Literal["f32", "bf16", "int8"]
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -145,6 +144,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         config: the model's Hugging Face config.
         max_context: most tokens (prompt and output) of one sequence.
+        quantization: how weights are stored, as one may ask the compiler for it.
         targets: by name: `cpu`, or `cuda:sm_90` and the like.
         random_params: parameters without data (a model compiled with dummy weights), by name.
         weights: paths of the safetensors shards. `files`: every file but the manifest. The writer fills both.
@@ -158,7 +158,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     max_context: Positive
     tokenizer: TokenizerInfo
     generation: GenerationInfo = GenerationInfo()
-    quantization: Quantization
+    quantization: str
     targets: dict[str, TargetInfo]
     random_params: dict[str, RandomParam] = {}
     weights: list[str] = []

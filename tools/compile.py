@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from warploom.errors import CompileError
-from warploom.runtime.manifest import Quantization
 from warploom.tools.reports import Summary, summarize
 from warploom.tools.table import count, size
 
@@ -55,8 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantization",
         default="bf16",
-        choices=get_args(Quantization),
-        help="how weights are stored (default: %(default)s)",
+        metavar="SCHEME",
+        help="how weights are stored: bf16 (default), f32, int8, int4, fp8 or checkpoint, with options such as "
+        "int4:g64:zeros; or by module: lm_head=bf16,*=int4 (see docs/quantization.md)",
     )
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="most tokens of one sequence (default: what the model can)"

@@ -29,13 +29,13 @@ from warploom.ir.types import DType, type_of
 from warploom.ir.verify import PREPARE, verify
 from warploom.passes.donate import REFUSED
 from warploom.passes.pipeline import pipeline, run
+from warploom.passes.quantization.scheme import Choice, Rules
 from warploom.runtime.artifact import Artifact, ArtifactWriter, ir_folder, load
 from warploom.runtime.manifest import (
     GenerationInfo,
     KVInfo,
     Manifest,
     ModelInfo,
-    Quantization,
     RandomParam,
     TargetInfo,
     TokenizerInfo,
@@ -53,14 +53,14 @@ class _Job:
     checkpoint: Checkpoint
     geometry: Geometry
     backend: Backend
-    quantization: Quantization
+    rules: Rules
     limits: Limits
     dummy_weights: bool
     progress: Progress
 
     @property
     def cache(self) -> CacheSpec:
-        dtype = DType.F32 if self.quantization == "f32" else DType.BF16
+        dtype = DType.F32 if str(self.rules) == "f32" else DType.BF16
         return CacheSpec(self.backend.page_size, dtype, self.backend.k_layout)
 
     @property
@@ -81,7 +81,7 @@ def compile(
     model_id: str | Path,
     *,
     target: str | Sequence[str] = "cpu",
-    quantization: Quantization = "bf16",
+    quantization: Choice = "bf16",
     deterministic: bool = False,
     out: str | Path | None = None,
     max_context: int | None = None,
@@ -94,7 +94,9 @@ def compile(
         model_id: a hub id, a folder in Hugging Face's layout, or a `.gguf` file.
         target: `cpu`, or `cuda:<arch>` such as `cuda:sm_90`, or several of them for one artifact, which shares the
             weights that they pack alike; no GPU is needed.
-        quantization: how weight matrices are stored: `f32`, `bf16`, or `int8` (one scale per output channel).
+        quantization: how weight matrices are stored: a scheme such as `bf16`, `int8`, `int4:g64` or `fp8` (see
+            docs/quantization.md), or schemes by pattern of module paths, of which the first that fits counts:
+            `{"lm_head": "bf16", "model.layers.0.*": "int8", "*": "int4"}`.
             Activations are f32 on the CPU and bf16 on CUDA; the KV cache is f32 for `f32` and bf16 otherwise.
         deterministic: a request's tokens never depend on what else is in the batch, at some cost in speed. On the CPU
             they never do; on CUDA, without it, equal batches give equal tokens.
@@ -111,19 +113,20 @@ def compile(
         CompileError: a bad option, or code generation failed.
         ArtifactError: the artifact cannot be written.
     """
-    backends = _backends([target] if isinstance(target, str) else target, quantization, deterministic)
+    rules = Rules(quantization)
+    backends = _backends([target] if isinstance(target, str) else target, rules, deterministic)
     progress("reading the checkpoint", 0.0)
     checkpoint = dummy_checkpoint(model_id) if dummy_weights else open_checkpoint(model_id)
     geometry = geometry_of(checkpoint.config)
     context = _context(geometry, max_context)
-    folder = Path(out) if out is not None else Path(f"{_model_name(model_id)}-{quantization}.warploom")
+    folder = Path(out) if out is not None else Path(f"{_model_name(model_id)}-{_file_name(rules)}.warploom")
     targets: dict[str, TargetInfo] = {}
     random: dict[str, RandomParam] = {}
     parameters = Parameters()
     with new_context(), mlir.Location.unknown(), ArtifactWriter(folder) as writer:
         for backend in backends:
             limits = Limits(backend.max_tokens, MAX_SEQUENCES, context)
-            job = _Job(checkpoint, geometry, backend, quantization, limits, dummy_weights, progress)
+            job = _Job(checkpoint, geometry, backend, rules, limits, dummy_weights, progress)
             module = _lower(job, writer)
             targets[backend.target.name] = backend.generate(module, job.kv, writer, progress)
             added = parameters.add(module)
@@ -137,7 +140,7 @@ def compile(
     return load(folder)
 
 
-def _backends(targets: Sequence[str], quantization: Quantization, deterministic: bool) -> list[Backend]:
+def _backends(targets: Sequence[str], rules: Rules, deterministic: bool) -> list[Backend]:
     if not targets or len(set(targets)) < len(targets):
         raise CompileError(
             "compile needs each target once",
@@ -146,17 +149,17 @@ def _backends(targets: Sequence[str], quantization: Quantization, deterministic:
         )
     backends = [backend_of(target, deterministic) for target in targets]
     for backend in backends:
-        _check_quantization(backend, quantization)
+        _check_quantization(backend, rules)
     return backends
 
 
-def _check_quantization(backend: Backend, quantization: Quantization) -> None:
-    pipeline(backend.target, quantization)
-    if quantization not in backend.quantizations:
+def _check_quantization(backend: Backend, rules: Rules) -> None:
+    missing = [family for family in rules.families if family not in backend.quantizations]
+    if missing:
         raise CompileError(
-            f"{backend.target.name} has no kernels for {quantization} weights yet",
+            f"{backend.target.name} has no kernels for {missing[0]} weights yet",
             expected=", ".join(backend.quantizations),
-            found=quantization,
+            found=str(rules),
             fix="choose another quantization, or another target",
         )
 
@@ -169,6 +172,10 @@ def _context(geometry: Geometry, wanted: int | None) -> int:
             "max_context is out of range", expected=f"1 to {geometry.max_context} tokens", found=str(wanted)
         )
     return wanted
+
+
+def _file_name(rules: Rules) -> str:
+    return "mixed" if len(rules.by_pattern) > 1 else str(rules).replace(":", "-")
 
 
 def _model_name(model_id: str | Path) -> str:
@@ -184,7 +191,7 @@ def _lower(job: _Job, writer: ArtifactWriter) -> mlir.Module:
     folder = ir_folder(job.backend.target.name)
     previous = print_module(module)
     writer.add_text(f"{folder}/00-trace.mlir", previous)
-    passes = pipeline(job.backend.target, job.quantization)
+    passes = pipeline(job.backend.target, job.rules)
     for number, name in enumerate(run(module, passes), 1):
         job.progress(name, number / len(passes))
         text = print_module(module)
@@ -251,7 +258,7 @@ def _manifest(
         max_context=job.limits.max_context,
         tokenizer=_tokenizer(checkpoint.tokenizer),
         generation=msgspec.convert(dict(checkpoint.generation), GenerationInfo),
-        quantization=job.quantization,
+        quantization=str(job.rules),
         targets=targets,
         random_params=random,
     )

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 class Isa:
     """One level.
 
-    `cpu` is LLVM's -mcpu; `features` are the /proc/cpuinfo flags that code of this level needs, all of them;
-    `vector_registers` counts registers of `vector_bits`.
+    `cpu` is LLVM's -mcpu, `extensions` what LLVM may use beyond it; `features` are the /proc/cpuinfo flags that code of
+    this level needs, all of them; `vector_registers` counts registers of `vector_bits`.
     """
 
     name: str
@@ -21,6 +21,12 @@ class Isa:
     features: tuple[str, ...]
     vector_bits: int
     vector_registers: int
+    extensions: tuple[str, ...] = ()
+
+    @property
+    def has_vnni(self) -> bool:
+        """Whether vpdpbusd of 512 bits is there."""
+        return "avx512vnni" in self.extensions
 
     @property
     def accumulators(self) -> int:
@@ -34,9 +40,10 @@ X86_64_V3 = Isa("x86-64-v3", "x86-64-v3", _V3_FLAGS, vector_bits=256, vector_reg
 X86_64_V4 = Isa(
     "x86-64-v4",
     "x86-64-v4",
-    (*_V3_FLAGS, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+    (*_V3_FLAGS, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"),
     vector_bits=512,
     vector_registers=32,
+    extensions=("avx512vnni",),  # all such CPUs have it but the first, of 2017, which take the level below
 )
 
 LEVELS = (X86_64_V4, X86_64_V3)  # best first: the order in which a loader tries them

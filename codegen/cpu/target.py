@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlir.ir as mlir
 
 from warploom.codegen.cpu.kernel import Match
+from warploom.codegen.cpu.kernels.quads import GROUP
 from warploom.codegen.cpu.templates import find_kernel, templates
 from warploom.ir.function import Function
 from warploom.ir.layouts import PANEL
@@ -12,7 +13,7 @@ from warploom.ir.ops.linear import linear
 from warploom.ir.ops.quantization import scaled_linear
 from warploom.ir.patterns import weight_operands
 from warploom.ir.rewrite import is_op
-from warploom.ir.target import Target
+from warploom.ir.target import Numbers, Target
 from warploom.ir.types import DType, type_of
 
 PAGE_SIZE = 16  # tokens: one vector of scores
@@ -30,10 +31,19 @@ def layout(operation: mlir.Operation, feeds_swiglu: bool) -> str:
     return f"{kind}_pair" if feeds_swiglu and n % (2 * PANEL) == 0 and kind != "row4" else kind
 
 
+def activations(operation: mlir.Operation) -> Numbers | None:
+    """int8 with a scale for every 32 numbers, where the columns divide so."""
+    _, scale, *_ = weight_operands(operation)
+    k, groups = type_of(operation.operands[0]).shape[-1], type_of(scale).shape[1]
+    assert isinstance(groups, int)
+    fits = isinstance(k, int) and k % (GROUP * groups) == 0 and type_of(scale).dtype is not DType.BF16
+    return Numbers(DType.I8, GROUP) if fits else None
+
+
 def refuses(group: Function) -> str | None:
     """Why no kernel family computes a group."""
     found = find_kernel(group, templates())
     return None if isinstance(found, Match) else found
 
 
-CPU = Target(name="cpu", refuses=refuses, layout=layout)
+CPU = Target(name="cpu", refuses=refuses, layout=layout, activations=activations)

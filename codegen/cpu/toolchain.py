@@ -64,6 +64,7 @@ def lower(library: Library) -> str:
 def assemble(llvm_ir: str, isa: Isa, out: Path) -> None:
     """Compile LLVM IR to the position-independent object file `out`."""
     command = [_llvm_tool("llc"), "-O3", f"-mcpu={isa.cpu}", "-mtriple=x86_64-unknown-linux-gnu"]
+    command += [f"-mattr={','.join('+' + name for name in isa.extensions)}"] if isa.extensions else []
     command += ["-relocation-model=pic", "-filetype=obj", "-o", str(out), "-"]
     _run(command, llvm_ir)
 

@@ -232,6 +232,12 @@ def bitcast(value: Value, element: str) -> Value:
     return Value(arith.BitcastOp(mlir_type(element, value.lanes), value.ssa).result, element, value.lanes)
 
 
+def recast(value: Value, element: str) -> Value:
+    """The bits of an integer vector read as more or fewer integers of another width."""
+    lanes = value.lanes * INTEGER_BITS[value.element] // INTEGER_BITS[element]
+    return Value(vector.BitCastOp(mlir_type(element, lanes), value.ssa).result, element, lanes)
+
+
 def convert_int(value: Value, element: str, *, signed: bool = True) -> Value:
     """An integer widened (with its sign, or with zeros) or truncated to `element`."""
     have, want = INTEGER_BITS[value.element], INTEGER_BITS[element]

@@ -1,4 +1,4 @@
-"""The op that lays out a weight, and reading a laid out weight in core ops. The layouts are those of `ir/layouts.py`."""
+"""The op that lays out a weight, and reading a laid out weight in core ops; see `ir/layouts.py` for the layouts."""
 
 from __future__ import annotations
 

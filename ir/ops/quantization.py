@@ -14,11 +14,10 @@ import numpy as np
 
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
-from warploom.ir.dims import DimLike, Shape, product
+from warploom.ir.dims import DimLike, Shape
 from warploom.ir.layouts import columns_of, layout_of, packed_shape, rows_of, side_layout, unpack_array
 from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
 from warploom.ir.ops.elementwise import (
-    absolute,
     add,
     as_dtype,
     cast,
@@ -36,7 +35,7 @@ from warploom.ir.ops.linear import LAYOUT, check_weight, contract, embedding_typ
 from warploom.ir.ops.packing import packed_weight, static, unpacked
 from warploom.ir.ops.reduce import reduce_max, reduce_min
 from warploom.ir.ops.shape import broadcast, full, gather, reshape
-from warploom.ir.types import FLOATS, QUANTIZED, STORED, DType, TensorType, tensor, type_of
+from warploom.ir.types import FLOATS, QUANTIZED, DType, TensorType, tensor, type_of
 
 I32 = frozenset({DType.I32})
 BYTES = frozenset({DType.I8, DType.F8})
@@ -411,9 +410,7 @@ def check_groups(shape: Shape, scale: TensorType, offset: TensorType | None) -> 
         raise IRError("offsets differ from scales", expected=str(scale), found=str(offset))
 
 
-def check_sides(
-    q: TensorType, k: int, scale: TensorType, offset: TensorType | None, n: int, layout: str
-) -> None:
+def check_sides(q: TensorType, k: int, scale: TensorType, offset: TensorType | None, n: int, layout: str) -> None:
     """Scales and offsets that do not fit a packed weight of n rows and k columns are an IRError."""
     if layout_of(layout).nibbles and q.dtype is not DType.I8:
         raise IRError(f"{layout} is packed bytes", expected="i8", found=str(q))

@@ -14,7 +14,7 @@ import mlir.ir as mlir
 from warploom.errors import CompileError
 from warploom.passes import quantization
 
-Choice = str | Mapping[str, str]  # a scheme, or schemes by pattern of module paths
+Choice = str | Mapping[str, str]  # a scheme, or schemes by pattern of module paths, which may be spelled `a=b,c=d`
 Matrices = tuple[mlir.Value, ...]
 
 
@@ -61,8 +61,20 @@ class Rules:
 
     def __init__(self, choice: Choice) -> None:
         """See `scheme` for errors."""
-        by_pattern = {"*": choice} if isinstance(choice, str) else choice
+        by_pattern = _spelled(choice) if isinstance(choice, str) else choice
         self.by_pattern = tuple((pattern, scheme(text)) for pattern, text in by_pattern.items())
+
+    def __str__(self) -> str:
+        """As a user may spell it."""
+        if [pattern for pattern, _ in self.by_pattern] == ["*"]:
+            return self.by_pattern[0][1].name
+        return ",".join(f"{pattern}={scheme.name}" for pattern, scheme in self.by_pattern)
+
+    @property
+    def families(self) -> list[str]:
+        """Names of the families of schemes that may be used."""
+        used = [(scheme.name, scheme.table) for _, scheme in self.by_pattern]
+        return sorted({name.partition(":")[0] for names in used for name in names})
 
     @property
     def quantize(self) -> bool:
@@ -75,6 +87,18 @@ class Rules:
             if any(fnmatchcase(path, pattern) for path in paths):
                 return scheme
         return None
+
+
+def _spelled(text: str) -> dict[str, str]:
+    """`lm_head=bf16,*=int4` by pattern."""
+    if "=" not in text:
+        return {"*": text}
+    pairs = [part.partition("=") for part in text.split(",")]
+    if wrong := [pattern for pattern, equals, scheme in pairs if not (pattern and equals and scheme)]:
+        raise CompileError(
+            f"{wrong[0]!r} gives no scheme to a pattern", expected="pattern=scheme,pattern=scheme", found=text
+        )
+    return {pattern.strip(): scheme.strip() for pattern, _, scheme in pairs}
 
 
 @cache

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import mlir.ir as mlir
+
 from warploom.codegen.cpu.control import loop
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot, static
 from warploom.codegen.cpu.kernels.panels import PANEL
+from warploom.codegen.cpu.kernels.quad_embed import QuadEmbedSpec
+from warploom.codegen.cpu.kernels.quads import QuadFormat
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, broadcast, convert_int, maximum, minimum, to_f32
 from warploom.ir.dims import product
 from warploom.ir.function import Function
+from warploom.ir.layouts import columns_of
 from warploom.ir.ops.linear import embed
 from warploom.ir.ops.quantization import quantized_embed
-from warploom.ir.patterns import has_row_scales
-from warploom.ir.types import type_of
+from warploom.ir.patterns import has_row_scales, weight_operands
+from warploom.ir.types import DType, type_of
 
 KIND = "embed"
 
@@ -80,15 +85,30 @@ class EmbedSpec:
             out[i] = value if factor is None else value * factor
 
 
+def _spec(operation: mlir.Operation, rows: int, layout: str) -> EmbedSpec | QuadEmbedSpec | str:
+    table, *sides = weight_operands(operation)
+    shape = [static(size) for size in type_of(table).shape]
+    if layout in ("quad", "quad4"):
+        scale = type_of(sides[0])
+        if scale.dtype not in (DType.F32, DType.F16):
+            return f"takes scales of f32 or f16; here {scale}"
+        form = QuadFormat(
+            columns_of(shape, layout), layout == "quad4", static(scale.shape[1]), scale.dtype.value, len(sides) > 1
+        )
+        return QuadEmbedSpec(rows, form)
+    if layout not in ("row", "panel") or not has_row_scales(operation):
+        return f"no lookup in layout {layout}, only in quads, and in row and panel with scales per row"
+    return EmbedSpec(rows, shape[1], type_of(table).dtype.value, layout)
+
+
 def match(group: Function) -> Match | str:
     """The kernel of a group that is one `embed` or `quantized_embed`, or why there is none."""
     operation = only_op(group, embed, quantized_embed)
     if isinstance(operation, str):
         return operation
-    ids, table, *scale = operation.operands
-    attrs = embed.attrs_of(operation)
-    if attrs["layout"] not in ("row", "panel") or not has_row_scales(operation):
-        return f"no lookup in layout {attrs['layout']}, only in row and panel with scales per row"
-    spec = EmbedSpec(attrs["n"], static(type_of(table).shape[1]), type_of(table).dtype.value, attrs["layout"])
-    inputs = tuple(input_slot(group, value) for value in (ids, table, *scale))
+    attrs, ids = embed.attrs_of(operation), operation.operands[0]
+    spec = _spec(operation, attrs["n"], attrs["layout"])
+    if isinstance(spec, str):
+        return spec
+    inputs = tuple(input_slot(group, value) for value in operation.operands)
     return Match(spec, (*inputs, result_slot(group, operation.results[0])), {"T": str(product(type_of(ids).shape))})

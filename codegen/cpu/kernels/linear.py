@@ -8,39 +8,38 @@ from typing import Literal
 import mlir.ir as mlir
 
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, result_slot
-from warploom.codegen.cpu.kernels.packed_linear import LinearSpec, Weight
+from warploom.codegen.cpu.kernels.groups import input_slot, result_slot, static
+from warploom.codegen.cpu.kernels.linear_spec import LinearSpec, Weight
+from warploom.codegen.cpu.kernels.quads import GROUP, QuadFormat
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.elementwise import add
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
-from warploom.ir.ops.quantization import quantized_linear
-from warploom.ir.patterns import feeds_swiglu, has_row_scales
+from warploom.ir.ops.quantization import quantize, quantized_linear, scaled_linear
+from warploom.ir.patterns import feeds_swiglu, has_row_scales, weight_operands
 from warploom.ir.rewrite import defining_op, is_op, producer
 from warploom.ir.types import DType, type_of
 
 KIND = "linear"
+ACTIVATIONS = {"dtype": "i8", "group": GROUP, "scale_dtype": "f32"}
 WEIGHTS: dict[DType, Weight] = {DType.F32: "f32", DType.BF16: "bf16", DType.I8: "i8"}
 
 
 def match(group: Function) -> Match | str:
     """The kernel of a linear with packed weights, its norm and its epilogue, or why there is none."""
-    (hero,) = (op for op in group.ops if is_op(op, linear, quantized_linear))
-    x, weight, *scale = hero.operands
-    attrs, type_ = linear.attrs_of(hero), type_of(weight)
-    if not attrs["layout"].startswith("panel") or not has_row_scales(hero):
-        return f"takes weights in panels with scales per row; here {type_}, {attrs['layout']}"
-    if type_.dtype not in WEIGHTS:
-        return f"weights must be {', '.join(WEIGHTS)}; here {type_.dtype}"
-    norm = producer(x, rms_norm)
-    epilogue = _epilogue(group, hero)
+    (hero,) = (op for op in group.ops if is_op(op, linear, quantized_linear, scaled_linear))
+    attrs = linear.attrs_of(hero)
+    epilogue = _refusal(hero, attrs["layout"]) or _epilogue(group, hero)
     if isinstance(epilogue, str):
         return epilogue
-    if (attrs["layout"] == "panel_pair") != (epilogue.kind == "swiglu"):
+    if attrs["layout"].endswith("_pair") != (epilogue.kind == "swiglu"):
         return f"layout {attrs['layout']} does not fit epilogue {epilogue.kind}"
-    if len(group.ops) != 1 + (norm is not None) + epilogue.ops:
+    numbers = producer(hero.operands[0], quantize)
+    x = hero.operands[0] if numbers is None else numbers.operands[0]
+    norm = producer(x, rms_norm)
+    if len(group.ops) != 1 + (norm is not None) + (numbers is not None) + epilogue.ops:
         return f"takes a norm, a linear and an epilogue, not {', '.join(op.name for op in group.ops)}"
     if norm is not None:
         x, gain = norm.operands
@@ -49,10 +48,36 @@ def match(group: Function) -> Match | str:
     *rows, k = type_of(x).shape
     assert isinstance(k, int)
     eps = None if norm is None else rms_norm.attrs_of(norm)["eps"]
-    spec = LinearSpec(attrs["n"], k, WEIGHTS[type_.dtype], eps, epilogue.kind)
-    read = [x, weight, *scale, *([] if norm is None else [norm.operands[1]]), *epilogue.operands]
+    spec = LinearSpec(attrs["n"], k, _weight(hero, attrs["layout"]), eps, epilogue.kind)
+    read = [x, *weight_operands(hero), *([] if norm is None else [norm.operands[1]]), *epilogue.operands]
     operands = (*(input_slot(group, value) for value in read), result_slot(group, epilogue.result))
     return Match(spec, operands, {"T": str(product(rows))})
+
+
+def _refusal(hero: mlir.Operation, layout: str) -> str | None:
+    """Why no kernel reads the weight of a linear."""
+    matrix, *sides = map(type_of, weight_operands(hero))
+    if not is_op(hero, scaled_linear):
+        if layout.startswith("panel") and matrix.dtype in WEIGHTS and has_row_scales(hero):
+            return None
+        wanted = f"{', '.join(WEIGHTS)} in panels with scales per row"
+        return f"takes weights of {wanted}; here {matrix}, {layout}, {len(sides)} scales or offsets"
+    numbers = producer(hero.operands[0], quantize)
+    if numbers is None or quantize.attrs_of(numbers) != ACTIVATIONS:
+        return f"x must be quantized in the group, as {ACTIVATIONS}"
+    k, scale = static(type_of(hero.operands[0]).shape[-1]), sides[0]
+    if not layout.startswith("quad") or scale.dtype is DType.BF16 or k % (GROUP * static(scale.shape[1])):
+        return f"takes quads with f32 or f16 scales for {GROUP} columns or a multiple; here {matrix}, {layout}, {scale}"
+    return None
+
+
+def _weight(hero: mlir.Operation, layout: str) -> Weight | QuadFormat:
+    """What the weight of a linear that is not refused is made of."""
+    matrix, *sides = map(type_of, weight_operands(hero))
+    if not is_op(hero, scaled_linear):
+        return WEIGHTS[matrix.dtype]
+    k, scale = static(type_of(hero.operands[0]).shape[-1]), sides[0]
+    return QuadFormat(k, layout.startswith("quad4"), static(scale.shape[1]), scale.dtype.value, len(sides) > 1)
 
 
 @dataclass(frozen=True, slots=True)

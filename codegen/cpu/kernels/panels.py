@@ -69,8 +69,13 @@ def dot(rows: Sequence[Ptr], panels: Sequence[Ptr], k: int, *, stream: bool = Fa
 
 
 def _prefetch_rows(panel: Ptr, rows: int) -> None:
-    for line in range(0, rows * PANEL * ELEMENT_BYTES[panel.element], _CACHE_LINE):
-        panel.cast("i8").prefetch(line + _PREFETCH_DISTANCE)
+    prefetch_ahead(panel, rows * PANEL * ELEMENT_BYTES[panel.element])
+
+
+def prefetch_ahead(stream: Ptr, count: int) -> None:
+    """Ask for what comes some way behind the next `count` bytes of a stream."""
+    for line in range(0, count, _CACHE_LINE):
+        stream.cast("i8").prefetch(line + _PREFETCH_DISTANCE)
 
 
 def unroll_of(k: int, limit: int) -> int:

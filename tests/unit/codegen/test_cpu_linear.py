@@ -14,7 +14,7 @@ import pytest
 from warploom.codegen.cpu import toolchain
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.isa import LEVELS, Isa
-from warploom.codegen.cpu.kernels.packed_linear import LinearSpec
+from warploom.codegen.cpu.kernels.linear_spec import LinearSpec
 
 CPU_FLAGS = set(Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split())
 RUNNABLE = [level for level in LEVELS if CPU_FLAGS.issuperset(level.features)]

@@ -86,7 +86,7 @@ class _Before:
 
 
 def _before(hero: mlir.Operation) -> _Before:
-    """A norm or a cast from bf16, then a rounding to f8."""
+    """A norm, rounded to bf16 if it is of f32, or a cast from bf16; then a rounding to f8."""
     x = hero.operands[0]
     operands: dict[str, mlir.Value] = {}
     ops, norm, rounded = 0, None, False
@@ -98,6 +98,8 @@ def _before(hero: mlir.Operation) -> _Before:
             x, ops, rounded = rounding.operands[0], 1, True
     if (operation := producer(x, cast)) is not None and type_of(operation.operands[0]).dtype is DType.BF16:
         return _Before(operation.operands[0], ops + 1, norm, rounded, operands)
+    if (narrowing := producer(x, cast)) is not None and producer(narrowing.operands[0], rms_norm) is not None:
+        x, ops = narrowing.operands[0], ops + 1  # kernels round to bf16 what they multiply
     if (operation := producer(x, rms_norm)) is not None:
         x, operands["gain"] = operation.operands
         norm = Norm(rms_norm.attrs_of(operation)["eps"], type_of(operands["gain"]).dtype)

@@ -69,6 +69,11 @@ class Job:
     capability: int
 
     @property
+    def code_hash(self) -> str:
+        """Of all that is given to Triton."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+
+    @property
     def key(self) -> str:
         """Of its cache entry."""
         return hashlib.sha256(json.dumps([asdict(self), _triton_version()]).encode()).hexdigest()

@@ -23,7 +23,7 @@ from warploom.errors import CompileError
 from warploom.ir.function import Function, functions, path_of, public_functions
 from warploom.ir.verify import PREPARE
 from warploom.runtime.expr import Expr
-from warploom.runtime.plan import CudaInfo, DimParam, Guard, KernelInfo, Plan, PointerParam, TensorMapParam
+from warploom.runtime.plan import CudaInfo, DimParam, Entry, Guard, KernelInfo, Plan, PointerParam, TensorMapParam
 
 Progress = Callable[[str, float], None]  # what is going on, and the fraction of it that is done
 
@@ -42,11 +42,19 @@ class CudaProduct:
 
 
 @dataclass(frozen=True)
-class _Choice:
+class ChosenKernel:
     """A kernel and the kind of the groups that it computes."""
 
     kind: str
     spec: CudaKernelSpec
+
+
+@dataclass(frozen=True)
+class CudaProgram:
+    """What is to be launched: the plan of all entries, and its kernels by name, none of them compiled."""
+
+    entries: dict[str, Entry]
+    kernels: dict[str, ChosenKernel]
 
 
 def compile_entries(
@@ -65,6 +73,23 @@ def compile_entries(
     Raises:
         CompileError: a group without a kernel, an entry that cannot be planned, or a kernel that does not compile.
     """
+    program = plan_program(module, target, families)
+    stage = f"compiling kernels for {target.arch}"
+    chosen = list(program.kernels.values())
+    specs = [kernel.spec for kernel in chosen]
+    compiled = compile_kernels(specs, target, lambda done: progress(stage, done / len(specs)))
+    folder = f"kernels/cuda/{target.arch}"
+    return CudaProduct(
+        plan=Plan(program.entries, {k.name: _describe(c, k, folder) for c, k in zip(chosen, compiled, strict=True)}),
+        files={path: data for kernel in compiled for path, data in _files(kernel, folder)},
+    )
+
+
+def plan_program(module: mlir.Module, target: CudaTarget, families: Sequence[Template] | None = None) -> CudaProgram:
+    """Choose the kernels of every entry of a module but `@prepare`, and plan their launches.
+
+    The arguments and errors are those of `compile_entries`.
+    """
     entries = {name: f for name, f in public_functions(module).items() if name != PREPARE}
     groups = functions(module)
     matches = _match_groups(entries, groups, target, templates() if families is None else families)
@@ -73,16 +98,9 @@ def compile_entries(
     planned = {name: build_entry(function, groups, lowerings) for name, function in entries.items()}
     if "step" in planned and "sample" in planned:
         feed = feed_spec(target)
-        kernels[feed.name] = _Choice(FEED, feed)
+        kernels[feed.name] = ChosenKernel(FEED, feed)
         planned[FEED] = feed_entry(feed, planned["step"].dims["T"], planned["sample"].dims["R"].max)
-    stage = f"compiling kernels for {target.arch}"
-    specs = [choice.spec for choice in kernels.values()]
-    compiled = compile_kernels(specs, target, lambda done: progress(stage, done / len(specs)))
-    folder = f"kernels/cuda/{target.arch}"
-    return CudaProduct(
-        plan=Plan(planned, {k.name: _describe(c, k, folder) for c, k in zip(kernels.values(), compiled, strict=True)}),
-        files={path: data for kernel in compiled for path, data in _files(kernel, folder)},
-    )
+    return CudaProgram(planned, kernels)
 
 
 def _match_groups(
@@ -115,11 +133,11 @@ def _steps(matches: Mapping[str, Match]) -> Iterator[tuple[str, Step]]:
                 yield name, step
 
 
-def _distinct_kernels(groups: dict[str, Function], matches: dict[str, Match]) -> dict[str, _Choice]:
+def _distinct_kernels(groups: dict[str, Function], matches: dict[str, Match]) -> dict[str, ChosenKernel]:
     """The kernels by name, equal specs once."""
-    kernels: dict[str, _Choice] = {}
+    kernels: dict[str, ChosenKernel] = {}
     for name, step in _steps(matches):
-        known = kernels.setdefault(step.spec.name, _Choice(kind_of(groups[name]), step.spec))
+        known = kernels.setdefault(step.spec.name, ChosenKernel(kind_of(groups[name]), step.spec))
         if known.spec != step.spec:
             raise CompileError(
                 f"two kernels are named {step.spec.name}",
@@ -158,7 +176,7 @@ def _bind(group: Function, step: Step, when: Guard | None) -> Binding:
     return Binding(spec.name, operands, tuple(dims.values()), blocks, grid, when)
 
 
-def _describe(choice: _Choice, kernel: CompiledKernel, folder: str) -> KernelInfo:
+def _describe(choice: ChosenKernel, kernel: CompiledKernel, folder: str) -> KernelInfo:
     spec, resources, path = choice.spec, kernel.resources, f"{folder}/{kernel.name}"
     return KernelInfo(
         kind=choice.kind,

@@ -47,7 +47,8 @@ def choices_for(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...
     """The tiles of a problem by rising number of tokens; the last choice has no end."""
     if target.deterministic:
         return _invariant(problem, target)
-    tuned: Mapping[str, tuple[Choice, ...]] = table(target.arch).linear if problem.x is not DType.F32 else {}
+    same = problem.x is not DType.F32 or problem.norm is not None  # a norm makes bf16 of f32
+    tuned: Mapping[str, tuple[Choice, ...]] = table(target.arch).linear if same else {}
     return tuned.get(key_of(problem)) or default_choices(problem, target)
 
 

@@ -33,7 +33,6 @@ def cases(artifact: Artifact) -> dict[str, Callable[[], object]]:
         "code of one earlier GPU": lambda: CudaDevice(for_arch(artifact, "sm_80")),
         "driver too old": lambda: CudaDevice(for_arch(artifact, "sm_90", min_driver=99000)),
         "no such GPU": lambda: CudaDevice(artifact, ordinal=99),
-        "a cache larger than the memory": lambda: CudaDevice(artifact, max_tokens=256, max_seqs=256, kv_bytes=1 << 50),
         "a share of the memory too small": lambda: CudaDevice(artifact, memory_fraction=1e-6),
         "out of memory in the driver": lambda: Driver(0).call("cuMemAlloc", 1 << 50),
     }

@@ -1,4 +1,4 @@
-"""`warploom inspect`: what is inside an artifact, as tables or JSON."""
+"""`warploom inspect`: what is inside an artifact, as tables or JSON, or as one page to explore it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import msgspec
 from warploom.errors import InvalidRequestError
 from warploom.runtime.artifact import Artifact, ir_folder, load
 from warploom.runtime.plan import Plan
+from warploom.tools.compile_extra import require_compiler
+from warploom.tools.dims_flag import parse_dims
 from warploom.tools.fusion_log import fusion_decisions
+from warploom.tools.kernel_forms import FORMS, kernel_text, kernels_named
 from warploom.tools.reports import Summary, kernel_rows, launch_rows, memory_rows, summarize, weight_rows
 from warploom.tools.table import count, shown, size, table
 
@@ -25,7 +28,8 @@ VIEWS = {
     "fusion": "which ops became one kernel, and why others did not",
     "memory": "what serving takes: weights, KV cache, arenas",
     "ir": "the program after each pass: `ir` lists the stages, `ir STAGE` prints one (name or number)",
-    "source": "`source KERNEL` prints a kernel's readable source; `source` lists the kernels",
+    "roofline": "predicted time of every kernel and what bounds it; beside measured ones with --times",
+    "source": "`source KERNEL|MODULE.PATH` prints source or, with --form, PTX, SASS, ...; `source` lists the kernels",
 }
 
 
@@ -39,12 +43,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--dims: T tokens, S sequences, R rows of logits, P pages of a sequence, C pages of the cache,\n"
         "H tokens of history, B logit biases.\n\n"
         "examples:\n  warploom inspect smollm2 kernels --dims T=512,R=1\n  warploom inspect smollm2 --verify --json\n"
+        "  warploom inspect smollm2 source model.layers.0.mlp --form asm\n"
+        "  warploom inspect llama-8b --html explorer.html --times step.json\n"
     )
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
     parser.add_argument("view", nargs="?", default="summary", choices=VIEWS, metavar="VIEW", help="see below")
     parser.add_argument("name", nargs="?", metavar="NAME", help="a stage or a kernel")
     parser.add_argument("--target", metavar="NAME", help="of the artifact's targets (default: the first)")
-    parser.add_argument("--dims", type=_dims, default={}, metavar="D=N,...", help="sizes to evaluate expressions at")
+    parser.add_argument("--form", default="source", choices=FORMS, help="of source: which form of the code")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to explore the artifact in a browser")
+    parser.add_argument("--times", type=Path, metavar="FILE", help="measured: what `bench step --json` printed")
+    parser.add_argument(
+        "--dims", type=parse_dims, default={}, metavar="D=N,...", help="sizes to evaluate expressions at"
+    )
     parser.add_argument("--verify", action="store_true", help="also check the hash of every byte of the weights")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -63,7 +74,17 @@ def run(args: argparse.Namespace) -> None:
     """Print the view of a parsed command line."""
     artifact = load(args.artifact, verify=args.verify)
     target = args.target or next(iter(artifact.manifest.targets))
-    content = _content(artifact, args.view, args.name, target, args.dims)
+    if args.html is not None:
+        _explore(artifact, target, args.html, args.times)
+        return
+    if args.view == "roofline":
+        content: Any = _roofline(artifact, target, args.dims, args.times)
+    elif args.view == "source" and args.name is not None:
+        plan = artifact.plan(target)
+        kernels = kernels_named(plan, args.name)
+        content = "\n".join(kernel_text(artifact, target, plan, kernel, args.form) for kernel in kernels)
+    else:
+        content = _content(artifact, args.view, args.name, target, args.dims)
     if args.json:
         print(msgspec.json.encode(content).decode())
     elif isinstance(content, str):
@@ -72,6 +93,28 @@ def run(args: argparse.Namespace) -> None:
         print(_brief(content, args.verify))
     else:
         print(table(content))
+
+
+def _explore(artifact: Artifact, target: str, out: Path, times: Path | None) -> None:
+    """Write the explorer's page."""
+    require_compiler("read IR stages")
+    from warploom.tools.bench_times import kernel_times
+    from warploom.tools.explorer import explorer_page
+
+    out.write_text(explorer_page(artifact, target, {} if times is None else kernel_times(times)))
+    print(f"wrote {out}: open it in a browser")
+
+
+def _roofline(artifact: Artifact, target: str, dims: Mapping[str, int], times: Path | None) -> Any:
+    """Rows of predicted times at some dims; with measured times, of the first step that was timed."""
+    from warploom.passes.cost import device_of
+    from warploom.tools.bench_times import kernel_times
+    from warploom.tools.roofline import roofline_rows
+
+    plan = artifact.plan(target)
+    _check_dims(plan, dims)
+    measured = next(iter(kernel_times(times).values()), {}) if times is not None else {}
+    return roofline_rows(plan, artifact.target(target).kv.page_size, dims, device_of(target), measured)
 
 
 def _content(artifact: Artifact, view: str, name: str | None, target: str, dims: Mapping[str, int]) -> Any:
@@ -91,8 +134,6 @@ def _content(artifact: Artifact, view: str, name: str | None, target: str, dims:
 def _content_of_plan(artifact: Artifact, view: str, name: str | None, target: str, dims: Mapping[str, int]) -> Any:
     plan, page_size = artifact.plan(target), artifact.target(target).kv.page_size
     _check_dims(plan, dims)
-    if view == "source" and name is not None:
-        return artifact.read_text(plan.kernels[_known(name, plan.kernels)].source)
     if view in ("kernels", "source"):
         return kernel_rows(plan, page_size, dims)
     if view == "weights":
@@ -119,14 +160,6 @@ def _find_stage(stages: list[Stage], name: str) -> Stage:
     raise InvalidRequestError(
         f"The artifact has no IR stage {name!r}", expected=", ".join(stage.stage for stage in stages), found=name
     )
-
-
-def _known(name: str, kernels: Mapping[str, object]) -> str:
-    if name not in kernels:
-        raise InvalidRequestError(
-            f"The artifact has no kernel {name!r}", fix="`warploom inspect ARTIFACT kernels` lists them"
-        )
-    return name
 
 
 def _check_dims(plan: Plan, given: Mapping[str, int]) -> None:
@@ -158,11 +191,3 @@ def _brief(summary: Summary, verified: bool) -> str:
         "files": "intact, every byte hashed" if verified else "intact (weights: sizes only; --verify hashes them)",
     }
     return "\n".join(f"{label:<9} {text}" for label, text in rows.items())
-
-
-def _dims(text: str) -> dict[str, int]:
-    """`T=512,R=1` as a dict."""
-    try:
-        return {name.strip(): int(value) for name, value in (part.split("=") for part in text.split(","))}
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form T=512,R=1") from None

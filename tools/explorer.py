@@ -1,0 +1,145 @@
+"""`warploom inspect ARTIFACT --html out.html`: everything about an artifact in one page that needs no network.
+
+The page is `explorer.html` with the data in it, as JSON. Graphs are drawn by the page; here they are only read out of
+the IR stages and joined with the plan: which kernels a call launches, their work, and the time that it takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import mlir.ir as mlir
+
+from warploom.ir.context import new_context, parse
+from warploom.passes.cost import Work, cost, device_of
+from warploom.runtime.artifact import Artifact, ir_folder
+from warploom.runtime.expr import evaluate
+from warploom.runtime.plan import Entry, Launch, Plan
+from warploom.tools.fusion_log import fusion_decisions
+from warploom.tools.reports import decode_dims, running, summarize
+from warploom.tools.stage_graph import Node, stage_graph
+
+PAGE = Path(__file__).parent / "explorer.html"
+PLACE = "/*DATA*/null"
+PATH, GROUP = ([field.name for field in fields(Node)].index(name) for name in ("path", "group"))
+SCENARIOS: dict[str, dict[str, int]] = {  # dims beyond those of decoding one token
+    "decode 1": {},
+    "decode 32": {"T": 32, "S": 32, "R": 32},
+    "prefill 1024": {"T": 1024},
+}
+Times = Mapping[str, Mapping[str, float]]  # scenario -> kernel -> microseconds of one launch
+
+
+def explorer_page(artifact: Artifact, target: str, times: Times) -> str:
+    """Return the page of one target of an artifact.
+
+    Args:
+        times: measured, see `bench_times`; possibly none.
+    """
+    # A `<` in a string could end the script that holds it.
+    data = json.dumps(explorer_data(artifact, target, times), separators=(",", ":")).replace("<", "\\u003c")
+    return PAGE.read_text().replace(PLACE, data)
+
+
+def explorer_data(artifact: Artifact, target: str, times: Times) -> dict[str, Any]:
+    """Return what the page shows, as plain data."""
+    plan = artifact.plan(target)
+    stages = list(_stages(artifact, target))
+    last = stages[-1]
+    return {
+        "summary": asdict(summarize(artifact)),
+        "target": target,
+        "device": device_of(target).name,
+        "stages": stages,
+        "work": {
+            **{name: _predicted(plan, artifact, target, last, dims) for name, dims in SCENARIOS.items()},
+            **{f"{name}, measured": _measured(plan, last, kernels) for name, kernels in times.items()},
+        },
+        "kernels": {
+            name: {
+                "kind": info.kind,
+                "summary": info.summary,
+                "source": artifact.read_text(info.source),
+                "flops": str(info.flops),
+                "bytes": str(info.bytes),
+                "registers": info.cuda.registers if info.cuda else 0,
+                "shared": info.cuda.shared_bytes if info.cuda else 0,
+            }
+            for name, info in plan.kernels.items()
+        },
+        "fusion": [asdict(row) for row in fusion_decisions(artifact.read_text(_files(artifact, target)[-1]))],
+    }
+
+
+def _files(artifact: Artifact, target: str) -> list[str]:
+    return sorted(name for name in artifact.manifest.files if name.startswith(f"{ir_folder(target)}/"))
+
+
+def _stages(artifact: Artifact, target: str) -> Iterator[dict[str, Any]]:
+    with new_context(), mlir.Location.unknown():
+        for name in _files(artifact, target):
+            graphs = stage_graph(parse(artifact.read_text(name)))
+            yield {"name": PurePosixPath(name).stem, "entries": {n: _packed(nodes) for n, nodes in graphs.items()}}
+
+
+def _packed(nodes: list[Node]) -> list[list[Any]]:
+    """As arrays, in the order of `Node`: names would be most of the page."""
+    return [list(asdict(node).values()) for node in nodes]
+
+
+def _predicted(
+    plan: Plan, artifact: Artifact, target: str, last: Mapping[str, Any], given: Mapping[str, int]
+) -> dict[str, list[list[list[Any]]]]:
+    """Per entry and node: [kernel, bytes, flops, microseconds, grid] of each launch."""
+    device, page_size = device_of(target), artifact.target(target).kv.page_size
+
+    def row(entry: Entry, launch: Launch, dims: Mapping[str, int]) -> list[Any]:
+        info = plan.kernels[launch.kernel]
+        own = {name: evaluate(expr, dims) for name, expr in zip(info.dims, launch.dims, strict=True)}
+        work = Work(info.kind, evaluate(info.bytes, own), evaluate(info.flops, own))
+        tiles = evaluate(launch.tiles, dims)
+        return [launch.kernel, work.bytes, work.flops, round(cost(work, device).us, 2), tiles]
+
+    found = {}
+    for name, nodes in last["entries"].items():
+        entry = plan.entries[name]
+        dims = decode_dims(entry, page_size, given)
+        found[name] = _by_node(nodes, running(entry, dims), lambda launch, e=entry, d=dims: row(e, launch, d))
+    return found
+
+
+def _measured(plan: Plan, last: Mapping[str, Any], kernels: Mapping[str, float]) -> dict[str, list[list[list[Any]]]]:
+    """As `_predicted`, of the launches whose kernels were timed."""
+    return {
+        name: _by_node(
+            nodes,
+            [launch for launch in plan.entries[name].launches if launch.kernel in kernels],
+            lambda launch: [launch.kernel, 0, 0, round(kernels[launch.kernel], 2), 0],
+        )
+        for name, nodes in last["entries"].items()
+    }
+
+
+def _by_node(
+    nodes: list[list[Any]], launches: list[Launch], row: Callable[[Launch], list[Any]]
+) -> list[list[list[Any]]]:
+    """Which launches a node makes: they come in the order of the calls and bear their paths."""
+    calls = [(index, node[PATH]) for index, node in enumerate(nodes) if node[GROUP]]
+    found: list[list[list[Any]]] = [[] for _ in nodes]
+    at = 0
+    for launch in launches:
+        while at < len(calls) and (calls[at][1] != launch.location or at < _latest_call(launch)):
+            at += 1
+        if at == len(calls):
+            break
+        found[calls[at][0]].append(row(launch))
+    return found
+
+
+def _latest_call(launch: Launch) -> int:
+    """The latest call whose memory a launch touches: `codegen/plan.py` names temporary buffers `%call.index`."""
+    return max((int(name[1:].partition(".")[0]) for name in launch.operands if name.startswith("%")), default=0)

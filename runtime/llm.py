@@ -27,6 +27,10 @@ Prompt: TypeAlias = str | Sequence[int]
 class LLM:
     """A model ready to generate. One thread uses it; streams of several requests may be read in turns.
 
+    Attributes:
+        artifact, tokenizer, device: what serves.
+        default_params: what the model's authors recommend.
+
     Args:
         artifact: an artifact or its path.
         device: "cpu" or "cuda"; None: the GPU if the artifact has code for GPUs and there is one, else the CPU. Or a
@@ -57,7 +61,7 @@ class LLM:
         options = DeviceOptions(threads, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_fraction)
         model = open_model(artifact, device, options)
         self.artifact, self.tokenizer, self.default_params = model.artifact, model.tokenizer, model.default_params
-        self._device, self._engine = model.device, model.engine
+        self.device, self._engine = model.device, model.engine
         self._answers: dict[int, Answer] = {}  # the unfinished ones, by request
 
     def __enter__(self) -> LLM:
@@ -79,7 +83,7 @@ class LLM:
 
     def close(self) -> None:
         """Free the device. Requests that are still being read end there."""
-        self._device.close()
+        self.device.close()
 
     def generate(
         self,

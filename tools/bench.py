@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from warploom.tools import bench_offline, bench_step
+from warploom.tools import bench_offline, bench_serve, bench_startup, bench_step
 
 _WHAT = {
     "step": (bench_step, "the time of single steps, whole and kernel by kernel"),
     "offline": (bench_offline, "tokens per second when all requests are there at once"),
+    "serve": (bench_serve, "what users see while requests arrive over time"),
+    "startup": (bench_startup, "seconds from the start of a process to its first token"),
 }
 
 

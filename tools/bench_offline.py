@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from warploom.runtime.devices import DeviceOptions, open_device
 from warploom.runtime.llm import LLM
 from warploom.runtime.output import Completion
 from warploom.tools.bench_plot import plot
-from warploom.tools.latency import Spread, shown_ms, spread
+from warploom.tools.latency import Spread, spread
 from warploom.tools.table import shown, table
 from warploom.tools.timed_device import TimedDevice, TimedStep
 from warploom.tools.workload import Load, make_work, parse_load
@@ -47,17 +47,17 @@ class LoadRow:
 
     load: str
     requests: int
+    ttft: Spread
+    tpot: Spread
+    steps: int
+    preemptions: int
     seconds: float = shown(lambda value: f"{value:.2f}")
     output_tokens_per_second: float = shown(_number)
     total_tokens_per_second: float = shown(_number)
     requests_per_second: float = shown(lambda value: f"{value:.2f}")
-    ttft: Spread = field(metadata={"show": shown_ms})
-    tpot: Spread = field(metadata={"show": shown_ms})
-    steps: int
     host: float = shown(_us)
     exposed: float = shown(_us)
     busy: float = shown(lambda value: f"{100 * value:.1f} %")
-    preemptions: int
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and percentiles, in the unit of what was measured."""
+    """Mean and percentiles of times in seconds."""
 
     mean: float
     p50: float
     p90: float
     p99: float
+
+    def __str__(self) -> str:
+        """Milliseconds, p50 / p99."""
+        return f"{1e3 * self.p50:.1f} / {1e3 * self.p99:.1f}"
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -24,8 +28,3 @@ def spread(values: Sequence[float]) -> Spread:
         return Spread(0.0, 0.0, 0.0, 0.0)
     p50, p90, p99 = np.percentile(values, [50, 90, 99]).tolist()
     return Spread(float(np.mean(values)), p50, p90, p99)
-
-
-def shown_ms(times: Spread) -> str:
-    """Milliseconds as `p50 / p99`, from seconds."""
-    return f"{1e3 * times.p50:.1f} / {1e3 * times.p99:.1f}"

@@ -190,7 +190,7 @@ def test_prompt_logprobs_come_with_the_completion(llm: LLM) -> None:
 
 def test_bad_words_are_given_to_the_engine_as_tokens(llm: LLM) -> None:
     llm.generate("a", SamplingParams(seed=1, max_tokens=2, bad_words=["upon", "é"]))
-    device = llm._device
+    device = llm.device
     assert isinstance(device, FakeDevice)
     sampling = device.batches[-1].sampling
     assert sampling is not None
@@ -239,13 +239,13 @@ def test_bad_prompts_are_refused_before_anything_runs(
 def test_a_failed_step_is_told_to_those_it_ended(llm: LLM) -> None:
     stream = llm.stream("a", SamplingParams(seed=1, max_tokens=9))
     next(stream)
-    assert isinstance(llm._device, FakeDevice)
-    llm._device.failure = RuntimeError("bus error")
+    assert isinstance(llm.device, FakeDevice)
+    llm.device.failure = RuntimeError("bus error")
     with pytest.raises(EngineError, match=r"failed in a step(.|\n)*bus error"):
         llm.generate("b")
     with pytest.raises(EngineError, match="bus error"):
         list(stream)
-    llm._device.failure = None
+    llm.device.failure = None
     assert llm.generate("b", SamplingParams(seed=1, max_tokens=2))[0].finish_reason in ("length", "stop")
 
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "eval": Command("warploom.tools.eval", "measure how good an artifact's answers are"),
     "bench": Command("warploom.tools.bench", "measure an artifact on this machine"),
     "models": Command("warploom.tools.models", "list the model families that compile"),
+    "tune": Command("warploom.tools.tune", "find the fastest tiles of an artifact's linear layers on a GPU"),
     "inspect": Command("warploom.tools.inspection", "show what is inside an artifact"),
     "opt": Command("warploom.tools.opt", "run passes on an IR program"),
     "run": Command("warploom.tools.run", "execute an IR program and compare ways to run it"),

@@ -99,7 +99,7 @@ def _one_of_each_quantized(problem: LinearProblem) -> Iterator[Choice]:
 
 def _all_quantized(problem: LinearProblem) -> Iterator[Choice]:
     for tokens in (8, 16, 32, 64, 128):
-        if problem.operands_by_tma and (problem.is_plain or tokens <= 64) and (tokens > 8 or not problem.is_plain):
+        if problem.operands_by_tma and (tokens > 8 or not problem.is_plain):
             yield from (Choice(tokens, tile) for tile in _ring(problem, tokens))
     if problem.is_plain:
         yield from (Choice(None, tile) for tile in _gemm(problem))

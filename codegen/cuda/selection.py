@@ -12,7 +12,7 @@ from warploom.codegen.cuda.tuning import Table
 
 SAME = 1.015  # times that differ by less are equal, and fewer kernels are better
 # Number of tokens that was timed -> the last number of tokens that it stands for; the largest has no end.
-RANGES = {1: 1, 2: 2, 4: 4, 8: 8, 16: 16, 32: 32, 64: 64, 128: 128, 256: 256, 512: 512, 1024: 1536, 4096: None}
+RANGES = {n: n for n in (1, 2, 4, 8, 16, 32, 64, 128, 192, 256, 384, 512, 768)} | {1024: 1536, 4096: None}
 
 
 class Timing(msgspec.Struct, frozen=True):

@@ -2,33 +2,26 @@
 
     python tests/gpu/build_linear.py [--sweep REGEX] [--refine] [FOLDER]
 
-writes FOLDER (default `.warploom/gpu/linear`): `programs.json` and the cubins. A program is what one variant of a group
-runs: a problem, a range of tokens, launches, temps. Candidates are left to compile, as jobs for
-`codegen/cuda/worker.py`, to the many cores of the GPU machine.
+writes FOLDER (default `.warploom/gpu/linear`), see `tools/tuning_programs.py`. Candidates are left to compile, as jobs
+for `codegen/cuda/worker.py`, to the many cores of the GPU machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from warploom.codegen.binding import Slot
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.candidates import candidates, neighbours
-from warploom.codegen.cuda.compile import compile_kernels, job_of
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Pointer, Variant
-from warploom.codegen.cuda.kernels.linear import linear_spec, lower
+from warploom.codegen.cuda.kernels.linear import linear_spec
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
-from warploom.codegen.cuda.kernels.tiles import Choice
-from warploom.codegen.cuda.tuning import choices_for, key_of
+from warploom.codegen.cuda.tuning import choices_for
 from warploom.ir.types import DType
+from warploom.tools.tuning_programs import Programs
 
 TARGET = CudaTarget("sm_90")
 NORM = Norm(1e-5, DType.F32)
@@ -83,65 +76,9 @@ SMALL = {
 }
 
 
-class Collection:
-    """Programs and the kernels that they launch."""
-
-    def __init__(self) -> None:
-        self.programs: list[dict[str, Any]] = []
-        self.specs: dict[str, CudaKernelSpec] = {}
-        self.compiled_here: set[str] = set()
-
-    def add(self, use: str, name: str, problem: LinearProblem, choices: tuple[Choice, ...], begin: int = 1) -> None:
-        """Every choice as a program."""
-        operands = [operand.name for operand in problem.operands]
-        slots = {operand: Slot("input", index) for index, operand in enumerate(operands)}
-        found = lower(problem, slots, "T", choices, TARGET)
-        for choice, variant in zip(choices, found.variants, strict=True):
-            for step in variant.steps:
-                self.specs[step.spec.name] = step.spec
-                if use != "sweep":
-                    self.compiled_here.add(step.spec.name)
-            end = choice.up_to
-            self.programs.append(
-                {
-                    "use": use,
-                    "name": name,
-                    "key": key_of(problem),
-                    "problem": asdict(problem) | {"width": problem.width, "weight_bytes": problem.weight_bytes},
-                    "begin": begin,
-                    "end": end,
-                    "choice": msgspec.to_builtins(choice),
-                    "temps": [
-                        {"shape": [str(d) for d in t.type.shape], "dtype": str(t.type.dtype), "zeroed": t.zeroed}
-                        for t in found.temps
-                    ],
-                    "steps": list(_steps(variant, operands)),
-                }
-            )
-            begin = (end or 0) + 1
-
-
-def _steps(variant: Variant, operands: list[str]) -> Iterator[dict[str, Any]]:
-    for step in variant.steps:
-        names = [operands[slot.index] if slot.side == "input" else slot.index for slot in step.operands]
-        yield {"kernel": step.spec.name, "operands": names}
-
-
-def describe(spec: CudaKernelSpec) -> dict[str, Any]:
-    """What a launcher has to know, apart from what the compiler says."""
-    operands = [
-        {"kind": "pointer"}
-        if isinstance(operand, Pointer)
-        else {"kind": "tensormap", "dtype": str(operand.dtype), "shape": [str(extent) for extent in operand.shape]}
-        for operand in spec.operands
-    ]
-    grid = [str(extent) for extent in spec.grid]
-    return {"operands": operands, "dims": len(spec.dims), "grid": grid, "pdl": spec.options.pdl}
-
-
-def collect(sweep: str | None, refine: bool, only: str | None) -> Collection:
+def collect(sweep: str | None, refine: bool, only: str | None) -> Programs:
     """Small shapes to check, large ones to time, candidate tiles whose name `sweep` is found in, neighbours."""
-    collection = Collection()
+    collection = Programs(TARGET)
     for name, problem in SMALL.items():
         collection.add("check", name, problem, choices_for(problem, TARGET))
         for choice in candidates(problem, thorough=False):
@@ -169,31 +106,19 @@ def main() -> None:
     parser.add_argument("--refine", action="store_true", help="also the neighbours of the tuned tiles")
     given = parser.parse_args()
     collection = collect(given.sweep, given.refine, given.only)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    specs = list(collection.specs.values())
-    print(f"{len(collection.programs)} programs, {len(specs)} kernels")
-
-    ready = [spec for spec in specs if spec.name in collection.compiled_here]
-    kernels = compile_kernels(ready, TARGET, _progress(len(ready)), refuse_excess=False)
-    for kernel in kernels:
-        (given.folder / f"{kernel.name}.cubin").write_bytes(kernel.cubin)
-    compiled = {
-        kernel.name: asdict(kernel.resources) | {"tensormaps": kernel.tensormaps}
-        for kernel in kernels
-        if kernel.resources.excess(TARGET) is None
-    }
-    print("do not fit the GPU:", ", ".join(sorted({k.name for k in kernels} - compiled.keys())) or "none")
-    found = {
-        "programs": collection.programs,
-        "kernels": {spec.name: describe(spec) for spec in specs},
-        "compiled": compiled,
-        "jobs": [asdict(job_of(spec, TARGET)) for spec in specs if spec not in ready],
-    }
-    (given.folder / "programs.json").write_text(json.dumps(found))
+    compiled = {name for p in collection.programs if p["use"] != "sweep" for name in _kernels(p)}
+    print(f"{len(collection.programs)} programs, {len(collection.specs)} kernels, {len(compiled)} to compile here")
+    excess = collection.write(given.folder, compiled, _progress)
+    print("do not fit the GPU:", ", ".join(excess) or "none")
 
 
-def _progress(total: int) -> Callable[[int], None]:
-    return lambda done: print(f"  {done}/{total}", flush=True) if done % 50 == 0 else None
+def _kernels(program: dict[str, Any]) -> Iterator[str]:
+    yield from (step["kernel"] for step in program["steps"])
+
+
+def _progress(done: int, total: int) -> None:
+    if done % 50 == 0:
+        print(f"  {done}/{total}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import sys
 import tempfile
 import time
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from launcher import Kernel, Timer, number
+
+from warploom.tools.kernel_launcher import number
+from warploom.tools.tuning_runs import LoadedPrograms
 
 TORCH = {
     "bf16": torch.bfloat16,
@@ -43,20 +44,12 @@ def compile_one(job: Row) -> Row:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-class Bench:
-    """Kernels and memory of one run."""
+class Bench(LoadedPrograms):
+    """Programs whose arrays are torch's."""
 
     def __init__(self, folder: Path) -> None:
-        found = json.loads((folder / "programs.json").read_text())
-        self.programs: list[Row] = found["programs"]
-        self.jobs: list[Row] = found["jobs"]
-        self.infos: dict[str, Row] = {
-            name: info | found["compiled"].get(name, {}) for name, info in found["kernels"].items()
-        }
-        self.folder = folder
-        self.stream = torch.cuda.Stream()
-        self.timer = Timer(self.stream.cuda_stream)
-        self.kernels: dict[str, Kernel] = {}
+        self.torch_stream = torch.cuda.Stream()
+        super().__init__(folder, self.torch_stream.cuda_stream)
 
     def compile_jobs(self) -> None:
         """Compile what the build left, on all cores."""
@@ -73,21 +66,6 @@ class Bench:
                 done += 1
         print(f"compiled {done} of {len(self.jobs)} kernels in {time.monotonic() - begin:.0f} s", flush=True)
 
-    def kernel(self, name: str) -> Kernel:
-        """Loaded when it is needed."""
-        if "shared_bytes" not in self.infos[name]:
-            raise RuntimeError(f"{name} was not compiled or does not fit")
-        if name not in self.kernels:
-            self.kernels[name] = Kernel(name, self.infos[name], self.folder)
-        return self.kernels[name]
-
-    def drop_kernels(self) -> None:
-        """Unload all."""
-        torch.cuda.synchronize()
-        for kernel in self.kernels.values():
-            kernel.unload()
-        self.kernels.clear()
-
     def temps(self, program: Row, limit: int) -> list[torch.Tensor]:
         """Memory for a program's temps: zeros, or garbage that would be seen."""
         made = []
@@ -97,17 +75,10 @@ class Bench:
             made.append(fill.cuda().expand(shape).clone())
         return made
 
-    def launches(
-        self, program: Row, arrays: dict[str, torch.Tensor], temps: list[torch.Tensor], tokens: int, limit: int
-    ) -> list[Any]:
-        """The launches of a program."""
-        made = []
-        for step in program["steps"]:
-            operands = [temps[o] if isinstance(o, int) else arrays[o] for o in step["operands"]]
-            launch = self.kernel(step["kernel"]).bind([o.data_ptr() for o in operands], tokens, limit, pdl=True)
-            if launch is not None:
-                made.append(launch)
-        return made
+
+def addresses(arrays: Arrays) -> dict[str, int]:
+    """Where arrays are."""
+    return {name: array.data_ptr() for name, array in arrays.items()}
 
 
 def normal(*shape: int, dtype: str = "bf16", scale: float = 1.0) -> torch.Tensor:

@@ -18,16 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from launcher import Graph
-from linear_programs import Bench, Row, in_range, label, make_arrays, reference
+from linear_programs import Arrays, Bench, Row, addresses, in_range, label, make_arrays, reference
+
+from warploom.tools.tuning_runs import ROTATED, room_of, timed_tokens
 
 BANDWIDTH = 3.17e12  # bytes/s, measured read stream of an H100
 PEAK = 798e12  # flop/s, measured cuBLAS bf16 8192^3 on random data
 CHECKED_TOKENS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 256, 300, 512, 2048, 4096)
 TIMED_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
-SWEPT_TOKENS = {"gemm": (128, 256, 512, 1024, 4096), "mixed": (128, 256, 512, 1024, 4096)}
-FEW_TOKENS = (2, 4, 8, 16)  # all with one kernel of 16 tokens, which may lose to one for fewer
-ROTATED = 300 << 20  # bytes of weights between two uses of one
 
 
 def check(bench: Bench) -> list[Row]:
@@ -58,12 +56,12 @@ def check_program(bench: Bench, program: Row) -> list[Row]:
         arrays["x"][tokens:] = float("nan")  # leftovers
         arrays["out"].fill_(float("nan"))
         temps = bench.temps(program, limit)
-        launches = bench.launches(program, arrays, temps, tokens, limit)
+        launches = bench.launches(program, addresses(arrays), [temp.data_ptr() for temp in temps], tokens, limit)
         runs = []
         for _ in range(2):
             torch.cuda.synchronize()
             for launch in launches:
-                launch(bench.stream.cuda_stream)
+                launch(bench.stream)
             torch.cuda.synchronize()
             runs.append(arrays["out"].clone())
         expected = reference(p, arrays, tokens)
@@ -91,21 +89,12 @@ def check_program(bench: Bench, program: Row) -> list[Row]:
     return rows
 
 
-def time_program(bench: Bench, program: Row, data: tuple[Any, list[Any]], tokens: int, limit: int) -> float:
-    """Microseconds of one run of a program, median over replays of a graph of many."""
+def time_program(bench: Bench, program: Row, data: tuple[Arrays, list[Arrays]], tokens: int, limit: int) -> float:
+    """Microseconds of one run of a program."""
     arrays, weights = data
     temps = bench.temps(program, limit)
-    p = program["problem"]
-    estimate = max(p["weight_bytes"] / 3e12, 2 * p["n"] * p["k"] * tokens / 6e14) + 2e-6
-    runs = max(len(weights), min(200, int(2e-3 / estimate)))
-    launches = []
-    for run in range(runs):
-        launches += bench.launches(program, arrays | weights[run % len(weights)], temps, tokens, limit)
-    graph = Graph(launches, bench.stream.cuda_stream)
-    graph.replay()
-    found = bench.timer.times(graph.replay, 7)
-    graph.destroy()
-    return found[len(found) // 2] / runs
+    each = [addresses(arrays | weight) for weight in weights]
+    return 1e6 * bench.seconds(program, each, [temp.data_ptr() for temp in temps], tokens, limit)
 
 
 def time_torch(bench: Bench, data: tuple[Any, list[Any]], tokens: int) -> float:
@@ -119,10 +108,10 @@ def time_torch(bench: Bench, data: tuple[Any, list[Any]], tokens: int) -> float:
         torch.nn.functional.linear(x, w)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=bench.stream):
+    with torch.cuda.graph(graph, stream=bench.torch_stream):
         for run in range(runs):
             torch.nn.functional.linear(x, weights[run % len(weights)])
-    with torch.cuda.stream(bench.stream):
+    with torch.cuda.stream(bench.torch_stream):
         graph.replay()
         found = bench.timer.times(graph.replay, 7)
     return found[len(found) // 2] / runs
@@ -154,14 +143,12 @@ def benchmark(bench: Bench, use: str, seconds: float) -> list[Row]:
     for name in names:
         programs = [p for p in bench.programs if p["use"] == use and p["name"] == name]
         p = programs[0]["problem"]
-        limit = 512 if p["n"] > 40000 else 4096
+        limit = room_of(programs[0])
         data = make_arrays(p, limit, max(1, ROTATED // p["weight_bytes"] + 1))
         torch_us: dict[int, float] = {}
         for program in programs:
-            kind = program["choice"]["tile"]["type"]
-            ends = FEW_TOKENS if kind == "skinny" and program["end"] == 16 else (program["end"],)
-            swept = SWEPT_TOKENS.get(kind, ends) if use == "sweep" else TIMED_TOKENS
-            for tokens in in_range(program, tuple(t for t in swept if t and t <= limit)):
+            swept = tuple(timed_tokens(program)) if use == "sweep" else TIMED_TOKENS
+            for tokens in in_range(program, tuple(t for t in swept if t <= limit)):
                 if time.monotonic() > deadline:
                     print(f"out of time in {name}", flush=True)
                     return rows
@@ -172,6 +159,7 @@ def benchmark(bench: Bench, use: str, seconds: float) -> list[Row]:
                     rows.append(measured(program, tokens, us) | {"cublas_us": torch_us[tokens]})
                 except Exception as error:
                     print("FAILED", name, label(program), tokens, error, flush=True)
+        torch.cuda.synchronize()
         bench.drop_kernels()
         del data
         torch.cuda.empty_cache()

@@ -21,6 +21,9 @@ from warploom.ir.types import DType
 from warploom.runtime.expr import Expr
 
 
+FIRST_FOR_WARP_GROUPS = 32  # tokens
+
+
 @dataclass(frozen=True, slots=True)
 class RingSpec:
     """out [T, width] for x [T, k]; partials f32 [splits, tiles, part], counters [tiles]."""
@@ -91,6 +94,11 @@ class RingSpec:
         t = self.tile
         weight = self.parts * t.block_n * self.problem.weight.bits // 8
         return t.block_k * (weight + t.block_t * self.problem.x.numpy.itemsize)
+
+    @property
+    def by_warp_groups(self) -> bool:
+        """Whether warp groups multiply; single warps do for quantized weights and so few tokens that x fits registers."""
+        return self.problem.is_plain or self.tile.block_t >= FIRST_FOR_WARP_GROUPS
 
     @property
     def group(self) -> int:

@@ -1,17 +1,19 @@
-"""Launching compiled kernels through the CUDA driver, for GPU tests; no compiler, no torch.
+"""Launching single compiled kernels through the CUDA driver, for tuning and GPU tests; no compiler, no torch.
 
-Buffers are device addresses. `Program` is one variant of a group as `build_linear.py` describes it.
+Buffers are device addresses.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cuda.bindings import driver as cu
+from warploom.runtime.expr import evaluate
 
+cu: Any = import_module("cuda.bindings.driver")  # has no types
 DTYPES = {
     "bf16": (cu.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2),
     "f32": (cu.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4),
@@ -37,7 +39,7 @@ def checked(result: tuple[Any, ...]) -> Any:
 
 def number(expression: str, tokens: int) -> int:
     """The value of a plan expression over T."""
-    return int(eval(expression, {"T": tokens, "min": min, "max": max}))
+    return evaluate(expression, {"T": tokens})
 
 
 class Kernel:

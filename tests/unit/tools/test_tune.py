@@ -1,0 +1,109 @@
+"""`warploom tune`: candidates of the layers of a program, when they are timed, and the table made of the times."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlir.ir as mlir
+import msgspec
+import pytest
+
+from tests.unit.codegen.test_cuda_kernels_llama import compiled_llama
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.candidates import candidates
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
+from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile
+from warploom.codegen.cuda.selection import Timing, select
+from warploom.codegen.cuda.tuning import Table, key_of
+from warploom.ir.context import new_context
+from warploom.ir.types import DType
+from warploom.tools.cli import main
+from warploom.tools.tuning_programs import Programs, problems_of
+from warploom.tools.tuning_runs import timed_tokens
+
+SM_90 = CudaTarget("sm_90")
+PROBLEM = LinearProblem(4096, 2048, norm=Norm(1e-5, DType.BF16), weight=Weight(DType.I4, 16, DType.F16, offset=True))
+GEMV, RING = GemvTile(1, 1024, 2, 4), RingTile(64, 16, 128, 4, 4)
+GEMM, SMALL_GEMM = GemmTile(128, 128, 64, 8, 3), GemmTile(64, 64, 64, 4, 3)
+
+
+def timings(key: str, times: dict[tuple[GemvTile | RingTile | GemmTile, int], float]) -> list[dict[str, object]]:
+    return [
+        {"key": key, "tokens": tokens, "us": us, "choice": msgspec.to_builtins(Choice(None, tile))}
+        for (tile, tokens), us in times.items()
+    ]
+
+
+@pytest.mark.parametrize("quantization", ["bf16", "int4:zeros"])
+def test_every_linear_layer_of_a_program_is_found(quantization: str) -> None:
+    with new_context(), mlir.Location.unknown():
+        module, _ = compiled_llama(quantization)
+        found = problems_of(module)
+    epilogues = sorted(str(problem.epilogue) for problem in found.values())
+    assert epilogues == ["None", "None", "residual", "residual", "swiglu"]  # head, qkv; o, down; gate and up
+    assert all(key == key_of(problem) for key, problem in found.items())
+    assert all(problem.weight.offset == (quantization != "bf16") for problem in found.values())
+
+
+def test_programs_say_all_that_a_machine_without_a_compiler_needs(tmp_path: Path) -> None:
+    programs = Programs(SM_90)
+    for choice in (Choice(16, RING), Choice(None, MixedTile(64, 64, 4, 3)), Choice(None, GEMM)):
+        programs.add("sweep", "layer", PROBLEM, (choice,))
+    assert programs.write(tmp_path, compiled=()) == []
+    found = json.loads((tmp_path / "programs.json").read_text())
+    ring, mixed, gemm = found["programs"]
+    assert [len(program["steps"]) for program in (ring, mixed, gemm)] == [2, 2, 3]  # norm; and unpacking
+    assert {step["kernel"] for p in found["programs"] for step in p["steps"]} == set(found["kernels"])
+    assert {job["name"] for job in found["jobs"]} == set(found["kernels"])
+    arrays = {name: (array["dtype"], array["shape"]) for name, array in ring["arrays"].items()}
+    assert arrays["w"] == ("i8", ["4096", "1024"])  # two numbers a byte
+    assert arrays["scale"] == arrays["offset"] == ("f16", ["4096", "16"])
+    assert arrays["x"] == ("bf16", ["T", "2048"])
+    for program in found["programs"]:
+        for step in program["steps"]:
+            assert len(step["operands"]) == len(found["kernels"][step["kernel"]]["operands"])
+
+
+@pytest.mark.parametrize("choice", [Choice(1, GEMV), Choice(16, RING), Choice(None, GEMM)], ids=str)
+def test_candidates_are_timed_where_they_may_be_chosen(choice: Choice) -> None:
+    programs = Programs(SM_90)
+    programs.add("sweep", "layer", LinearProblem(4096, 2048), (choice,))
+    tokens = list(timed_tokens(programs.programs[0]))
+    assert tokens == sorted(tokens)
+    assert tokens
+    assert choice.up_to is None or tokens[-1] == choice.up_to
+
+
+@pytest.mark.parametrize("weight", [Weight(), Weight(DType.F8, 1), Weight(DType.I4, 32, DType.F16)], ids=str)
+def test_candidates_differ_and_have_a_place(weight: Weight) -> None:
+    problem = LinearProblem(6144, 4096, weight=weight, rounded=weight.dtype is DType.F8)
+    found = list(candidates(problem))
+    assert len(found) > 50
+    programs = Programs(SM_90)
+    for choice in dict.fromkeys(found):
+        programs.add("sweep", "layer", problem, (choice,))
+    names = [(p["end"], *(step["kernel"] for step in p["steps"])) for p in programs.programs]
+    assert len(set(names)) == len(names)
+
+
+def test_the_fastest_are_chosen_and_other_layers_stay(tmp_path: Path) -> None:
+    table, times = tmp_path / "sm_90.json", tmp_path / "times.json"
+    kept = Table({"1x1": (Choice(None, SMALL_GEMM),)})
+    table.write_bytes(msgspec.json.encode(kept))
+    found = timings("8x8", {(GEMV, 1): 5, (RING, 16): 7, (GEMM, 4096): 90, (SMALL_GEMM, 4096): 80, (GEMM, 64): 8})
+    times.write_text(json.dumps(found))
+    assert main(["tune", "select", str(times), str(table)]) == 0
+    chosen = msgspec.json.decode(table.read_bytes(), type=Table).linear
+    assert chosen["1x1"] == kept.linear["1x1"]
+    assert [(choice.up_to, choice.tile) for choice in chosen["8x8"]] == [
+        (1, GEMV),
+        (16, RING),
+        (64, GEMM),
+        (None, SMALL_GEMM),
+    ]
+
+
+def test_a_later_time_of_a_tile_replaces_an_earlier_one() -> None:
+    rows = [*timings("8x8", {(GEMM, 4096): 90, (SMALL_GEMM, 4096): 80}), *timings("8x8", {(GEMM, 4096): 70})]
+    assert select(msgspec.convert(rows, list[Timing])).linear["8x8"][-1].tile == GEMM

@@ -129,9 +129,7 @@ def _open_gguf(path: Path, model_id: str) -> Checkpoint:
     return Checkpoint(
         model_id=model_id,
         config=config,
-        tensors=read_gguf_tensors(
-            file, num_heads=config["num_attention_heads"], num_kv_heads=config["num_key_value_heads"]
-        ),
+        tensors=read_gguf_tensors(file, config),
         tokenizer=tokenizer,
         generation={},
     )

@@ -1,7 +1,8 @@
-"""GGUF checkpoints of the Llama architecture as Hugging Face would name, order and configure them.
+"""GGUF checkpoints as Hugging Face would name and order them.
 
-llama.cpp's converter (conversion/llama.py, `LlamaModel.permute`) reorders the rows of q_proj and k_proj within each
-head from rotate-half order (all first halves, then all second halves) to interleaved pairs; that is undone here.
+llama.cpp's converter (conversion/llama.py, `LlamaModel.permute`) reorders the rows of q_proj and k_proj of some
+families within each head from rotate-half order (all first halves, then all second halves) to interleaved pairs, and
+adds 1 to the norms of others; that is undone here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType
@@ -17,6 +19,7 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from warploom.errors import CheckpointError, UnsupportedModelError
+from warploom.frontend.gguf_families import gguf_family, hf_modules
 from warploom.frontend.gguf_file import GGUFFile, GGUFTensor
 from warploom.frontend.tensors import NUMPY_DTYPES, Array, LazyTensor
 
@@ -26,49 +29,30 @@ PLAIN_KINDS: Mapping[GGMLQuantizationType, str] = {
     GGMLQuantizationType.F16: "f16",
     GGMLQuantizationType.BF16: "bf16",
 }
-MODEL_MODULES: Mapping[str, str] = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-LAYER_MODULES: Mapping[str, str] = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
-MODEL_TENSOR = re.compile(r"(\w+)\.(weight|bias)")
-ROPE_FACTORS = "rope_freqs.weight"  # goes into the config's rope_scaling
+TENSOR = re.compile(r"(.+)\.(weight|bias)")
+HEADS = re.compile(r"blk\.\d+\.attn_([qk])")
+ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS = (
+    f"rope_{name}.weight" for name in ("freqs", "factors_short", "factors_long")
+)  # go into the config's rope_scaling
 
 
-def read_gguf_tensors(file: GGUFFile, *, num_heads: int, num_kv_heads: int) -> dict[str, LazyTensor]:
-    """The tensors of a Llama GGUF under Hugging Face names and in Hugging Face row order; no data is read.
+def read_gguf_tensors(file: GGUFFile, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
+    """The tensors of a GGUF under Hugging Face names, and as Hugging Face has them; no data is read.
+
+    Args:
+        file: the file.
+        config: of `config_from_gguf`.
 
     Raises:
         CheckpointError: the rows of a q or k projection do not divide into heads.
-        UnsupportedModelError: the file holds a tensor that Llama does not have (experts, LoRA, another architecture).
+        UnsupportedModelError: the file holds a tensor that its family does not have (experts, LoRA).
     """
-    heads = {"attn_q": num_heads, "attn_k": num_kv_heads}
-    stored = (tensor for name, tensor in file.tensors.items() if name != ROPE_FACTORS)
-    tensors = (_lazy_tensor(file.path, tensor, heads) for tensor in stored)
+    name, family = gguf_family(file)
+    modules = hf_modules(name, config["num_hidden_layers"])
+    heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]} if family.permuted else {}
+    stored = (t for t in file.tensors.values() if t.name not in (ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS))
+    tensors = [_lazy_tensor(file.path, tensor, modules, heads, family.norm_offset) for tensor in stored]
     return {tensor.name: tensor for tensor in tensors}
-
-
-def hf_name(name: str) -> str | None:
-    """The Hugging Face name of a GGUF tensor of a Llama model, None when Llama has no such tensor."""
-    if match := LAYER_TENSOR.fullmatch(name):
-        layer, module, parameter = match.groups()
-        if module in LAYER_MODULES:
-            return f"model.layers.{layer}.{LAYER_MODULES[module]}.{parameter}"
-    elif (match := MODEL_TENSOR.fullmatch(name)) and match[1] in MODEL_MODULES:
-        return f"{MODEL_MODULES[match[1]]}.{match[2]}"
-    return None
 
 
 def undo_permute(rows: Array, num_heads: int) -> Array:
@@ -82,35 +66,43 @@ def undo_permute(rows: Array, num_heads: int) -> Array:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
 
 
-def _lazy_tensor(path: Path, tensor: GGUFTensor, heads: Mapping[str, int]) -> LazyTensor:
-    name = hf_name(tensor.name)
-    if name is None:
+def _lazy_tensor(
+    path: Path, tensor: GGUFTensor, modules: Mapping[str, str], heads: Mapping[str, int], norm_offset: float
+) -> LazyTensor:
+    match = TENSOR.fullmatch(tensor.name)
+    module = modules.get(match[1]) if match else None
+    if match is None or module is None:
         raise UnsupportedModelError(
-            f"{path} holds a tensor that a Llama model does not have",
-            expected=f"tensors named {', '.join(MODEL_MODULES)} or blk.N.({'|'.join(LAYER_MODULES)})",
+            f"{path} holds a tensor that a model of its architecture does not have",
+            expected=f"tensors named {', '.join(modules)}",
             found=tensor.name,
-            fix="use a dense Llama, Mistral or SmolLM2 model",
+            fix="use a dense model without adapters",
         )
-    match = LAYER_TENSOR.fullmatch(tensor.name)
-    num_heads = heads.get(match[2]) if match else None
-    if num_heads and tensor.shape[0] % (2 * num_heads):
+    dtype, read = PLAIN_KINDS.get(tensor.kind, "f32"), partial(read_values, tensor)
+    if (rotated := HEADS.fullmatch(match[1])) and heads:
+        read = partial(_read_permuted, tensor, _dividing(path, tensor, heads[rotated[1]]))
+    elif norm_offset and "norm" in module and match[2] == "weight":
+        dtype, read = "f32", partial(_read_lowered, tensor, norm_offset)
+    return LazyTensor(name=f"{module}.{match[2]}", shape=tensor.shape, dtype=dtype, source=str(path), read=read)
+
+
+def _dividing(path: Path, tensor: GGUFTensor, num_heads: int) -> int:
+    if tensor.shape[0] % (2 * num_heads):
         raise CheckpointError(
             f"tensor {tensor.name} in {path} has the wrong shape",
             expected=f"rows that make {num_heads} heads of even size",
             found=str(list(tensor.shape)),
             fix="download the file again",
         )
-    return LazyTensor(
-        name=name,
-        shape=tensor.shape,
-        dtype=PLAIN_KINDS.get(tensor.kind, "f32"),
-        source=str(path),
-        read=partial(_read_permuted, tensor, num_heads) if num_heads else partial(read_values, tensor),
-    )
+    return num_heads
 
 
 def _read_permuted(tensor: GGUFTensor, num_heads: int) -> Array:
     return undo_permute(read_values(tensor), num_heads)
+
+
+def _read_lowered(tensor: GGUFTensor, offset: float) -> Array:
+    return read_values(tensor).astype(np.float32) - np.float32(offset)
 
 
 def read_values(tensor: GGUFTensor) -> Array:

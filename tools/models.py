@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from warploom.frontend.gguf_families import GGUF_FAMILIES
 from warploom.frontend.models.registry import Family, families
 from warploom.tools.table import shown, table
 
@@ -22,6 +23,7 @@ class Row:
     family: str
     architectures: tuple[str, ...] = shown(", ".join)
     features: tuple[str, ...] = shown(", ".join)
+    gguf: tuple[str, ...] = shown(", ".join)
     checked: tuple[str, ...] = shown(", ".join)
 
 
@@ -42,15 +44,21 @@ def run(args: argparse.Namespace) -> None:
 def rows() -> list[Row]:
     """One per family, by name."""
     distinct: dict[str, Family] = {family.name: family for family in families().values()}
-    return [Row(f.name, f.architectures, f.features, f.checked) for _, f in sorted(distinct.items())]
+    return [Row(f.name, f.architectures, f.features, _gguf(f), f.checked) for _, f in sorted(distinct.items())]
+
+
+def _gguf(family: Family) -> tuple[str, ...]:
+    """Values of `general.architecture` that are read as this family; a Llama with a window is a Mistral."""
+    named = tuple(name for name, known in GGUF_FAMILIES.items() if known.architecture in family.architectures)
+    return ("llama",) if family.name == "Mistral" else named
 
 
 def markdown() -> str:
     """The table as a page."""
-    lines = [
-        f"| {r.family} | {'<br>'.join(r.architectures)} | {', '.join(r.features)} | {', '.join(r.checked)} |"
-        for r in rows()
-    ]
+    lines = []
+    for row in rows():
+        cells = (row.family, "<br>".join(row.architectures), *map(", ".join, (row.features, row.gguf, row.checked)))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([_INTRODUCTION, *lines, ""])
 
 
@@ -69,5 +77,5 @@ nothing). `longrope` uses its long factors if the artifact is compiled for a con
 `original_max_position_embeddings`, its short ones if not (`--max-context`): keys in shared pages cannot be turned
 again when a sequence grows.
 
-| family | architectures | beyond Llama | checked |
-| --- | --- | --- | --- |"""
+| family | architectures | beyond Llama | in GGUF | checked |
+| --- | --- | --- | --- | --- |"""

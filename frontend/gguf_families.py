@@ -1,0 +1,204 @@
+"""How llama.cpp's converter writes each family: names, changed weights, and where the config's fields went.
+
+Facts from llama.cpp (`conversion/*.py`, `src/models/*.cpp`, `src/llama-model.cpp`). Names of tensors come from the
+`gguf` package's own table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import gguf
+
+from warploom.errors import UnsupportedModelError
+from warploom.frontend.gguf_file import GGUFFile
+from warploom.frontend.gguf_metadata import Metadata
+
+Fields = dict[str, Any]
+PROJECTIONS = tuple(f"self_attn.{name}_proj" for name in "qkvo")
+QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+LLAMA = ("input_layernorm", *PROJECTIONS, "post_attention_layernorm", *GATED)
+POST = ("post_attention_layernorm", "post_feedforward_layernorm")
+GEMMA = (*LLAMA, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+MODEL = ("model.embed_tokens", "model.norm", "lm_head")
+
+
+@dataclass(frozen=True)
+class GGUFFamily:
+    """A value of `general.architecture`.
+
+    Attributes:
+        architecture: in Hugging Face's config.
+        model_type: likewise.
+        modules: of a layer, in Hugging Face's names.
+        fields: the config's fields beyond the usual sizes and RoPE.
+        permuted: rows of q and k are reordered from halves to neighbours within each head.
+        norm_offset: what was added to the weights of norms.
+        partial: a part of a head may be rotated.
+    """
+
+    architecture: str
+    model_type: str
+    modules: tuple[str, ...]
+    fields: Callable[[Metadata], Fields]
+    permuted: bool = False
+    norm_offset: float = 0.0
+    partial: bool = False
+
+
+def gguf_family(file: GGUFFile) -> tuple[str, GGUFFamily]:
+    """The architecture of a file, which is also the prefix of its keys, and its family.
+
+    Raises:
+        UnsupportedModelError: another architecture.
+    """
+    name = Metadata(file, "general.").text("architecture", default="")
+    if name not in GGUF_FAMILIES:
+        raise UnsupportedModelError(
+            f"the architecture of {file.path} is not supported",
+            expected=f"one of {', '.join(GGUF_FAMILIES)}",
+            found=name or "no general.architecture",
+            fix="use the model's safetensors checkpoint if its architecture is supported there: `warploom models`",
+        )
+    return name, GGUF_FAMILIES[name]
+
+
+@cache
+def hf_modules(name: str, num_layers: int) -> Mapping[str, str]:
+    """Hugging Face's module by GGUF's, of a whole model."""
+    family = GGUF_FAMILIES[name]
+    (arch,) = (arch for arch, text in gguf.MODEL_ARCH_NAMES.items() if text == name)
+    names = gguf.get_tensor_name_map(arch, num_layers)
+    modules = [*MODEL, *(f"model.layers.{i}.{module}" for i in range(num_layers) for module in family.modules)]
+    return {stored: module for module in modules if (stored := names.get_name(module)) is not None}
+
+
+def _llama(m: Metadata) -> Fields:
+    """Llama, or Mistral if it has a window."""
+    window = m.integer("attention.sliding_window", default=0)
+    bias = {"attention_bias": "blk.0.attn_q.bias" in m.file.tensors, "mlp_bias": "blk.0.ffn_up.bias" in m.file.tensors}
+    if window:
+        return {**_rms(m), "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": window}
+    return _rms(m) | bias
+
+
+def _rms(m: Metadata) -> Fields:
+    return {"hidden_act": "silu", "rms_norm_eps": m.real("attention.layer_norm_rms_epsilon")}
+
+
+def _gemma(m: Metadata, huge: int) -> Fields:
+    """Scores are scaled by the size of a head, but in the largest model (`huge` layers) by that of hidden / heads."""
+    hidden, heads = m.size("embedding_length"), m.size("attention.head_count")
+    largest = m.size("block_count") == huge
+    caps = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": m.real("attention.layer_norm_rms_epsilon"),
+        "sliding_window": m.size("attention.sliding_window"),
+        "query_pre_attn_scalar": hidden // heads if largest else m.size("attention.key_length"),
+        **{field: m.real(key) if key in m else None for field, key in caps.items()},
+    }
+
+
+def _granite(m: Metadata) -> Fields:
+    scales = {
+        "attention_multiplier": "attention.scale",
+        "embedding_multiplier": "embedding_scale",
+        "residual_multiplier": "residual_scale",
+        "logits_scaling": "logit_scale",
+    }
+    return _rms(m) | {field: m.real(key, default=1.0) for field, key in scales.items()}
+
+
+def _phi3(m: Metadata) -> Fields:
+    return _rms(m) | {"sliding_window": m.integer("attention.sliding_window", default=0) or None}
+
+
+def _seed_oss(m: Metadata) -> Fields:
+    biases = {"attention_bias": "attn_q", "attention_out_bias": "attn_output", "mlp_bias": "ffn_up"}
+    return _rms(m) | {field: f"blk.0.{module}.bias" in m.file.tensors for field, module in biases.items()}
+
+
+def _exaone4(m: Metadata) -> Fields:
+    if "attention.sliding_window" not in m:
+        return _rms(m) | {"sliding_window": None}
+    sliding = m.items("attention.sliding_window_pattern", bool, m.size("block_count"))
+    types = ["sliding_attention" if slides else "full_attention" for slides in sliding]
+    return _rms(m) | {"sliding_window": m.size("attention.sliding_window"), "layer_types": types}
+
+
+def _starcoder2(m: Metadata) -> Fields:
+    """The converter drops the window, which is as long as the context that the models were trained for at first."""
+    biased = "blk.0.attn_q.bias" in m.file.tensors
+    return {"norm_epsilon": m.real("attention.layer_norm_epsilon"), "use_bias": biased, "sliding_window": None}
+
+
+def _nemotron(m: Metadata) -> Fields:
+    return {"hidden_act": "relu2", "norm_eps": m.real("attention.layer_norm_epsilon")}
+
+
+def _stablelm(m: Metadata) -> Fields:
+    return {
+        "layer_norm_eps": m.real("attention.layer_norm_epsilon"),
+        "use_parallel_residual": m.flag("use_parallel_residual", default=False),
+        "use_qkv_bias": "blk.0.attn_q.bias" in m.file.tensors,
+    }
+
+
+def _glm4(m: Metadata) -> Fields:
+    return _rms(m) | {"attention_bias": "blk.0.attn_q.bias" in m.file.tensors}
+
+
+GGUF_FAMILIES: Mapping[str, GGUFFamily] = {
+    "llama": GGUFFamily("LlamaForCausalLM", "llama", LLAMA, _llama, permuted=True),
+    "qwen2": GGUFFamily("Qwen2ForCausalLM", "qwen2", LLAMA, _rms),
+    "qwen3": GGUFFamily("Qwen3ForCausalLM", "qwen3", (*LLAMA, *QK_NORMS), _rms),
+    "gemma2": GGUFFamily("Gemma2ForCausalLM", "gemma2", GEMMA, lambda m: _gemma(m, huge=46), norm_offset=1.0),
+    "gemma3": GGUFFamily(
+        "Gemma3ForCausalLM", "gemma3_text", (*GEMMA, *QK_NORMS), lambda m: _gemma(m, huge=62), norm_offset=1.0
+    ),
+    "phi3": GGUFFamily(
+        "Phi3ForCausalLM",
+        "phi3",
+        (
+            *("input_layernorm", "self_attn.qkv_proj", "self_attn.o_proj", "post_attention_layernorm"),
+            *("mlp.gate_up_proj", "mlp.down_proj"),
+        ),
+        _phi3,
+        partial=True,
+    ),
+    "granite": GGUFFamily("GraniteForCausalLM", "granite", LLAMA, _granite, permuted=True),
+    "smollm3": GGUFFamily("SmolLM3ForCausalLM", "smollm3", LLAMA, _rms, permuted=True),
+    "seed_oss": GGUFFamily("SeedOssForCausalLM", "seed_oss", LLAMA, _seed_oss),
+    "olmo2": GGUFFamily("Olmo2ForCausalLM", "olmo2", (*PROJECTIONS, *QK_NORMS, *POST, *GATED), _rms),
+    "exaone4": GGUFFamily("Exaone4ForCausalLM", "exaone4", (*PROJECTIONS, *QK_NORMS, *POST, *GATED), _exaone4),
+    "starcoder2": GGUFFamily(
+        "Starcoder2ForCausalLM",
+        "starcoder2",
+        ("input_layernorm", *PROJECTIONS, "post_attention_layernorm", "mlp.c_fc", "mlp.c_proj"),
+        _starcoder2,
+    ),
+    "nemotron": GGUFFamily(
+        "NemotronForCausalLM",
+        "nemotron",
+        ("input_layernorm", *PROJECTIONS, "post_attention_layernorm", "mlp.up_proj", "mlp.down_proj"),
+        _nemotron,
+        norm_offset=1.0,
+        partial=True,
+    ),
+    "stablelm": GGUFFamily("StableLmForCausalLM", "stablelm", LLAMA, _stablelm, partial=True),
+    "glm4": GGUFFamily(
+        "Glm4ForCausalLM",
+        "glm4",
+        (
+            *("input_layernorm", *PROJECTIONS, "post_attention_layernorm", "post_self_attn_layernorm"),
+            *("post_mlp_layernorm", "mlp.gate_up_proj", "mlp.down_proj"),
+        ),
+        _glm4,
+        partial=True,
+    ),
+}

@@ -2,8 +2,9 @@
 
     python tests/gpu/build_smollm2.py MODEL.gguf FOLDER
 
-Writes FOLDER/artifact, FOLDER/reference.npz (also how far transformers in bf16 is off), and FOLDER/parts/NN: the
-weights in parts of 45 MiB, for machines that take files in small calls (`cat parts/* > artifact/weights/...`).
+The text is that of the CPU artifact of the same weights, in bf16; logits are those of f32 weights. Writes
+FOLDER/artifact, FOLDER/reference.npz (also how far transformers in bf16 is off), and FOLDER/parts/NN: the weights in
+parts of 45 MiB, for machines that take files in small calls (`cat parts/* > artifact/weights/...`).
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ NEW_TOKENS = 64
 PART = 45 << 20
 
 
-def reference(artifact: Artifact) -> dict[str, np.ndarray]:
-    """Per prompt: its tokens, 64 greedy tokens, and the logits at its last 32 positions, from f32 weights."""
+def reference(served: Artifact, exact: Artifact) -> dict[str, np.ndarray]:
+    """Per prompt: its tokens, 64 greedy tokens, and the logits at its last 32 positions."""
     found: dict[str, np.ndarray] = {}
     params = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True)
-    with LLM(artifact) as llm:
+    with LLM(served) as llm:
         prompts = [llm.tokenizer.encode(prompt) for prompt in PROMPTS]
         for i, answer in enumerate(llm.generate(prompts, params)):
             found |= {f"prompt{i}": np.array(prompts[i]), f"greedy{i}": np.array(answer.token_ids)}
-    with Teacher(artifact) as teacher:
+    with Teacher(exact) as teacher:
         for i, prompt in enumerate(prompts):
             found[f"logits{i}"] = teacher.logits(prompt, [len(prompt)])[-32:].astype(np.float16)
     return found
@@ -54,8 +55,9 @@ def bf16_errors(model: Path, found: dict[str, np.ndarray]) -> Iterator[float]:
 def main(model: str, folder: Path) -> None:
     """Build everything."""
     artifact = compile(model, target="cuda:sm_90", out=folder / "artifact")
+    compile(model, out=folder / "cpu")
     compile(model, quantization="f32", out=folder / "cpu-f32")
-    found = reference(load(folder / "cpu-f32"))
+    found = reference(load(folder / "cpu"), load(folder / "cpu-f32"))
     found["bf16_error"] = np.array(max(bf16_errors(Path(model), found)))
     np.savez_compressed(folder / "reference.npz", **found)
     (weights,) = (artifact.path / name for name in artifact.manifest.weights)

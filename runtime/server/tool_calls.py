@@ -107,7 +107,7 @@ class MarkedParser:
         self._opening, self._closing, self._names = opening, closing, names
         self._calls = _Calls()
         self._scanner: CallScanner | None = None
-        self._inside = False
+        self._inside = self._after_call = False  # white space after a call belongs to nothing
         self._held = ""  # a possible beginning of a marker, or of a name
 
     def push(self, text: str) -> list[Event]:
@@ -127,6 +127,9 @@ class MarkedParser:
         return [Content(held)] if held else []
 
     def _in_content(self, char: str) -> list[Event]:
+        if self._after_call and char.isspace():
+            return []
+        self._after_call = False
         self._held += char
         if self._held.endswith(self._opening):
             before = self._held[: -len(self._opening)]
@@ -153,7 +156,7 @@ class MarkedParser:
             return self._calls.advance(self._scanner)
         self._held += char
         if self._closing and self._held.endswith(self._closing):
-            self._held, self._inside = "", False
+            self._held, self._inside, self._after_call = "", False, True
         return []
 
 

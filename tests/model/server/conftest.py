@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,9 +21,8 @@ class ServerProcess:
 
     def __init__(self, artifact: Path, *arguments: str) -> None:
         command = [sys.executable, "-W", "error", "-m", "warploom.tools.cli", "serve", str(artifact), "--port", "0"]
-        self.process = subprocess.Popen(
-            [*command, "--model-name", MODEL, "--threads", "1", *arguments], stderr=subprocess.PIPE, text=True, env={**os.environ}
-        )
+        command += ["--model-name", MODEL, "--threads", "1", *arguments]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
         assert line.startswith("serving "), line + self.process.stderr.read()

@@ -41,9 +41,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     """
 
     @initialize(
-        num_pages=st.integers(1, 12),
+        num_pages=st.integers(2, 10),
         page_size=st.sampled_from([1, 2, 4]),
-        max_seqs=st.integers(1, 4),
+        max_seqs=st.integers(1, 5),
         more_tokens=st.integers(0, 8),
         more_rows=st.integers(0, 8),
     )
@@ -61,8 +61,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         prompt=st.sampled_from(PROMPTS),
-        num_prompt_tokens=st.integers(1, 40),
-        max_tokens=st.integers(1, 20),
+        num_prompt_tokens=st.integers(1, 8) | st.integers(1, 40),
+        max_tokens=st.integers(1, 25),
         priority=st.sampled_from([0, 0, 0, 1, -1]),
         salt=st.sampled_from(["", "", "tenant"]),
         copies=st.integers(1, 3),
@@ -91,7 +91,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def forget(self) -> None:
         self.cache.forget_prefixes()
 
-    @rule(ends=st.lists(st.booleans(), max_size=6))
+    @rule(ends=st.lists(st.sampled_from([False] * 7 + [True]), min_size=2, max_size=12))
     def step(self, ends: list[bool]) -> None:
         for end in ends:
             self.one_step(end)

@@ -1,10 +1,12 @@
 """How long a kernel takes: a roofline with the few terms that matter, per device; device facts are data.
 
-    time = launch + max(memory, compute) + 5 % of the smaller
+    time = launch + serial + max(memory, compute) + 5 % of the smaller
 
-memory: bytes over the measured read rate, or over the cache's where all of them fit there; compute: flops over the
-measured rate of matrix units (products, attention) or of vector units (everything else). XLA's model has the same
-terms (xla/service/gpu/model/gpu_performance_model_base.h). Correctness never depends on it: it ranks and explains.
+memory: bytes over the measured read rate, or over the cache's where the kernel before has left all of them there;
+compute: flops over the measured rate of matrix units (products, attention) or of vector units (everything else);
+serial: what a kind of kernel waits for whatever its size, such as the passes of sampling over the logits. XLA's model
+has such terms (xla/service/gpu/model/gpu_performance_model_base.h). Correctness never depends on it: it ranks and
+explains.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from warploom.errors import CompileError
 
 DEVICES = Path(__file__).parent / "devices"
 HIDDEN = 0.95  # of the smaller of memory and compute time that overlaps with the other
-MATRIX_KINDS = frozenset({"linear", "attention"})  # kinds of groups whose flops run on matrix units
+COLD_KINDS = frozenset({"linear", "attention", "embed"})  # read weights or the KV cache, which no kernel has just left
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,21 @@ class Device:
         targets: names of the targets that it stands for.
         source: where the figures come from.
         launch_us: of one kernel, microseconds, with its start and its end.
+        serial_us: by kind of group, microseconds.
         read_bytes, cache_bytes: rates of reading memory and what its last cache holds.
         cache_size: bytes that stay in that cache from one kernel to the next.
-        matrix_flops, vector_flops: rates that our kernels reach.
+        matrix_flops: rates that our kernels reach on matrix units, by kind of group; others run on vector units.
     """
 
     name: str
     targets: tuple[str, ...]
     source: str
     launch_us: float
+    serial_us: dict[str, float]
     read_bytes: float
     cache_bytes: float
     cache_size: float
-    matrix_flops: float
+    matrix_flops: dict[str, float]
     vector_flops: float
 
 
@@ -56,7 +60,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """A predicted time, microseconds, and its parts."""
+    """A predicted time, microseconds, and its parts; the launch with what is serial."""
 
     launch_us: float
     memory_us: float
@@ -84,11 +88,11 @@ class Cost:
 
 def cost(work: Work, device: Device) -> Cost:
     """Return the predicted time of one launch."""
-    rate = device.read_bytes
-    if work.bytes <= device.cache_size and work.kind not in MATRIX_KINDS:  # what the kernel before has just written
-        rate = device.cache_bytes
-    flops = device.matrix_flops if work.kind in MATRIX_KINDS else device.vector_flops
-    return Cost(device.launch_us, 1e6 * work.bytes / rate, 1e6 * work.flops / flops)
+    warm = work.bytes <= device.cache_size and work.kind not in COLD_KINDS
+    rate = device.cache_bytes if warm else device.read_bytes
+    flops = device.matrix_flops.get(work.kind, device.vector_flops)
+    launch = device.launch_us + device.serial_us.get(work.kind, 0.0)
+    return Cost(launch, 1e6 * work.bytes / rate, 1e6 * work.flops / flops)
 
 
 def saved_us(separate: list[Work], fused: Work, device: Device) -> float:

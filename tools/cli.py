@@ -40,6 +40,8 @@ COMMANDS = {
     "inspect": Command("warploom.tools.inspection", "show what is inside an artifact"),
     "opt": Command("warploom.tools.opt", "run passes on an IR program"),
     "run": Command("warploom.tools.run", "execute an IR program and compare ways to run it"),
+    "diff": Command("warploom.tools.diff", "compare two artifacts or two IR programs"),
+    "reduce": Command("warploom.tools.reduce", "shrink an IR program that fails"),
 }
 
 _EXAMPLES = """\

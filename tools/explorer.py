@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,7 +19,7 @@ from warploom.ir.context import new_context, parse
 from warploom.passes.cost import Work, cost, device_of
 from warploom.runtime.artifact import Artifact, ir_folder
 from warploom.runtime.expr import evaluate
-from warploom.runtime.plan import Entry, Launch, Plan
+from warploom.runtime.plan import Launch, Plan
 from warploom.tools.fusion_log import fusion_decisions
 from warploom.tools.reports import decode_dims, running, summarize
 from warploom.tools.stage_graph import Node, stage_graph
@@ -97,7 +98,7 @@ def _predicted(
     """Per entry and node: [kernel, bytes, flops, microseconds, grid] of each launch."""
     device, page_size = device_of(target), artifact.target(target).kv.page_size
 
-    def row(entry: Entry, launch: Launch, dims: Mapping[str, int]) -> list[Any]:
+    def row(dims: Mapping[str, int], launch: Launch) -> list[Any]:
         info = plan.kernels[launch.kernel]
         own = {name: evaluate(expr, dims) for name, expr in zip(info.dims, launch.dims, strict=True)}
         work = Work(info.kind, evaluate(info.bytes, own), evaluate(info.flops, own))
@@ -108,7 +109,7 @@ def _predicted(
     for name, nodes in last["entries"].items():
         entry = plan.entries[name]
         dims = decode_dims(entry, page_size, given)
-        found[name] = _by_node(nodes, running(entry, dims), lambda launch, e=entry, d=dims: row(e, launch, d))
+        found[name] = _by_node(nodes, running(entry, dims), partial(row, dims))
     return found
 
 

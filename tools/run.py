@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
     found, reference = _execute(args)
     rows = [_row(name, array, reference.get(name)) for name, array in found.items()]
     if args.out is not None:
-        np.savez(args.out, **{name: array.astype(_plain(array)) for name, array in found.items()})
+        plain: dict[str, Any] = {name: array.astype(_plain(array)) for name, array in found.items()}
+        np.savez(args.out, **plain)
     print(msgspec.json.encode(rows).decode() if args.json else table(rows))
     wrong = [row.result for row in rows if not row.difference <= args.tolerance]
     if wrong:

@@ -1,0 +1,115 @@
+"""`diff` names what two artifacts or programs differ in; `reduce` leaves little more than the bug."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warploom.ir.context import new_context
+from warploom.tools.cli import main
+from warploom.tools.program_files import read_program
+from warploom.tools.reducer import num_ops
+
+PLUGIN = '''
+"""A pass with a bug: it takes every SwiGLU for a product."""
+
+from warploom.ir.ops.activation import swiglu
+from warploom.ir.ops.elementwise import mul
+from warploom.ir.rewrite import before, entries, is_op, replace
+from warploom.passes.pipeline import add_pass
+
+
+def forget_the_gate(module):
+    """Replace swiglu by mul."""
+    for function in entries(module):
+        for operation in function.ops:
+            if is_op(operation, swiglu):
+                with before(operation):
+                    replace(operation, [mul(*operation.operands)])
+
+
+add_pass(forget_the_gate, after="simplify")
+'''
+
+
+@pytest.fixture
+def trace(tiny_artifact: Path) -> Path:
+    return next(tiny_artifact.rglob("00-*.mlir"))
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_diff_of_programs_counts_ops_and_shows_lines(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    merged = next(trace.parent.glob("*-merge_linears.mlir"))
+    found = printed(capsys, "diff", trace, merged, "--text")
+    rows = {row["what"]: (row["left"], row["right"]) for row in found["differences"]}
+    assert rows["@step wl.linear"] == ("15", "9")  # two layers: q, k, v and gate, up
+    assert rows["@step wl.slice"] == ("-", "10")
+    changed = [line for line in found["lines"] if line[0] in "+-"]
+    assert any(line.startswith("+") and "wl.concat" in line for line in changed)
+    assert not any("wl.attention" in line for line in changed), "what only has other names is the same"
+
+
+def test_diff_of_equal_programs_is_empty(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diff", str(trace), str(trace), "--text"]) == 0
+    assert capsys.readouterr().out == "no differences\n"
+
+
+def test_diff_of_artifacts_goes_from_manifest_to_launches(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(tiny_artifact, tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["max_context"] = 64
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    found = printed(capsys, "diff", tiny_artifact, copy)["differences"]
+    assert found == [{"where": "manifest", "what": "max_context", "left": "128", "right": "64"}]
+
+
+def test_reduce_by_command_leaves_what_the_command_asks_for(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.mlir"
+    assert main(["reduce", str(trace), "--command", "grep -q wl.attention {}", "-o", str(out)]) == 0
+    with new_context():
+        module = read_program(str(out))
+        assert num_ops(module) == 1
+        assert '"wl.attention"' in str(module)
+
+
+def test_reduce_by_property_leaves_the_op_that_a_pass_breaks(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "forgetful.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("warploom.passes.pipeline._ADDED", [])
+    out = tmp_path / "small.mlir"
+    arguments = ["--plugin", "forgetful", "--pass", "forget_the_gate", "--property", "meaning", "-o", str(out)]
+    assert main(["reduce", str(trace), *arguments]) == 0
+    sys.modules.pop("forgetful")
+    with new_context():
+        module = read_program(str(out))
+        assert num_ops(module) <= 2
+        assert '"wl.swiglu"' in str(module)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--pass", "simplify"], "does not fail"),
+        (["--pass", "nonsense"], "there is no pass"),
+        (["--pass", "simplify", "--property", "beauty"], "verify, text, idempotent, meaning"),
+        (["--command", "true"], "where the program goes"),
+    ],
+)
+def test_reduce_names_what_is_wrong(
+    trace: Path, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reduce", str(trace), *arguments]) == 2
+    assert complaint in capsys.readouterr().err

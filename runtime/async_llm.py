@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ from warploom.runtime.served_model import ServedModel, open_model
 
 Prompt: TypeAlias = str | Sequence[int]
 _WATCH_SECONDS = 1.0  # how often the engine's heartbeat is looked at
+_SWITCH_SECONDS = 5e-4  # for how long a Python thread computes while others wait
 _STOP_SECONDS = 10.0  # a step that takes longer when all is to end is taken for hung
 
 
@@ -65,6 +67,8 @@ class AsyncLLM:
         self._dead: EngineDeadError | None = None
         self._seconds_per_answer = 1.0  # between ends of answers, a moving mean
         self._last_end = time.monotonic()
+        # The engine's thread wakes up when the device is done, and must not wait 5 ms for one that computes.
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
         self._tokenizing = ThreadPoolExecutor(2, "warploom-tokenizer")
         self._thread = EngineThread(model.engine)
         self._output_thread = Thread(target=self._hand_out, name="warploom-output", daemon=True)

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from queue import Empty
@@ -259,7 +259,13 @@ class AsyncLLM:
             answer = self._answers.get(output.request_id)
             if answer is None:  # cancelled, or ended by a stop string
                 continue
-            delta = answer.text.push(output)
+            try:
+                delta = answer.text.push(output)
+            except Exception as error:  # a fault of one answer ends that one only
+                self._cancel([output.request_id])
+                failure = EngineError("The answer could not be decoded", found=repr(error), fix="report it")
+                _call(answer.stream.loop, answer.stream.fail, failure)
+                continue
             if delta.finish_reason:
                 self._finish(output)
             by_loop.setdefault(answer.stream.loop, []).append((answer.stream, delta))
@@ -287,13 +293,13 @@ class AsyncLLM:
         streams = {answer.stream for answer in self._answers.copy().values()}
         self._answers.clear()
         for stream in streams:
-            _call(stream.loop, _fail, stream, error)
+            _call(stream.loop, stream.fail, error)
 
 
-def _call(loop: asyncio.AbstractEventLoop, function: object, *args: object) -> None:
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: object) -> None:
     """Call a function on a loop; one that has been closed has no readers left."""
     try:
-        loop.call_soon_threadsafe(function, *args)  # type: ignore[arg-type]
+        loop.call_soon_threadsafe(function, *args)
     except RuntimeError:
         assert loop.is_closed()
 
@@ -301,7 +307,3 @@ def _call(loop: asyncio.AbstractEventLoop, function: object, *args: object) -> N
 def _push_all(pairs: Iterable[tuple[OutputStream, Delta]]) -> None:
     for stream, delta in pairs:
         stream.push(delta)
-
-
-def _fail(stream: OutputStream, error: WarploomError) -> None:
-    stream.fail(error)

@@ -210,6 +210,20 @@ def test_a_failed_step_ends_the_engine_and_everyone_is_told(artifact: Artifact, 
     serve(artifact, device, use)
 
 
+def test_an_answer_that_cannot_be_decoded_fails_alone(
+    artifact: Artifact, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(llm: AsyncLLM) -> None:
+        bad, good = await llm.start([5], ENDLESS), await llm.start([6], SamplingParams(seed=2, max_tokens=30))
+        text = llm._answers[min(llm._answers)].text
+        monkeypatch.setattr(text, "_detokenizer", None)
+        with pytest.raises(EngineError, match="could not be decoded"):
+            await read(bad)
+        assert answer(await read(good)) == alone(artifact, [6], SamplingParams(seed=2, max_tokens=30))
+
+    serve(artifact, device, use)
+
+
 def test_a_hung_step_shows_in_the_heartbeat_and_fails_requests(artifact: Artifact) -> None:
     device = SlowDevice(num_pages=200, vocab_size=artifact.manifest.vocab_size)
 

@@ -71,7 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Serve until a signal comes."""
     try:
-        from warploom.runtime.server.run import ServerOptions
+        from warploom.runtime.server.run import ServerOptions, bind
         from warploom.runtime.server.run import run as serve
         from warploom.runtime.server.service import Service
         from warploom.runtime.server.tool_calls import detect_format
@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
         ) from error
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     limits, keys = parse_limits(args.limit), read_keys(args.api_key_file)
+    listener = bind(args.host, args.port)  # what cannot be is found before the weights are loaded
     llm = AsyncLLM.load(
         args.artifact,
         device=args.device,
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
         tool_format={"auto": detected, "none": None}.get(args.tool_format, args.tool_format),
         health_seconds=args.health_seconds,
     )
-    serve(service, ServerOptions(args.host, args.port, keys, args.drain_seconds))
+    serve(service, ServerOptions(keys, args.drain_seconds), listener)
 
 
 def read_keys(path: Path | None) -> list[str]:

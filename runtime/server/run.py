@@ -33,27 +33,21 @@ _WATCH_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Where a server listens, and how it ends.
+    """Who may use a server, and how it ends.
 
     Attributes:
-        port: 0: any free one. api_keys: any of them opens the server; none: everybody may use it.
+        api_keys: any of them opens the server; none: everybody may use it.
         drain_seconds: how long unfinished answers may run on after SIGTERM.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
     api_keys: Sequence[str] = ()
     drain_seconds: float = 30.0
 
 
-def run(service: Service, options: ServerOptions) -> None:
-    """Serve until a signal comes.
-
-    Raises:
-        EngineError: the address cannot be used. EngineDeadError: the device failed.
-    """
-    listener = listen(options.host, options.port)
+def run(service: Service, options: ServerOptions, listener: socket.socket) -> None:
+    """Serve on a bound socket until a signal comes; EngineDeadError if the device failed."""
     server = new_server(service, options, listener)
+    listener.listen(_BACKLOG)
     print(f"serving {service.model_name} at {url_of(listener)}", file=sys.stderr, flush=True)
     asyncio.run(_serve(server, listener, service))
 
@@ -64,6 +58,7 @@ def new_server(service: Service, options: ServerOptions, listener: socket.socket
     config = uvicorn.Config(
         build_app(service, api_keys=options.api_keys, loopback=loopback),
         http="h11",  # the strict one
+        backlog=_BACKLOG,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -115,15 +110,20 @@ async def _watch(server: Server, llm: AsyncLLM) -> None:
     server.should_exit = server.force_exit = True
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; EngineError if the address cannot be used."""
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket at an address, which refuses connections until the server runs.
+
+    Raises:
+        EngineError: the address cannot be used.
+    """
     try:
+        if not 0 <= port <= 0xFFFF:  # getaddrinfo cuts it
+            raise OSError("ports are 0..65535")
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise EngineError(
             "The server cannot listen",
             expected="an address of this machine and a free port",

@@ -20,7 +20,7 @@ from warploom.runtime.artifact import Artifact
 from warploom.runtime.async_llm import AsyncLLM
 from warploom.runtime.device import StepOutput
 from warploom.runtime.server.limits import Limits
-from warploom.runtime.server.run import Server, ServerOptions, listen, new_server
+from warploom.runtime.server.run import Server, ServerOptions, bind, new_server
 from warploom.runtime.server.service import Service
 from warploom.runtime.step_batch import StepBatch
 
@@ -156,7 +156,7 @@ def start_server(artifact: Artifact) -> Iterator[StartServer]:
         service = Service(
             llm, model_name=MODEL, limits=limits or Limits(), tool_format=tool_format, health_seconds=health_seconds
         )
-        listener = listen("127.0.0.1", 0)
+        listener = bind("127.0.0.1", 0)
         server = new_server(service, ServerOptions(api_keys=api_keys, drain_seconds=drain_seconds), listener)
 
         async def serve() -> None:

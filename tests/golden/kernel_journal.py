@@ -10,7 +10,6 @@ hashes of what is given to Triton.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,11 +93,9 @@ def journal(model: str, config: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write all journals and show what changed."""
+    """Write all journals."""
     for model, config in models().items():
-        path = FOLDER / f"{model}.kernels.txt"
-        path.write_text(journal(model, config))
-        subprocess.run(["git", "--no-pager", "diff", "--stat", "--", str(path)], cwd=FOLDER, check=True)
+        (FOLDER / f"{model}.kernels.txt").write_text(journal(model, config))
 
 
 if __name__ == "__main__":

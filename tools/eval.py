@@ -7,11 +7,17 @@ from importlib import import_module
 
 _TASKS = {
     "nll": ("warploom.tools.eval_nll", "negative log-likelihood and perplexity of a text"),
+    "choices": ("warploom.tools.eval_choices", "multiple choice, from a file"),
+    "generate": ("warploom.tools.eval_generate", "greedy answers against right ones, from a file"),
 }
 
 _EXAMPLES = """\
 examples:
   warploom eval nll smollm2 wikitext.txt --context 1024
+  warploom eval choices smollm2 arc.jsonl --json
+  warploom eval generate smollm2 gsm8k.jsonl --extract '[0-9.]+'
+
+Other tasks: lm-eval against `warploom serve`; see docs/server.md.
 """
 
 

@@ -108,7 +108,8 @@ class Teacher:
                 found=f"{len(token_ids)} tokens, scored from {start} on",
             )
         ids = np.array(token_ids, np.int32)
-        size, last = min(self._device.max_tokens, _MAX_ROWS), len(ids) - 1
+        size = min(self._device.max_tokens, self._device.max_rows, _MAX_ROWS)
+        last = len(ids) - 1
         scores = [self._chunk(ids, begin, min(begin + size, last), start) for begin in range(0, last, size)]
         return TokenScores(*(np.concatenate(parts) for parts in zip(*scores, strict=True)))
 

@@ -25,7 +25,7 @@ class HistoryDevice(FakeDevice):
     """Logits that depend on the sum of the whole history, read back through the page table."""
 
     def __init__(self) -> None:
-        super().__init__(num_pages=16, page_size=4, max_tokens=7, max_seqs=1)
+        super().__init__(num_pages=16, page_size=4, max_tokens=7, max_seqs=1, max_rows=7)
 
     def logits(self, batch: StepBatch) -> NDArray[np.float32]:
         self.execute(batch)

@@ -22,7 +22,6 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from warploom.errors import EngineError
 from warploom.runtime.device import Device
@@ -32,11 +31,9 @@ from warploom.runtime.request import FinishReason, Request, TokenLogprobs
 from warploom.runtime.request_limits import RequestLimits
 from warploom.runtime.sampler_inputs import SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
-from warploom.runtime.scheduler import Chunk, Schedule, Scheduler
-from warploom.runtime.step_batch import Layout, StepBatch, counting, lay_out
+from warploom.runtime.scheduler import Schedule, Scheduler
+from warploom.runtime.step_plan import StepPlan, StepPlanner
 from warploom.runtime.step_reader import StepReader
-
-I32 = NDArray[np.int32]
 
 
 class RequestOutput(NamedTuple):
@@ -57,20 +54,10 @@ class RequestOutput(NamedTuple):
 
 
 class _Flight(NamedTuple):
-    """A step under way.
-
-    Attributes:
-        ticket: the device's.
-        sampled: whose tokens the first rows of its result are.
-        scored: whose prompts the following rows are about, and how many of them.
-        filled: whose pages it fills, and how many tokens of each are in the cache when it has ended.
-    """
+    """A step under way: the device's ticket, what was planned, and when it was launched."""
 
     ticket: Any
-    sampled: list[Request]
-    scored: list[tuple[Request, int]]
-    filled: list[tuple[Request, int]]
-    num_tokens: int
+    plan: StepPlan
     launched_at: float
 
 
@@ -107,7 +94,7 @@ class Engine:
             max_rows=device.max_rows,
         )
         self._sampler = SamplerTable(device.max_seqs, vocab_size)
-        self._sources: I32 = np.full(device.max_seqs, -1, np.int32)  # by row: its place in the last sampling step
+        self._planner = StepPlanner(self._scheduler, self._sampler)
         self._requests: dict[int, Request] = {}
         self._flights: deque[_Flight] = deque()
         self._ids = count()
@@ -245,78 +232,24 @@ class Engine:
         return outputs
 
     def _launch(self, schedule: Schedule) -> None:
-        self._admit(schedule.admitted)
-        decodes, chunks, scheduler = schedule.decodes, schedule.chunks, self._scheduler
-        num_decodes = len(decodes)
-        layout = lay_out(decodes, scheduler.computed.take(decodes), chunks, self._kv_cache)
-        requests = scheduler.requests_of(layout.rows)
-        token_ids, sources = self._token_ids(layout, requests, num_decodes)
-        places, sampled = counting(num_decodes), requests
-        if chunks:
-            sampling = [num_decodes + index for index, chunk in enumerate(chunks) if chunk.samples]
-            places = np.concatenate([places, np.array(sampling, np.int32)])
-            sampled = requests[:num_decodes] + [requests[place] for place in sampling]
-        rows, known = layout.rows.take(places), layout.context_lens.take(places)
-        logit_rows = layout.query_start.take(places + 1) - 1
-        scored, score_rows, forced = _scored(chunks, layout.query_start[num_decodes:])
-        if scored:
-            logit_rows = np.concatenate([logit_rows, score_rows])
-        batch = StepBatch(
-            token_ids=token_ids,
-            positions=layout.positions,
-            slots=layout.slots,
-            page_table=layout.page_table,
-            query_start=layout.query_start,
-            context_lens=layout.context_lens,
-            logit_rows=logit_rows,
-            sampling=self._sampler.gather(rows, known, forced) if len(logit_rows) else None,
-            top_logprobs=bool(self._sampler.num_top.take(rows).any())
-            or any(request.params.prompt_logprobs for request, _ in scored),
-        )
-        now = time.perf_counter()
+        for request in schedule.admitted:
+            self._note_start(request)
+        plan = self._planner.plan(schedule)
+        launched_at = time.perf_counter()
         self._kv_cache.pool.launched += 1
-        ticket = self._device.launch(batch, sources)
-        scheduler.launched(schedule)
-        if len(logit_rows):
-            self._sources.fill(-1)
-            self._sources[rows] = counting(len(rows))
-        self._flights.append(
-            _Flight(ticket, sampled, scored, self._filled(layout, requests), len(token_ids), launched_at=now)
-        )
+        ticket = self._device.launch(plan.batch, plan.token_sources)
+        self._scheduler.launched(schedule)
+        self._planner.launched(plan)
+        self._flights.append(_Flight(ticket, plan, launched_at))
 
-    def _admit(self, admitted: Sequence[Request]) -> None:
-        """Write the rows of requests that have just been given one."""
-        now = time.perf_counter()
-        for request in admitted:
-            assert request.row is not None
-            self._sampler.admit(request)
-            self._sources[request.row] = -1
-            if request.started_at is None:
-                request.started_at = now
-                request.num_cached_tokens = int(self._scheduler.computed[request.row])
-                self._stats.prefix_queries += request.num_prompt_tokens
-                self._stats.prefix_hits += request.num_cached_tokens
-                self._stats.prompt_tokens += request.num_prompt_tokens
-
-    def _token_ids(self, layout: Layout, requests: Sequence[Request], num_decodes: int) -> tuple[I32, I32 | None]:
-        """Return the step's tokens as far as the host knows them, and where the device has the others; both [T]."""
-        tokens: I32 = np.zeros(len(layout.positions), np.int32)
-        sources: I32 = np.full(len(tokens), -1, np.int32)
-        sources[:num_decodes] = self._sources.take(layout.rows[:num_decodes])
-        for index in np.flatnonzero(sources[:num_decodes] < 0).tolist():
-            tokens[index] = requests[index].token_ids[layout.positions[index]]
-        starts = layout.query_start.tolist() if num_decodes < len(requests) else ()
-        for index in range(num_decodes, len(requests)):
-            end = int(layout.context_lens[index])
-            begin, stop = starts[index], starts[index + 1]
-            tokens[begin:stop] = requests[index].token_ids[end - (stop - begin) : end]
-        return tokens, sources if num_decodes and sources[:num_decodes].max() >= 0 else None
-
-    def _filled(self, layout: Layout, requests: Sequence[Request]) -> list[tuple[Request, int]]:
-        """The sequences that a step makes reach or pass the end of a page, and how far."""
-        counts = np.diff(layout.query_start)
-        places = np.flatnonzero(layout.context_lens % self._kv_cache.page_size < counts).tolist()
-        return [(requests[place], int(layout.context_lens[place])) for place in places]
+    def _note_start(self, request: Request) -> None:
+        """Note that a request has been given a row, for the first time or again."""
+        if request.started_at is None:
+            request.started_at = time.perf_counter()
+            request.num_cached_tokens = int(self._scheduler.computed[request.row])
+            self._stats.prefix_queries += request.num_prompt_tokens
+            self._stats.prefix_hits += request.num_cached_tokens
+            self._stats.prompt_tokens += request.num_prompt_tokens
 
     def _read(self) -> list[RequestOutput]:
         """Wait for the oldest step in flight, and hand out what it gave."""
@@ -327,12 +260,12 @@ class Engine:
         self._flights.popleft()
         pool = self._kv_cache.pool
         pool.end_steps(pool.launched - len(self._flights))
-        for request, context in flight.filled:
+        for request, context in flight.plan.filled:
             if request.row is not None:  # it goes on
                 self._kv_cache.remember(request.row, request.token_ids, context)
         reader = StepReader(output, self._vocab_size)
-        reader.score(flight.scored, len(flight.sampled))
-        return self._append(flight.sampled, reader)
+        reader.score(flight.plan.scored, len(flight.plan.sampled))
+        return self._append(flight.plan.sampled, reader)
 
     def _append(self, sampled: Sequence[Request], reader: StepReader) -> list[RequestOutput]:
         """Give each request its token, which may end it."""
@@ -386,7 +319,7 @@ class Engine:
         stats.wait_seconds += now - asked
         stats.last_step_seconds = now - max(flight.launched_at, self._last_end)
         stats.step_seconds += stats.last_step_seconds
-        stats.last_step_tokens = flight.num_tokens
+        stats.last_step_tokens = len(flight.plan.batch.token_ids)
         self._last_end = now
 
     def _drop_steps_in_flight(self) -> None:
@@ -400,25 +333,4 @@ class Engine:
         pool = self._kv_cache.pool
         pool.end_steps(pool.launched)
         self._kv_cache.forget_prefixes()
-        self._sources.fill(-1)
-
-
-def _scored(chunks: Sequence[Chunk], starts: I32) -> tuple[list[tuple[Request, int]], I32, I32]:
-    """Which prompts' tokens a step finds the log-probabilities of: whose and how many, the rows [F], the tokens [F].
-
-    Args:
-        starts: where each chunk begins in the step.
-    """
-    scored: list[tuple[Request, int]] = []
-    rows: list[int] = []
-    tokens: list[int] = []
-    for (request, start, num_tokens, _), first in zip(chunks, starts.tolist(), strict=False):
-        if not request.wants_prompt_logprobs:
-            continue
-        begin = max(start, len(request.prompt_logprobs))
-        end = min(start + num_tokens, request.num_prompt_tokens - 1)
-        if begin < end:
-            scored.append((request, end - begin))
-            rows += range(first + begin - start, first + end - start)
-            tokens += request.token_ids[begin + 1 : end + 1]
-    return scored, np.array(rows, np.int32), np.array(tokens, np.int32)
+        self._planner.forget_sources()

@@ -155,7 +155,7 @@ def test_logprobs_come_one_per_token(llm: LLM) -> None:
 
 def test_n_answers_follow_each_other_and_the_best_are_chosen(llm: LLM) -> None:
     params = SamplingParams(seed=5, max_tokens=12, n=3)
-    completions = llm.generate([[5, 6, 7], "Once"], params)
+    completions = llm.generate([[5, 6, 7], llm.tokenizer.encode("Once")], params)
     assert [one.index for one in completions] == [0, 1, 2] * 2
     for index, one in enumerate(completions[:3]):
         assert one.token_ids == alone(llm, [5, 6, 7], SamplingParams(seed=5 + index, max_tokens=12))[0]

@@ -259,6 +259,8 @@ class Scheduler:
 
     def _open(self, request: Request) -> bool:
         """Give a request a row; False if there is none, or too few pages."""
+        if not self.kv_cache.has_free_row:
+            return False
         prefix: list[int] = []
         if not request.wants_prompt_logprobs:
             prefix = self.kv_cache.find_prefix(request.token_ids, request.cache_salt)

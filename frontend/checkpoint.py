@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warploom.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
+from warploom.errors import CheckpointError, ModelNotFoundError
 from warploom.frontend import tensors
 from warploom.frontend.gguf_config import config_from_gguf
 from warploom.frontend.gguf_file import read_gguf_file
@@ -16,6 +16,7 @@ from warploom.frontend.gguf_tokenizer import tokenizer_from_gguf
 from warploom.frontend.hub import fetch_model, is_hub_id
 from warploom.frontend.json_file import read_json, read_json_if_present
 from warploom.frontend.pickle_reader import read_pickle
+from warploom.frontend.quantized.format import format_of, read_quantized
 from warploom.frontend.safetensors_reader import read_safetensors
 from warploom.frontend.shards import read_shards
 from warploom.frontend.tensors import LazyTensor
@@ -90,18 +91,17 @@ def _open_folder(folder: Path, model_id: str) -> Checkpoint:
             fix="give the folder that holds config.json, or a .gguf file itself",
         )
     config = read_json(folder / "config.json")
-    if quantization := config.get("quantization_config"):
-        raise UnsupportedModelError(
-            f"the weights of {model_id} are quantized in a way that is not supported",
-            expected="weights in f32, f16 or bf16, or a GGUF file",
-            found=str(quantization.get("quant_method", quantization)),
-            fix="use the original model; compile can quantize it",
-        )
+    quantization = config.get("quantization_config")
+    if quantization:
+        format_of(quantization, model_id)  # refuses before weights are looked for
+    weights = _read_weights(folder)
+    if quantization:
+        weights = read_quantized(quantization, weights, model_id)
     generation = read_json_if_present(folder / "generation_config.json")
     return Checkpoint(
         model_id=model_id,
         config=config,
-        tensors=_read_weights(folder),
+        tensors=weights,
         tokenizer=tokenizer_from_folder(folder, config, generation),
         generation={key: generation[key] for key in GENERATION_DEFAULTS if generation.get(key) is not None},
     )

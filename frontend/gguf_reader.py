@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from warploom.errors import CheckpointError, UnsupportedModelError
 from warploom.frontend.gguf_families import gguf_family, hf_modules
 from warploom.frontend.gguf_file import GGUFFile, GGUFTensor
+from warploom.frontend.quantized.format import quantized_weight
+from warploom.frontend.quantized.gguf_blocks import parts_of
 from warploom.frontend.tensors import NUMPY_DTYPES, Array, LazyTensor
 
 # Kinds that are kept as they are stored; every other kind is dequantized to f32.
@@ -83,7 +85,11 @@ def _lazy_tensor(
         read = partial(_read_permuted, tensor, _dividing(path, tensor, heads[rotated[1]]))
     elif norm_offset and "norm" in module and match[2] == "weight":
         dtype, read = "f32", partial(_read_lowered, tensor, norm_offset)
-    return LazyTensor(name=f"{module}.{match[2]}", shape=tensor.shape, dtype=dtype, source=str(path), read=read)
+    name = f"{module}.{match[2]}"
+    reorder = partial(undo_permute, num_heads=heads[rotated[1]]) if rotated and heads else np.asarray
+    parts = parts_of(tensor, reorder)
+    found = () if parts is None else tuple(quantized_weight(name, parts, str(path)).values())[1:]
+    return LazyTensor(name, tensor.shape, dtype, str(path), read, found)
 
 
 def _dividing(path: Path, tensor: GGUFTensor, num_heads: int) -> int:

@@ -40,6 +40,7 @@ class LazyTensor:
         dtype: element type of what `load()` gives, a key of `NUMPY_DTYPES`.
         source: the file it lives in, for messages.
         read: gives the data.
+        parts: of a quantized weight its numbers, scales and maybe offsets, which stand for the same data.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LazyTensor:
     dtype: str
     source: str
     read: Callable[[], Array] = field(repr=False)
+    parts: tuple[LazyTensor, ...] = ()
 
     def load(self) -> Array:
         """The data, `shape` x `dtype`, C-contiguous and read-only where it is a view of the mapped file."""

@@ -34,6 +34,7 @@ class Frame:
     functions: Mapping[str, Function]
     load: Loader  # of params (in entries) or checkpoint tensors (in @prepare), by name
     compute: Compute = np.float32
+    look: Callable[[mlir.Value, np.ndarray], None] | None = None  # sees every value as it is made
     env: dict[str, int] = field(default_factory=dict)
     values: dict[mlir.Value, np.ndarray] = field(default_factory=dict)
 
@@ -45,6 +46,7 @@ def evaluate(
     params: Mapping[str, np.ndarray] | None = None,
     *,
     compute: Compute = np.float32,
+    look: Callable[[mlir.Value, np.ndarray], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Run `@name` and return its results by name.
 
@@ -54,6 +56,7 @@ def evaluate(
         inputs: every input by name; shapes bind the symbols.
         params: packed parameters by name.
         compute: np.float32, or np.float64 to measure rounding.
+        look: sees every value of the function as it is made.
 
     Raises:
         IRError: there is no such function, or an input or parameter is missing or has the wrong shape or dtype.
@@ -65,7 +68,7 @@ def evaluate(
     if function.inputs.keys() != inputs.keys():
         raise IRError(f"wrong inputs of @{name}", expected=str(sorted(function.inputs)), found=str(sorted(inputs)))
     arguments = [_checked(inputs[n], type_of(v), f"input {n}") for n, v in function.inputs.items()]
-    frame = Frame(found, loader(params or {}), compute)
+    frame = Frame(found, loader(params or {}), compute, look)
     bind([type_of(v).shape for v in function.inputs.values()], [a.shape for a in arguments], frame.env)
     _check_bounds(function, frame.env)
     return dict(zip(function.results, _run(function, arguments, frame), strict=True))
@@ -102,7 +105,8 @@ def apply(operation: mlir.Operation, operands: list[np.ndarray], frame: Frame) -
     if op is None:
         callee = frame.functions[operation.attributes["callee"].value]
         # MLIR holds operands to the callee's exact types, so a symbol is the same number on both sides.
-        return tuple(_run(callee, operands, Frame(frame.functions, frame.load, frame.compute, dict(frame.env))))
+        inner = Frame(frame.functions, frame.load, frame.compute, env=dict(frame.env))
+        return tuple(_run(callee, operands, inner))
     if isinstance(op, Named):
         name = operation.attributes["name"].value
         results: Any = _checked(frame.load(name), type_of(operation.results[0]), f"{op.name} {name}")
@@ -163,6 +167,9 @@ def _run(function: Function, arguments: list[np.ndarray], frame: Frame) -> list[
             results = apply(operation, operands, frame)
         except IRError as error:
             raise prefixed(error, f"@{function.name}: {path_of(operation)}") from error
+        if frame.look is not None:
+            for result, array in zip(operation.results, results, strict=True):
+                frame.look(result, array)
         frame.values.update((r, a) for r, a in zip(operation.results, results, strict=True) if r in last)
         for operand in set(operation.operands):
             if last[operand] == i:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import mlir.ir as mlir
@@ -24,6 +24,7 @@ from warploom.passes.merge_linears import merge_linears
 from warploom.passes.quantization.scheme import Choice, Rules
 from warploom.passes.quantize_activations import quantize_activations
 from warploom.passes.quantize_weights import quantize_weights
+from warploom.passes.scale_activations import scale_activations
 from warploom.passes.simplify import simplify
 
 Pass = Callable[[mlir.Module], None]
@@ -31,13 +32,16 @@ Pass = Callable[[mlir.Module], None]
 _ADDED: list[tuple[str, Pass]] = []  # (the pass that it comes after, an added pass)
 
 
-def pipeline(target: Target, quantization: Choice | Rules | None) -> list[Pass]:
+def pipeline(
+    target: Target, quantization: Choice | Rules | None, scales: Mapping[str, object] | None = None
+) -> list[Pass]:
     """All passes from the traced module to fused groups.
 
     Args:
         target: what to compile for.
         quantization: a scheme of `passes/quantization/`, or schemes by pattern of module paths; None: weights, and
             what they are multiplied with, stay as they are.
+        scales: names of tensors of the checkpoint that scale activations, for schemes that were calibrated.
 
     Raises:
         CompileError: unknown quantization.
@@ -52,6 +56,7 @@ def pipeline(target: Target, quantization: Choice | Rules | None) -> list[Pass]:
         keep_sums_wide,
         dce,
         # Weights: in the format asked for, side by side, in the layout that kernels read, computed ahead of time.
+        *([partial(scale_activations, rules=rules, scales=scales)] if rules and scales else ()),
         *([partial(quantize_weights, rules=rules)] if rules else ()),
         merge_linears,
         cse,

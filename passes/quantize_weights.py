@@ -21,8 +21,8 @@ QUANTIZED = {linear: quantized_linear, embed: quantized_embed}
 def quantize_weights(module: mlir.Module, rules: Rules) -> None:
     """Rewrite linears, each with the embeddings that share its weight, then the embeddings that are left."""
     for function in entries(module):
+        done: set[mlir.Value] = set()
         for kind in (linear, embed):
-            done: set[mlir.Value] = set()
             for operation in function.ops:
                 if is_op(operation, kind) and _is_row_weight(operation) and operation.operands[1] not in done:
                     found = rules.scheme_of(module_paths(operation))
@@ -33,7 +33,8 @@ def quantize_weights(module: mlir.Module, rules: Rules) -> None:
 
 def module_paths(operation: mlir.Operation) -> list[str]:
     """Paths of modules that a weight belongs to: where it is used, and where it is stored."""
-    stored = [name.removesuffix(".weight") for name in _parameters(operation.operands[1])]
+    names = _parameters(operation.operands[1])
+    stored = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
     return [path_of(operation), *stored]
 
 

@@ -59,6 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "int4:g64:zeros; or by module: lm_head=bf16,*=int4 (see docs/quantization.md)",
     )
     parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="a text for schemes that want one, such as int4:awq"
+    )
+    parser.add_argument(
         "--max-context", type=int, metavar="N", help="most tokens of one sequence (default: what the model can)"
     )
     parser.add_argument(
@@ -88,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
             target=args.target or "cpu",
             deterministic=args.deterministic,
             quantization=args.quantization,
+            calibration=args.calibration.read_text() if args.calibration else None,
             out=args.out,
             max_context=args.max_context,
             dummy_weights=args.dummy_weights,

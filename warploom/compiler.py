@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlir.ir as mlir
@@ -18,6 +18,7 @@ from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
 from warploom.frontend.dummy import dummy_checkpoint, dummy_tensor
 from warploom.frontend.models.inputs import CacheSpec
 from warploom.frontend.models.registry import Geometry
+from warploom.frontend.tensors import LazyTensor
 from warploom.frontend.tokenizer import TokenizerFiles
 from warploom.frontend.trace import Limits, geometry_of, trace
 from warploom.ir.context import new_context, print_module
@@ -54,6 +55,7 @@ class _Job:
     geometry: Geometry
     backend: Backend
     rules: Rules
+    scales: dict[str, LazyTensor]
     limits: Limits
     dummy_weights: bool
     progress: Progress
@@ -86,6 +88,7 @@ def compile(
     out: str | Path | None = None,
     max_context: int | None = None,
     dummy_weights: bool = False,
+    calibration: str | None = None,
     progress: Progress = lambda stage, fraction: None,
 ) -> Artifact:
     """Compile a model ahead of time.
@@ -102,6 +105,7 @@ def compile(
             they never do; on CUDA, without it, equal batches give equal tokens.
         out: the artifact's folder; default: `<model name>-<quantization>.warploom` in the working directory.
         max_context: most tokens of one sequence; default and upper bound: what the model was trained for.
+        calibration: text of the kind that the model will read, for schemes that want one (`int4:awq`).
         dummy_weights: only config.json is read; weights are random and made at load, to measure speed.
         progress: called with the stage and the fraction of it that is done.
 
@@ -124,9 +128,11 @@ def compile(
     random: dict[str, RandomParam] = {}
     parameters = Parameters()
     with new_context(), mlir.Location.unknown(), ArtifactWriter(folder) as writer:
+        scales = _calibrate(checkpoint, rules, calibration, progress)
+        checkpoint = replace(checkpoint, tensors={**_as_asked(checkpoint.tensors, rules), **scales})
         for backend in backends:
             limits = Limits(backend.max_tokens, MAX_SEQUENCES, context)
-            job = _Job(checkpoint, geometry, backend, rules, limits, dummy_weights, progress)
+            job = _Job(checkpoint, geometry, backend, rules, scales, limits, dummy_weights, progress)
             module = _lower(job, writer)
             targets[backend.target.name] = backend.generate(module, job.kv, writer, progress)
             added = parameters.add(module)
@@ -174,6 +180,29 @@ def _context(geometry: Geometry, wanted: int | None) -> int:
     return wanted
 
 
+def _as_asked(tensors: Mapping[str, LazyTensor], rules: Rules) -> dict[str, LazyTensor]:
+    """Quantized weights with the parts that they are made of, if some are to be kept so."""
+    if "checkpoint" not in rules.families:
+        return {name: replace(tensor, parts=()) for name, tensor in tensors.items()}
+    parts = {part.name: part for tensor in tensors.values() for part in tensor.parts}
+    return {**tensors, **parts}
+
+
+def _calibrate(checkpoint: Checkpoint, rules: Rules, text: str | None, progress: Progress) -> dict[str, LazyTensor]:
+    """Scales of activations by name, where a scheme wants them."""
+    if not rules.need_text or not checkpoint.tensors:  # dummy weights are measured for speed only
+        return {}
+    if text is None:
+        raise CompileError(
+            f"{rules} needs a calibration text",
+            expected="some thousand words of the kind that the model will read",
+            fix="pass calibration=..., or --calibration FILE; or leave out the option awq",
+        )
+    from warploom.calibration import calibrate
+
+    return calibrate(checkpoint, rules, text, progress)
+
+
 def _file_name(rules: Rules) -> str:
     return "mixed" if len(rules.by_pattern) > 1 else str(rules).replace(":", "-")
 
@@ -191,7 +220,7 @@ def _lower(job: _Job, writer: ArtifactWriter) -> mlir.Module:
     folder = ir_folder(job.backend.target.name)
     previous = print_module(module)
     writer.add_text(f"{folder}/00-trace.mlir", previous)
-    passes = pipeline(job.backend.target, job.rules)
+    passes = pipeline(job.backend.target, job.rules, job.scales)
     for number, name in enumerate(run(module, passes), 1):
         job.progress(name, number / len(passes))
         text = print_module(module)

@@ -45,6 +45,7 @@ IRRELEVANT = frozenset(
         "rope_interleaved",
         "task_specific_params",
         "tokenizer_class",
+        "quantization_config",  # the reader of the weights has seen to it
         "torch_dtype",
         "transformers.js_config",
         "transformers_version",

@@ -10,6 +10,7 @@ import mlir.ir as mlir
 from warploom.frontend.tensors import LazyTensor
 from warploom.ir.function import FunctionBuilder, scope
 from warploom.ir.ops.parameters import checkpoint, export, param
+from warploom.ir.ops.quantization import dequantize
 
 
 @dataclass
@@ -41,7 +42,13 @@ class Weights:
         full = self.prefix + name
         if full not in self.params:
             tensor = self.require(full, shape)
-            with self.prepare.point, scope(full):
-                export(checkpoint(name=full, shape=shape, dtype=tensor.dtype), name=full)
-            self.params[full] = param(name=full, shape=shape, dtype=tensor.dtype)
+            parts = [self._param(part) for part in tensor.parts]
+            self.params[full] = dequantize(*parts) if parts else self._param(tensor)
         return self.params[full]
+
+    def _param(self, tensor: LazyTensor) -> mlir.Value:
+        with self.prepare.point, scope(tensor.name):
+            stored = checkpoint(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
+            export(stored, name=tensor.name)
+        result: mlir.Value = param(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
+        return result

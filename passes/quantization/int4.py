@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from warploom.errors import CompileError
-from warploom.ir.ops.quantization import quantize, quantize_affine
+from warploom.ir.op import Op
+from warploom.ir.ops.quantization import dequantize, quantize, quantize_affine
 from warploom.passes.quantization.scheme import Scheme, SchemeFamily, whole_groups
 
 DEFAULT_GROUP = 32
@@ -24,12 +26,14 @@ def make(name: str, options: Sequence[str]) -> Scheme:
     if len(groups) > 1:
         raise CompileError("a scheme has one size of groups", found=name)
     group = groups[0] if groups else DEFAULT_GROUP
-    op = quantize_affine if "zeros" in options else quantize
+    op: Op = quantize_affine if "zeros" in options else quantize
+    numbers = partial(op, dtype="i4", group=group, scale_dtype="f16")
+    evaluated = partial(op.evaluate, dtype="i4", group=group, scale_dtype="f16")
     return Scheme(
         name,
-        lambda weight: op(weight, dtype="i4", group=group, scale_dtype="f16"),
+        numbers,
         refuses=whole_groups(group),
-        calibrated="awq" in options,
+        calibration=(lambda weight: dequantize.evaluate(*evaluated(weight))) if "awq" in options else None,
     )
 
 

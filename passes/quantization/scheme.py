@@ -10,6 +10,7 @@ from functools import cache
 from importlib import import_module
 
 import mlir.ir as mlir
+import numpy as np
 
 from warploom.errors import CompileError
 from warploom.passes import quantization
@@ -27,16 +28,19 @@ class Scheme:
         store: the operands that stand for a weight of row layout: one matrix of floats, or q, scale and maybe offset.
         refuses: why a matrix of n rows and k columns cannot be stored so, or None.
         table: name of the scheme of embedding tables that no linear reads.
+        like: the scheme whose format this one writes, if that is not a format of its own: the one that targets know.
         quantizes: it makes (or keeps) numbers of few bits, so that activations may be quantized too.
-        calibrated: weights are scaled by how large the activations that meet them are, found on a text.
+        calibration: set where weights are scaled by how large the activations that meet them are: what a weight, f32
+            [n, k], stands for once it is stored.
     """
 
     name: str
     store: Callable[[mlir.Value], Matrices]
     refuses: Callable[[int, int], str | None] = lambda n, k: None
     table: str = "bf16"
+    like: str = ""
     quantizes: bool = True
-    calibrated: bool = False
+    calibration: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,14 @@ class Rules:
         return ",".join(f"{pattern}={scheme.name}" for pattern, scheme in self.by_pattern)
 
     @property
+    def need_text(self) -> bool:
+        """Whether any scheme needs a calibration text."""
+        return any(scheme.calibration is not None for _, scheme in self.by_pattern)
+
+    @property
     def families(self) -> list[str]:
         """Names of the families of schemes that may be used."""
-        used = [(scheme.name, scheme.table) for _, scheme in self.by_pattern]
+        used = [(scheme.like or scheme.name, scheme.table) for _, scheme in self.by_pattern]
         return sorted({name.partition(":")[0] for names in used for name in names})
 
     @property

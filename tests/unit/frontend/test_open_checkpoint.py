@@ -90,11 +90,11 @@ def test_malformed_config(hf_folder: Path, text: str) -> None:
 
 
 def test_quantized_folder_is_refused_by_name(hf_folder: Path) -> None:
-    config = tiny_config() | {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    config = tiny_config() | {"quantization_config": {"quant_method": "bitsandbytes", "bits": 4}}
     (hf_folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModelError, match="quantized") as caught:
         open_checkpoint(hf_folder)
-    assert caught.value.found == "awq"
+    assert caught.value.found == "bitsandbytes"
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere", "a/b/c", "nowhere.gguf/", "mödel"])

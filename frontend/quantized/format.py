@@ -1,0 +1,134 @@
+"""What a format is, and reading the weights of a quantized checkpoint.
+
+Whatever the format, a weight becomes parts that `ir/ops/quantization.py` describes: numbers q [n, k] of i4, i8 or f8,
+scales [n, groups] and, where the format is asymmetric, offsets [n, groups]: q * scale + offset.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from warploom.errors import UnsupportedModelError
+from warploom.frontend import quantized
+from warploom.frontend.tensors import Array, LazyTensor
+
+PARTS = ("q", "scale", "offset")
+Tensors = Mapping[str, LazyTensor]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A quantized weight: `read` gives q, scale and maybe offset of these shapes and dtypes; or floats alone."""
+
+    types: tuple[tuple[tuple[int, ...], str], ...]
+    read: Callable[[], tuple[Array, ...]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way in which others quantize.
+
+    Attributes:
+        method: its `quant_method` in config.json.
+        modules: (path of a module, its parts, the tensors that they are made of) for every quantized linear; may
+            raise UnsupportedModelError for a variant that is not read.
+    """
+
+    method: str
+    modules: Callable[[Mapping[str, Any], Tensors], Iterator[tuple[str, Parts, tuple[str, ...]]]]
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """All formats by method."""
+    found = (import_module(f"{quantized.__name__}.{i.name}") for i in pkgutil.iter_modules(quantized.__path__))
+    return {module.FORMAT.method: module.FORMAT for module in found if hasattr(module, "FORMAT")}
+
+
+def format_of(config: Mapping[str, Any], model_id: str) -> Format:
+    """The format of a `quantization_config`; UnsupportedModelError if there is none for it."""
+    method = str(config.get("quant_method"))
+    if method not in formats():
+        raise UnsupportedModelError(
+            f"the weights of {model_id} are quantized in a way that is not supported",
+            expected=f"one of {', '.join(sorted(formats()))}; f32, f16 or bf16; or a GGUF file",
+            found=method,
+            fix="use the original model; compile can quantize it",
+        )
+    return formats()[method]
+
+
+def read_quantized(config: Mapping[str, Any], tensors: Tensors, model_id: str) -> dict[str, LazyTensor]:
+    """The tensors of a checkpoint under the names of the unquantized model; quantized weights have parts.
+
+    Args:
+        config: the `quantization_config` of config.json.
+        tensors: as they are stored.
+        model_id: for messages.
+
+    Raises:
+        UnsupportedModelError: the method, or its variant, is not supported.
+    """
+    result, taken = {}, set()
+    for path, parts, sources in format_of(config, model_id).modules(config, tensors):
+        result |= quantized_weight(f"{path}.weight", parts, tensors[sources[0]].source)
+        taken.update(sources)
+    return {name: tensor for name, tensor in tensors.items() if name not in taken} | result
+
+
+def quantized_weight(name: str, parts: Parts, source: str) -> dict[str, LazyTensor]:
+    """The lazy tensor of a weight and those of its parts, by name."""
+    if len(parts.types) == 1:
+        return {name: LazyTensor(name, *parts.types[0], source, _part(parts, 0))}
+    found = tuple(
+        LazyTensor(f"{name}.{PARTS[i]}", shape, dtype, source, _part(parts, i))
+        for i, (shape, dtype) in enumerate(parts.types)
+    )
+    whole = LazyTensor(name, parts.types[0][0], "f32", source, lambda: values(*parts.read()), found)
+    return {tensor.name: tensor for tensor in (whole, *found)}
+
+
+def _part(parts: Parts, index: int) -> Callable[[], Array]:
+    return lambda: np.ascontiguousarray(parts.read()[index])
+
+
+def values(q: Array, scale: Array, offset: Array | None = None) -> Array:
+    """What parts stand for, f32 [n, k]."""
+    wide = scale.astype(np.float32)[..., None]
+    result = q.astype(np.float32).reshape(*scale.shape, -1) * wide
+    if offset is not None:
+        result = result + offset.astype(np.float32)[..., None]
+    return result.reshape(q.shape)
+
+
+def fields(words: Array, bits: int, axis: int, order: tuple[int, ...] | None = None) -> Array:
+    """Unsigned numbers of `bits` bits out of 32-bit words, the low ones first (or in `order`), along an axis."""
+    count = 32 // bits
+    places = np.arange(count, dtype=np.uint32) if order is None else np.argsort(order).astype(np.uint32)
+    wide = np.expand_dims(words.view(np.uint32), axis + 1)
+    shape = [1] * wide.ndim
+    shape[axis + 1] = count
+    found = (wide >> (places * np.uint32(bits)).reshape(shape)) & np.uint32((1 << bits) - 1)
+    merged = list(words.shape)
+    merged[axis] *= count
+    return found.reshape(merged).astype(np.int16)
+
+
+def signed(numbers: Array, bits: int) -> Array:
+    """Unsigned numbers less half of their range, as i4 or i8."""
+    return (numbers - (1 << (bits - 1))).astype(ml_dtypes.int4 if bits == 4 else np.int8)
+
+
+def refuse(what: str, expected: str, found: object) -> UnsupportedModelError:
+    """The error for a variant of a format that is not read."""
+    return UnsupportedModelError(
+        what, expected=expected, found=str(found), fix="use the original model; compile can quantize it"
+    )

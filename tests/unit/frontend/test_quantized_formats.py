@@ -1,0 +1,181 @@
+"""Checkpoints that others quantized: every format means what its definition says, number by number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gguf
+import ml_dtypes
+import numpy as np
+import pytest
+from gguf.constants import GGMLQuantizationType
+
+from warploom.errors import UnsupportedModelError
+from warploom.frontend.gguf_file import GGUFTensor
+from warploom.frontend.quantized.format import read_quantized, values
+from warploom.frontend.quantized.gguf_blocks import parts_of
+from warploom.frontend.tensors import LazyTensor
+
+N, K, GROUP = 16, 64, 32
+PATH = "model.layers.0.mlp.up_proj"
+Arrays = dict[str, np.ndarray]
+
+
+def lazy(arrays: Mapping[str, np.ndarray]) -> dict[str, LazyTensor]:
+    names = {np.dtype(ml_dtypes.float8_e4m3fn): "f8e4m3", np.dtype(np.float16): "f16", np.dtype(np.int8): "i8"}
+    return {
+        f"{PATH}.{name}": LazyTensor(
+            f"{PATH}.{name}", array.shape, names.get(array.dtype, "f32"), "test", lambda array=array: array
+        )
+        for name, array in arrays.items()
+    }
+
+
+def numbers(bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unsigned q [N, K], zeros [N, groups] and scales [N, groups]."""
+    rng = np.random.default_rng(bits)
+    q = rng.integers(0, 1 << bits, (N, K))
+    zeros = rng.integers(1, 1 << bits, (N, K // GROUP))
+    return q, zeros, rng.uniform(0.01, 0.1, zeros.shape).astype(np.float16)
+
+
+def meaning(q: np.ndarray, zeros: np.ndarray, scales: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
+    group = np.arange(K) // GROUP if group is None else group
+    return ((q - zeros[:, group]) * scales.astype(np.float64)[:, group]).astype(np.float32)
+
+
+def words(rows: np.ndarray, bits: int, order: tuple[int, ...]) -> np.ndarray:
+    """Pack the last axis: number order[i] of each run of 32/bits stands at bit i * bits."""
+    count = 32 // bits
+    runs = rows.reshape(*rows.shape[:-1], -1, count).astype(np.uint64)
+    packed = sum(runs[..., number] << np.uint64(bits * place) for place, number in enumerate(order))
+    return np.asarray(packed).astype(np.uint32).view(np.int32)
+
+
+def awq() -> tuple[dict[str, Any], Arrays, np.ndarray]:
+    q, zeros, scales = numbers(4)
+    order = (0, 2, 4, 6, 1, 3, 5, 7)
+    arrays = {"qweight": words(q.T, 4, order), "qzeros": words(zeros.T, 4, order), "scales": scales.T.copy()}
+    return {"quant_method": "awq", "bits": 4, "version": "gemm"}, arrays, meaning(q, zeros, scales)
+
+
+def gptq(bits: int, kind: str, shuffled: bool = False) -> tuple[dict[str, Any], Arrays, np.ndarray]:
+    q, zeros, scales = numbers(bits)
+    natural = tuple(range(32 // bits))
+    group = np.arange(K) // GROUP
+    if shuffled:
+        group = np.random.default_rng(0).permutation(group)
+    arrays = {
+        "qweight": words(q, bits, natural).T.copy(),
+        "qzeros": words((zeros - (kind == "gptq")).T, bits, natural),
+        "scales": scales.T.copy(),
+        "g_idx": group.astype(np.int32),
+    }
+    config = {"quant_method": "gptq", "bits": bits, "checkpoint_format": kind, "desc_act": shuffled}
+    return config, arrays, meaning(q, zeros, scales, group)
+
+
+def packed(with_zeros: bool) -> tuple[dict[str, Any], Arrays, np.ndarray]:
+    q, zeros, scales = numbers(4)
+    zeros = zeros if with_zeros else np.full_like(zeros, 8)
+    natural = tuple(range(8))
+    arrays = {"weight_packed": words(q, 4, natural), "weight_scale": scales, "weight_shape": np.array([N, K])}
+    if with_zeros:
+        arrays["weight_zero_point"] = words(zeros.T, 4, natural).T.copy()
+    groups = {"group_0": {"weights": {"num_bits": 4, "type": "int"}}}
+    config = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+    return config, arrays, meaning(q, zeros, scales)
+
+
+def plain(kind: str, method: str, dtype: Any) -> tuple[dict[str, Any], Arrays, np.ndarray]:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-100, 100, (N, K)).astype(np.float32).astype(dtype)
+    scale = rng.uniform(0.01, 0.1, (N, 1)).astype(np.float32)
+    wide = weight.astype(np.float32)
+    return {"quant_method": method, "format": kind}, {"weight": weight, "weight_scale": scale}, wide * scale
+
+
+def blocks() -> tuple[dict[str, Any], Arrays, np.ndarray]:
+    config, arrays, _ = plain("", "fp8", ml_dtypes.float8_e4m3fn)
+    scale = np.random.default_rng(1).uniform(0.01, 0.1, (2, 2)).astype(np.float32)
+    every = np.repeat(np.repeat(scale, 10, 0)[:N], 32, 1)  # the last block of rows is not whole
+    weight = arrays["weight"]
+    config["weight_block_size"] = [10, 32]
+    return config, {"weight": weight, "weight_scale_inv": scale}, weight.astype(np.float32) * every
+
+
+def per_tensor() -> tuple[dict[str, Any], Arrays, np.ndarray]:
+    config, arrays, _ = plain("float-quantized", "compressed-tensors", ml_dtypes.float8_e4m3fn)
+    scale = np.array([0.5], np.float32)
+    return config, arrays | {"weight_scale": scale}, arrays["weight"].astype(np.float32) * 0.5
+
+
+CASES = {
+    "awq": awq(),
+    "gptq_v1": gptq(4, "gptq"),
+    "gptq_v2": gptq(4, "gptq_v2"),
+    "gptq_8_bits": gptq(8, "gptq"),
+    "gptq_act_order": gptq(4, "gptq", shuffled=True),
+    "compressed_int4": packed(False),
+    "compressed_int4_zeros": packed(True),
+    "compressed_int8": plain("int-quantized", "compressed-tensors", np.int8),
+    "compressed_fp8": plain("float-quantized", "compressed-tensors", ml_dtypes.float8_e4m3fn),
+    "compressed_fp8_per_tensor": per_tensor(),
+    "fp8_blocks": blocks(),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_format_means_what_its_definition_says(name: str) -> None:
+    config, arrays, expected = CASES[name]
+    tensors = read_quantized(config, lazy(arrays), "a model")
+    weight = tensors[f"{PATH}.weight"]
+    assert weight.shape == (N, K)
+    np.testing.assert_allclose(weight.load(), expected, rtol=1e-6, atol=1e-6)
+    assert set(tensors) == {weight.name, *(part.name for part in weight.parts)}
+    if name != "gptq_act_order":
+        parts = [part.load() for part in weight.parts]
+        assert [part.shape for part in weight.parts] == [array.shape for array in parts]
+        np.testing.assert_allclose(values(*parts), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"quant_method": "bitsandbytes"}, "bitsandbytes"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "gemv"),
+        ({"quant_method": "gptq", "bits": 3}, "3 bits"),
+        ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "marlin-24"),
+    ],
+)
+def test_other_variants_are_refused_by_name(config: dict[str, Any], found: str) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        read_quantized(config, {}, "a model")
+    assert found in str(caught.value.found)
+
+
+def test_columns_that_do_not_divide_into_blocks_are_refused() -> None:
+    config, arrays, _ = blocks()
+    with pytest.raises(UnsupportedModelError, match="do not divide"):
+        read_quantized(config | {"weight_block_size": [10, 48]}, lazy(arrays), "a model")
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1"])
+def test_gguf_blocks_keep_their_numbers(kind: str) -> None:
+    weight = np.random.default_rng(0).normal(size=(N, K)).astype(np.float32)
+    stored = GGMLQuantizationType[kind]
+    data = gguf.quants.quantize(weight, stored)
+    parts = parts_of(GGUFTensor("blk.0.ffn_up.weight", (N, K), stored, data.reshape(-1)), np.asarray)
+    assert parts is not None
+    np.testing.assert_allclose(values(*parts.read()), gguf.quants.dequantize(data, stored), rtol=2e-3, atol=2e-3)
+
+
+def test_gguf_super_blocks_keep_their_numbers() -> None:
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 256, (4, 144), np.uint8)  # 144 bytes are a block of Q4_K, 256 numbers
+    data[:, :4] = rng.uniform(0.001, 0.01, (4, 2)).astype(np.float16).view(np.uint8).reshape(4, 4)
+    parts = parts_of(GGUFTensor("w", (4, 256), GGMLQuantizationType.Q4_K, data.reshape(-1)), np.asarray)
+    assert parts is not None
+    expected = gguf.quants.dequantize(data, GGMLQuantizationType.Q4_K)
+    np.testing.assert_allclose(values(*parts.read()), expected, rtol=2e-3, atol=2e-3)

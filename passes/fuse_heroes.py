@@ -26,6 +26,7 @@ from warploom.ir.rewrite import entries, is_op, producer, users
 from warploom.ir.target import Target
 from warploom.passes.decisions import record, recorded
 from warploom.passes.donate import IN_PLACE
+from warploom.passes.extensions import extension_modules
 from warploom.passes.outline import Outliner, completes_late, in_block_order
 
 
@@ -69,10 +70,15 @@ def fuse_heroes(module: mlir.Module, target: Target) -> None:
     outliner = Outliner(module)
     for function in entries(module):
         log: list[str] = recorded(function)
-        for rules in PHASES:
+        for rules in (*rules_of_plugins(), *PHASES):
             for operation in [op for op in function.ops if op_of(op) in rules]:
                 log += _fuse(function, operation, rules, outliner, target)
         record(function, log)
+
+
+def rules_of_plugins() -> list[Rules]:
+    """What plugins add: files of `passes/` with `RULES`. They come first, and so may take what ours would."""
+    return [module.RULES for module in extension_modules() if hasattr(module, "RULES")]
 
 
 def _fuse(function: Function, hero: mlir.Operation, rules: Rules, outliner: Outliner, target: Target) -> list[str]:

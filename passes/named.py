@@ -1,6 +1,6 @@
 """Passes by name, as `warploom opt` takes them: `simplify`, or with arguments `narrow_weights{dtype=bf16}`.
 
-A pass is the function of a file of this folder that bears the file's name, or one that `pipeline.add_pass` added.
+A pass is the function of a file of this package, plugins' files included, that bears the file's name.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from typing import Any, get_type_hints
 from warploom import passes
 from warploom.errors import CompileError
 from warploom.ir.target import Target
-from warploom.passes.pipeline import Pass, added_passes, name_of
+from warploom.passes.pipeline import Pass
 
 _SPELLING = re.compile(r"(\w+)(?:\{(.*)\})?")
 
 
 def pass_names() -> list[str]:
     """All passes that can be named."""
-    own = [found.name for found in pkgutil.iter_modules(passes.__path__) if _own(found.name) is not None]
-    return sorted({*own, *map(name_of, added_passes())})
+    return sorted(found.name for found in pkgutil.iter_modules(passes.__path__) if _pass_of(found.name) is not None)
 
 
 def named_pass(text: str, target: Target | None) -> Pass:
@@ -60,8 +59,7 @@ def named_pass(text: str, target: Target | None) -> Pass:
 
 def find_pass(name: str) -> Callable[..., None]:
     """The pass of a name, its arguments open; see `named_pass` for errors."""
-    added = {name_of(step): step for step in added_passes()}
-    step = added.get(name) or _own(name)
+    step = _pass_of(name)
     if step is None:
         known = pass_names()
         close = get_close_matches(name, known, 1)
@@ -74,8 +72,8 @@ def find_pass(name: str) -> Callable[..., None]:
     return step
 
 
-def _own(name: str) -> Callable[..., None] | None:
-    """The pass of a file of this folder; helpers have no function of their own name that takes a module."""
+def _pass_of(name: str) -> Callable[..., None] | None:
+    """The pass of a file; helpers have no function of their own name that takes a module."""
     if name not in {found.name for found in pkgutil.iter_modules(passes.__path__)}:
         return None
     step = getattr(import_module(f"{passes.__name__}.{name}"), name, None)

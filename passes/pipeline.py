@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import ModuleType
 
 import mlir.ir as mlir
 
@@ -16,6 +17,7 @@ from warploom.passes.dce import dce
 from warploom.passes.decompose import decompose
 from warploom.passes.donate import donate
 from warploom.passes.dump import Dump
+from warploom.passes.extensions import extension_modules
 from warploom.passes.fuse_heroes import fuse_heroes
 from warploom.passes.fuse_loops import fuse_loops
 from warploom.passes.hoist_weights import hoist_weights
@@ -28,8 +30,6 @@ from warploom.passes.scale_activations import scale_activations
 from warploom.passes.simplify import simplify
 
 Pass = Callable[[mlir.Module], None]
-
-_ADDED: list[tuple[str, Pass]] = []  # (the pass that it comes after, an added pass)
 
 
 def pipeline(
@@ -77,28 +77,27 @@ def pipeline(
     return _with_added(steps)
 
 
-def add_pass(step: Pass, *, after: str) -> None:
-    """Put a pass of a plugin into every pipeline, after the first pass of a name; see docs/extending.md.
-
-    Raises:
-        CompileError: there is a pass of this name already.
-    """
-    if name_of(step) in map(name_of, added_passes()):
-        raise CompileError(f"the pass {name_of(step)} is added twice", fix="give each pass a name of its own")
-    _ADDED.append((after, step))
-
-
-def added_passes() -> list[Pass]:
-    """What plugins added."""
-    return [step for _, step in _ADDED]
+def _pass_of(module: ModuleType) -> Pass:
+    name = module.__name__.rpartition(".")[2]
+    step: Pass | None = getattr(module, name, None)
+    if step is None:
+        raise CompileError(f"{module.__file__} holds no pass", expected=f"a function {name}(module)")
+    return step
 
 
 def _with_added(steps: list[Pass]) -> list[Pass]:
-    for after, step in _ADDED:
+    """With the passes of plugins: each a file that says in `AFTER` which pass it comes after."""
+    for module in extension_modules():
+        if not hasattr(module, "AFTER"):
+            continue
         names = [name_of(other) for other in steps]
-        if after not in names:
-            raise CompileError(f"{name_of(step)} is to come after a pass that is not there", found=after)
-        steps.insert(names.index(after) + 1, step)
+        if module.AFTER not in names:
+            raise CompileError(
+                f"{module.__name__} is to come after a pass that is not there",
+                expected=", ".join(dict.fromkeys(names)),
+                found=module.AFTER,
+            )
+        steps.insert(names.index(module.AFTER) + 1, _pass_of(module))
     return steps
 
 

@@ -31,6 +31,7 @@ from warploom.ir.verify import PREPARE, verify
 from warploom.passes.donate import REFUSED
 from warploom.passes.pipeline import pipeline, run
 from warploom.passes.quantization.scheme import Choice, Rules
+from warploom.plugins import load_plugins
 from warploom.runtime.artifact import Artifact, ArtifactWriter, ir_folder, load
 from warploom.runtime.manifest import (
     GenerationInfo,
@@ -47,6 +48,9 @@ TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 MAX_SEQUENCES = 1024  # running at once, at most; devices take fewer by default
 
 
+KV_CACHES = {"auto": None, "fp8": DType.F8}
+
+
 @dataclass(frozen=True)
 class _Job:
     """What to compile for one target, and how."""
@@ -57,12 +61,13 @@ class _Job:
     rules: Rules
     scales: dict[str, LazyTensor]
     limits: Limits
+    kv_cache: str
     dummy_weights: bool
     progress: Progress
 
     @property
     def cache(self) -> CacheSpec:
-        dtype = DType.F32 if str(self.rules) == "f32" else DType.BF16
+        dtype = KV_CACHES[self.kv_cache] or (DType.F32 if str(self.rules) == "f32" else DType.BF16)
         return CacheSpec(self.backend.page_size, dtype, self.backend.k_layout)
 
     @property
@@ -84,11 +89,13 @@ def compile(
     *,
     target: str | Sequence[str] = "cpu",
     quantization: Choice = "bf16",
+    kv_cache: str = "auto",
     deterministic: bool = False,
     out: str | Path | None = None,
     max_context: int | None = None,
     dummy_weights: bool = False,
     calibration: str | None = None,
+    plugins: Sequence[str] = (),
     progress: Progress = lambda stage, fraction: None,
 ) -> Artifact:
     """Compile a model ahead of time.
@@ -100,13 +107,16 @@ def compile(
         quantization: how weight matrices are stored: a scheme such as `bf16`, `int8`, `int4:g64` or `fp8` (see
             docs/quantization.md), or schemes by pattern of module paths, of which the first that fits counts:
             `{"lm_head": "bf16", "model.layers.0.*": "int8", "*": "int4"}`.
-            Activations are f32 on the CPU and bf16 on CUDA; the KV cache is f32 for `f32` and bf16 otherwise.
+            Activations are f32 on the CPU and bf16 on CUDA.
+        kv_cache: `auto`, which is f32 for the quantization `f32` and bf16 otherwise, or `fp8`: E4M3 numbers without a
+            scale, half of the memory, on CUDA from sm_89 on.
         deterministic: a request's tokens never depend on what else is in the batch, at some cost in speed. On the CPU
             they never do; on CUDA, without it, equal batches give equal tokens.
         out: the artifact's folder; default: `<model name>-<quantization>.warploom` in the working directory.
         max_context: most tokens of one sequence; default and upper bound: what the model was trained for.
         calibration: text of the kind that the model will read, for schemes that want one (`int4:awq`).
         dummy_weights: only config.json is read; weights are random and made at load, to measure speed.
+        plugins: packages that extend the compiler, see docs/extending.md; those that are installed are found.
         progress: called with the stage and the fraction of it that is done.
 
     Returns:
@@ -117,8 +127,10 @@ def compile(
         CompileError: a bad option, or code generation failed.
         ArtifactError: the artifact cannot be written.
     """
+    load_plugins(plugins)
     rules = Rules(quantization)
     backends = _backends([target] if isinstance(target, str) else target, rules, deterministic)
+    _check_cache(kv_cache, backends)
     progress("reading the checkpoint", 0.0)
     checkpoint = dummy_checkpoint(model_id) if dummy_weights else open_checkpoint(model_id)
     geometry = geometry_of(checkpoint.config)
@@ -128,11 +140,12 @@ def compile(
     random: dict[str, RandomParam] = {}
     parameters = Parameters()
     with new_context(), mlir.Location.unknown(), ArtifactWriter(folder) as writer:
+        checkpoint = replace(checkpoint, tensors=_as_asked(checkpoint.tensors, rules))
         scales = _calibrate(checkpoint, rules, calibration, progress)
-        checkpoint = replace(checkpoint, tensors={**_as_asked(checkpoint.tensors, rules), **scales})
+        checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, **scales})
         for backend in backends:
             limits = Limits(backend.max_tokens, MAX_SEQUENCES, context)
-            job = _Job(checkpoint, geometry, backend, rules, scales, limits, dummy_weights, progress)
+            job = _Job(checkpoint, geometry, backend, rules, scales, limits, kv_cache, dummy_weights, progress)
             module = _lower(job, writer)
             targets[backend.target.name] = backend.generate(module, job.kv, writer, progress)
             added = parameters.add(module)
@@ -157,6 +170,13 @@ def _backends(targets: Sequence[str], rules: Rules, deterministic: bool) -> list
     for backend in backends:
         _check_quantization(backend, rules)
     return backends
+
+
+def _check_cache(kv_cache: str, backends: Sequence[Backend]) -> None:
+    if kv_cache not in KV_CACHES:
+        raise CompileError("unknown kind of KV cache", expected=", ".join(KV_CACHES), found=repr(kv_cache))
+    if KV_CACHES[kv_cache] is DType.F8 and any(backend.activation is DType.F32 for backend in backends):
+        raise CompileError("the CPU has no kernels for an FP8 cache", fix="leave kv_cache out, or compile for CUDA")
 
 
 def _check_quantization(backend: Backend, rules: Rules) -> None:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from warploom import passes
 from warploom.ir.context import new_context
 from warploom.tools.cli import main
 from warploom.tools.program_files import read_program
 from warploom.tools.reducer import num_ops
 
-PLUGIN = '''
+PASS = '''
 """A pass with a bug: it takes every SwiGLU for a product."""
 
 from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.elementwise import mul
 from warploom.ir.rewrite import before, entries, is_op, replace
-from warploom.passes.pipeline import add_pass
 
 
 def forget_the_gate(module):
@@ -31,9 +30,6 @@ def forget_the_gate(module):
             if is_op(operation, swiglu):
                 with before(operation):
                     replace(operation, [mul(*operation.operands)])
-
-
-add_pass(forget_the_gate, after="simplify")
 '''
 
 
@@ -86,13 +82,14 @@ def test_reduce_by_command_leaves_what_the_command_asks_for(trace: Path, tmp_pat
 def test_reduce_by_property_leaves_the_op_that_a_pass_breaks(
     trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "forgetful.py").write_text(PLUGIN)
+    (tmp_path / "forgetful" / "passes").mkdir(parents=True)
+    (tmp_path / "forgetful" / "__init__.py").touch()
+    (tmp_path / "forgetful" / "passes" / "forget_the_gate.py").write_text(PASS)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("warploom.passes.pipeline._ADDED", [])
+    monkeypatch.setattr("warploom.passes.__path__", [*passes.__path__])
     out = tmp_path / "small.mlir"
     arguments = ["--plugin", "forgetful", "--pass", "forget_the_gate", "--property", "meaning", "-o", str(out)]
     assert main(["reduce", str(trace), *arguments]) == 0
-    sys.modules.pop("forgetful")
     with new_context():
         module = read_program(str(out))
         assert num_ops(module) <= 2

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from warploom.errors import ArtifactError, DeviceError, EngineError
 from warploom.runtime.artifact import Artifact
-from warploom.runtime.cuda.driver import has_gpu
+from warploom.runtime.cpu import select_variant
+from warploom.runtime.cuda.architecture import judge
+from warploom.runtime.cuda.driver import Driver, has_gpu
 from warploom.runtime.device import Device
+from warploom.runtime.machine import cpu_features
+from warploom.runtime.manifest import CudaTargetInfo, TargetInfo
 
 DeviceKind: TypeAlias = Literal["cpu", "cuda"]
 
@@ -53,6 +57,40 @@ def open_device(
             fix=f"compile the model with target='{'cpu' if chosen == 'cpu' else 'cuda:sm_90'}' or the like",
         )
     return _open_cpu(artifact, options) if chosen == "cpu" else _open_cuda(artifact, options)
+
+
+def survey(artifact: Artifact, api: Any = None) -> dict[str, str]:
+    """Return what this machine makes of each of the artifact's targets, by name.
+
+    Args:
+        api: in place of `cuda.bindings.driver`.
+    """
+    targets = artifact.manifest.targets
+    found = {"cpu": _survey_cpu(targets["cpu"])} if "cpu" in targets else {}
+    offered = {name: target.cuda for name, target in targets.items() if target.cuda is not None}
+    if offered:
+        found |= _survey_gpu(offered, api)
+    return found
+
+
+def _survey_cpu(target: TargetInfo) -> str:
+    try:
+        return f"runs on this CPU, by its code for {select_variant(target.variants, cpu_features()).isa}"
+    except ArtifactError as error:
+        return f"does not run on this CPU: {error.found}"
+
+
+def _survey_gpu(offered: Mapping[str, CudaTargetInfo], api: Any) -> dict[str, str]:
+    try:
+        driver = Driver(api=api)
+    except DeviceError as error:
+        return dict.fromkeys(offered, f"does not run here: {error.what} ({error.found})")
+    verdicts = {name: judge(info, driver.gpu) for name, info in offered.items()}
+    driver.close()
+    return {
+        name: f"{'runs' if verdict.form else 'does not run'} on {driver.gpu.name}: {verdict.reason}"
+        for name, verdict in verdicts.items()
+    }
 
 
 def _choose(artifact: Artifact, kinds: set[str], gpu_present: Callable[[], bool]) -> DeviceKind:

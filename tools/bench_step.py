@@ -96,6 +96,7 @@ class Report:
 
     artifact: str
     device: str
+    target: str
     limits: Limits | None
     steps: list[StepRow]
     kernels: dict[str, list[KernelRow]]
@@ -139,7 +140,7 @@ def _print(report: Report) -> None:
     if report.limits:
         peak = f"; {count(int(report.limits.flops))}flop/s" if report.limits.flops else ""
         rates = f"copy {report.limits.copy_bytes / 1e12:.2f} TB/s, read {report.limits.read_bytes / 1e12:.2f} TB/s"
-        print(f"{report.device}: {rates}{peak}\n")
+        print(f"{report.device}, {report.target}: {rates}{peak}\n")
     print(table(report.steps))
     for step, rows in report.kernels.items():
         print(f"\n{step}\n{table(rows)}")
@@ -151,7 +152,7 @@ def measure(artifact: Artifact, device: Device, args: argparse.Namespace) -> Rep
     if isinstance(device, CudaDevice):
         return _measure_gpu(artifact, device, batches, args.repeats)
     rows = [_cpu_row(device, name, batch, args.repeats) for name, batch in batches.items()]
-    return Report(str(artifact.path), "cpu", None, rows, {})
+    return Report(str(artifact.path), "cpu", "cpu", None, rows, {})
 
 
 def _batches(device: Device, artifact: Artifact, args: argparse.Namespace) -> Iterator[tuple[str, StepBatch]]:
@@ -182,7 +183,7 @@ def _measure_gpu(artifact: Artifact, device: CudaDevice, batches: dict[str, Step
         launches = time_kernels(device, batch, repeats)
         steps.append(_step_row(name, len(batch.token_ids), timed, launches, limits))
         kernels[name] = _kernel_rows(launches, limits)
-    return Report(str(artifact.path), device.gpu.name, limits, steps, kernels)
+    return Report(str(artifact.path), device.gpu.name, device.target, limits, steps, kernels)
 
 
 def _step_row(name: str, num_tokens: int, timed: StepTime, launches: Sequence[KernelTime], limits: Limits) -> StepRow:

@@ -12,6 +12,7 @@ import msgspec
 
 from warploom.errors import InvalidRequestError
 from warploom.runtime.artifact import Artifact, ir_folder, load
+from warploom.runtime.devices import survey
 from warploom.runtime.plan import Plan
 from warploom.tools.compile_extra import require_compiler
 from warploom.tools.dims_flag import parse_dims
@@ -22,6 +23,7 @@ from warploom.tools.table import count, shown, size, table
 
 VIEWS = {
     "summary": "model, sizes, targets (default)",
+    "targets": "what this machine makes of each target",
     "kernels": "kernels: launches, flops and bytes of one call, where in the model",
     "weights": "packed parameters",
     "plan": "kernel calls in their order",
@@ -68,6 +70,14 @@ class Stage:
     stage: str
     file: str
     bytes: int = shown(size)
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """A target on this machine."""
+
+    target: str
+    here: str
 
 
 def run(args: argparse.Namespace) -> None:
@@ -123,6 +133,8 @@ def _content(artifact: Artifact, view: str, name: str | None, target: str, dims:
         raise InvalidRequestError(f"The view {view} takes no name", found=name, fix="see `warploom inspect --help`")
     if view == "summary":
         return summarize(artifact)
+    if view == "targets":
+        return [TargetRow(name, verdict) for name, verdict in survey(artifact).items()]
     if view == "ir":
         stages = _stages(artifact, target)
         return stages if name is None else artifact.read_text(_find_stage(stages, name).file)

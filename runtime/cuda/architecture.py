@@ -27,8 +27,8 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
-    """Whether a GPU runs a target; the highest rank is the best; form None: it does not run."""
+class Verdict:
+    """Whether a GPU runs a target (`form` None: it does not), and why; the highest rank is the best."""
 
     rank: tuple[int, int]
     form: Form | None
@@ -46,7 +46,7 @@ def choose_target(targets: Mapping[str, TargetInfo], gpu: Gpu) -> Choice:
         DeviceError: there is none, or the driver is too old for it.
     """
     offered = {name: target.cuda for name, target in targets.items() if target.cuda is not None}
-    verdicts = {name: _judge(info, gpu) for name, info in offered.items()}
+    verdicts = {name: judge(info, gpu) for name, info in offered.items()}
     considered = {name: verdict.reason for name, verdict in verdicts.items()}
     best = max((name for name in verdicts if verdicts[name].form), key=lambda name: verdicts[name].rank, default=None)
     form = None if best is None else verdicts[best].form
@@ -63,15 +63,16 @@ def choose_target(targets: Mapping[str, TargetInfo], gpu: Gpu) -> Choice:
     return Choice(best, form, considered)
 
 
-def _judge(info: CudaTargetInfo, gpu: Gpu) -> _Verdict:
+def judge(info: CudaTargetInfo, gpu: Gpu) -> Verdict:
+    """Return whether `gpu` runs a target, in which form, and why."""
     capability = int(info.arch.removeprefix("sm_"))
     if capability == gpu.capability:
-        return _Verdict((2, capability), "cubin", "machine code of this architecture")
+        return Verdict((2, capability), "cubin", "machine code of this architecture")
     if capability > gpu.capability:
-        return _Verdict((0, 0), None, f"for later GPUs than sm_{gpu.capability}")
+        return Verdict((0, 0), None, f"for later GPUs than sm_{gpu.capability}")
     if not info.portable:
-        return _Verdict((0, 0), None, f"uses what only {info.arch} has, and this GPU is sm_{gpu.capability}")
+        return Verdict((0, 0), None, f"uses what only {info.arch} has, and this GPU is sm_{gpu.capability}")
     if capability // 10 == gpu.capability // 10:
-        return _Verdict((1, capability), "cubin", "machine code of an earlier GPU of this generation")
+        return Verdict((1, capability), "cubin", "machine code of an earlier GPU of this generation")
     ptx = f"PTX of an earlier generation, which a driver for CUDA {cuda_version(info.min_ptx_driver)} translates"
-    return _Verdict((0, capability), "ptx", ptx)
+    return Verdict((0, capability), "ptx", ptx)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda_fake_model import cuda_artifact
+from tests.cuda_fake_model import cuda_artifact, fake_cuda
 from tests.runtime_fakes import fake_artifact
 from warploom.errors import ArtifactError, DeviceError, EngineError
 from warploom.runtime import devices
 from warploom.runtime.artifact import Artifact
-from warploom.runtime.devices import DeviceOptions, open_device
+from warploom.runtime.devices import DeviceOptions, open_device, survey
 from warploom.runtime.manifest import KVInfo, Manifest, TargetInfo
 
 NOTHING = DeviceOptions()
@@ -74,3 +74,14 @@ def test_options_of_the_other_device_are_refused(tmp_path: Path) -> None:
         open_device(cuda_artifact(tmp_path / "cuda"), "cuda", DeviceOptions(threads=2))
     with pytest.raises(EngineError, match="memory_fraction is for the GPU only"):
         open_device(fake_artifact(tmp_path / "cpu"), "cpu", DeviceOptions(memory_fraction=0.5))
+
+
+def test_a_survey_says_of_each_target_what_this_machine_makes_of_it(tmp_path: Path) -> None:
+    both = cuda_artifact(tmp_path / "cuda", archs=("sm_80", "sm_90"))
+    here = survey(both, fake_cuda(capability=90))
+    assert here["cuda:sm_90"] == "runs on Fake GPU: machine code of this architecture"
+    assert here["cuda:sm_80"].startswith("does not run on Fake GPU: uses what only sm_80 has")
+    without = survey(both, fake_cuda(count=0))
+    assert without["cuda:sm_80"] == without["cuda:sm_90"]
+    assert "no usable NVIDIA GPU" in without["cuda:sm_90"]
+    assert survey(with_targets(both, "cpu")) == {"cpu": "does not run on this CPU: an artifact without variants"}

@@ -59,7 +59,7 @@ def test_steps_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr(bench_step, "open_device", lambda *_: device)
     assert main(["bench", "step", str(artifact.path), "--batch", "1,3", "--context", "9", "--prefill", "7"]) == 0
     printed = capsys.readouterr().out
-    assert "Fake GPU: copy 0.01 TB/s" in printed
+    assert "Fake GPU, cuda:sm_90: copy 0.01 TB/s" in printed
     assert [line.split("  ")[0] for line in printed.splitlines()[3:6]] == [
         "decode 1 at 9",
         "decode 3 at 9",

@@ -63,6 +63,7 @@ class LLM:
         self.artifact, self.tokenizer, self.default_params = model.artifact, model.tokenizer, model.default_params
         self.device, self._engine = model.device, model.engine
         self._answers: dict[int, Answer] = {}  # the unfinished ones, by request
+        self._ended: list[Answer] = []  # in the last step
 
     def __enter__(self) -> LLM:
         return self
@@ -107,8 +108,9 @@ class LLM:
             EngineError: the device failed.
         """
         listed: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
-        jobs = [self._validated(prompt, one) for prompt, one in self._paired(listed, params)]
-        pending = deque(request for prompt, one in jobs for request in self._requests(prompt, one))
+        paired = self._paired(listed, params)
+        jobs = [(one, self._requests(self._tokens(prompt), one)) for prompt, one in paired]
+        pending = deque(request for _, requests in jobs for request in requests)
         answers: list[Answer] = []
         finished, total = 0, len(pending)
         try:
@@ -127,8 +129,8 @@ class LLM:
         made = iter(answers)
         return [
             completion
-            for _, one in jobs
-            for completion in _given([next(made).completion() for _ in range(one.num_made)], one)
+            for one, requests in jobs
+            for completion in _given([next(made).completion() for _ in requests], one)
         ]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
@@ -140,7 +142,8 @@ class LLM:
         params = params or self.default_params
         if params.num_made > 1:
             raise InvalidRequestError("A stream has one answer", expected="n and best_of of 1", found=f"n {params.n}")
-        return self._read(*self._validated(prompt, params))
+        (request,) = self._requests(self._tokens(prompt), params)
+        return self._read(request)
 
     def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
         """Answer a conversation: messages with `role` and `content`, through the model's own chat template.
@@ -169,10 +172,8 @@ class LLM:
             )
         return zip(prompts, params, strict=True)
 
-    def _validated(self, prompt: Prompt, params: SamplingParams) -> tuple[list[int], SamplingParams]:
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        self._engine.validate(tokens, params)
-        return tokens, params
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
 
     def _requests(self, prompt: list[int], params: SamplingParams) -> list[Request]:
         """One request per answer that has to be made."""
@@ -190,8 +191,7 @@ class LLM:
         self._answers[request.id] = answer
         return answer
 
-    def _read(self, prompt: list[int], params: SamplingParams) -> Iterator[Delta]:
-        (request,) = self._requests(prompt, params)
+    def _read(self, request: Request) -> Iterator[Delta]:
         answer = self._start(request, is_read=True)
         try:
             while True:
@@ -217,10 +217,16 @@ class LLM:
             for request_id in ended:
                 self._answers.pop(request_id).error = error
             return True
-        ended = [output.request_id for output in outputs if self._answers[output.request_id].add(output)]
-        for request_id in ended:
-            self._drop(request_id)
-        return bool(ended)
+        before, self._ended = self._ended, []
+        for answer in before:  # now that the device is busy again
+            answer.decode()
+        for output in outputs:
+            answer = self._answers[output.request_id]
+            answer.add(output)
+            if answer.has_ended:
+                self._drop(output.request_id)
+                self._ended.append(answer)
+        return bool(self._ended)
 
     def _drop(self, request_id: int) -> None:
         """Let go of a request, finished or not."""

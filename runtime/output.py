@@ -86,12 +86,14 @@ class OutputText:
         self._detokenizer, self._request, self._index = detokenizer, request, index
         self._stops = StopStrings(request.params.stop_strings)
         self._num_tokens = 0
-        self._first_token_at: float | None = None
+        self._first_token_at = self._last_token_at = 0.0
 
-    def begin(self) -> None:
-        """Note the time of the first token; `push` does it, if it was not done before."""
-        if self._first_token_at is None:
+    def note(self, ended: bool) -> None:
+        """Note the time of the first or last token; `push` does it, if it was not done before."""
+        if not self._first_token_at:
             self._first_token_at = time.perf_counter()
+        if ended and not self._last_token_at:
+            self._last_token_at = time.perf_counter()
 
     def push(self, output: RequestOutput) -> Delta:
         """Return the delta of one output. Its finish reason may be "stop" where the engine's is not: then a stop
@@ -100,9 +102,9 @@ class OutputText:
         prompt_logprobs = None
         if self._num_tokens == 0 and self._request.params.prompt_logprobs is not None:
             prompt_logprobs = tuple(self._request.prompt_logprobs)
-        self.begin()
-        self._num_tokens += len(output.token_ids)
         ended = output.finish_reason is not None
+        self.note(ended)
+        self._num_tokens += len(output.token_ids)
         visible = output.token_ids[:-1] if output.finish_reason == "stop" else output.token_ids  # no end token
         text = self._push(self._detokenizer.push(visible))
         if ended and self._stops.matched is None:
@@ -128,14 +130,13 @@ class OutputText:
         return self._stops.push(text, active=self._num_tokens >= self._request.params.min_tokens)
 
     def _metrics(self) -> Metrics:
-        now, request = time.perf_counter(), self._request
-        first = self._first_token_at or now
-        seconds, rest = now - first, self._num_tokens - 1
+        first, last, request = self._first_token_at, self._last_token_at or time.perf_counter(), self._request
+        seconds, rest = last - first, self._num_tokens - 1
         return Metrics(
             time_to_first_token=first - request.queued_at,
-            total_time=now - request.queued_at,
+            total_time=last - request.queued_at,
             tokens_per_second=rest / seconds if rest > 0 and seconds > 0 else 0.0,
-            queue_time=(request.started_at or now) - request.queued_at,
+            queue_time=(request.started_at or last) - request.queued_at,
             num_prompt_tokens=request.num_prompt_tokens,
             num_output_tokens=self._num_tokens,
             num_cached_tokens=request.num_cached_tokens,
@@ -145,18 +146,20 @@ class OutputText:
 class Answer:
     """One request's answer as it comes.
 
-    What nobody reads piece by piece is decoded in one piece, unless a stop string may end it.
+    What nobody reads piece by piece is decoded in one piece (`decode`), unless a stop string may end it.
 
     Args:
         is_read: whether deltas are read as they come.
 
     Attributes:
         unread: deltas that wait for their reader.
+        has_ended: whether `completion` can be asked for.
         error: why no more will come although the answer is unfinished; None in good order.
     """
 
     def __init__(self, request: Request, text: OutputText, *, is_read: bool) -> None:
         self.unread: deque[Delta] = deque()
+        self.has_ended = False
         self.error: Exception | None = None
         self._request, self._text, self._is_read = request, text, is_read
         self._is_patient = not is_read and not request.params.stop_strings
@@ -165,6 +168,7 @@ class Answer:
         self._logprobs: list[TokenLogprobs] = []
         self._texts: list[str] = []
         self._prompt_logprobs: list[TokenLogprobs] | None = None
+        self._undecoded: RequestOutput | None = None
         self._last: Delta | None = None
 
     @property
@@ -172,33 +176,37 @@ class Answer:
         """Of the request."""
         return self._request.id
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether `completion` can be asked for."""
-        return self._last is not None
-
-    def add(self, output: RequestOutput) -> bool:
-        """Note what one step gave, and return whether the answer has ended."""
+    def add(self, output: RequestOutput) -> None:
+        """Note what one step gave."""
         self._token_ids += output.token_ids
         self._logprobs += output.logprobs or ()
-        if self._is_patient:
-            self._text.begin()
-            if output.finish_reason is None:
-                return False
-            output = output._replace(token_ids=tuple(self._token_ids))
+        self.has_ended = output.finish_reason is not None
+        if not self._is_patient:
+            self._push(output)
+            return
+        self._text.note(self.has_ended)
+        if self.has_ended:
+            self._undecoded = output._replace(token_ids=tuple(self._token_ids))
+
+    def decode(self) -> None:
+        """Make the text of an answer that has ended, if that has not been done; a good time is when a step runs."""
+        if self._undecoded is not None:
+            self._push(self._undecoded)
+            self._undecoded = None
+
+    def _push(self, output: RequestOutput) -> None:
         delta = self._text.push(output)
         self._texts.append(delta.text)
         if delta.prompt_logprobs is not None:
             self._prompt_logprobs = list(delta.prompt_logprobs)
         if self._is_read:
             self.unread.append(delta)
-        if delta.finish_reason is None:
-            return False
-        self._last = delta
-        return True
+        if delta.finish_reason:
+            self._last, self.has_ended = delta, True
 
     def completion(self) -> Completion:
         """Return the whole answer, which must have ended."""
+        self.decode()
         last, request = self._last, self._request
         assert last is not None
         assert last.finish_reason is not None

@@ -78,6 +78,8 @@ class RequestLimits:
         self._check_token_ids("the prompt", prompt)
 
     def _check_token_ids(self, name: str, token_ids: Sequence[int]) -> None:
+        if token_ids and set(map(type, token_ids)) == {int} and 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
+            return
         for token in token_ids:
             if type(token) is not int or not 0 <= token < self.vocab_size:
                 raise InvalidRequestError(

@@ -19,7 +19,7 @@ from warploom.tools.bench_plot import plot
 from warploom.tools.latency import Spread, spread
 from warploom.tools.table import shown, table
 from warploom.tools.timed_device import TimedDevice, TimedStep
-from warploom.tools.workload import Load, make_work, parse_load
+from warploom.tools.workload import Load, Work, make_work, parse_load
 
 _EXAMPLES = """\
 examples:
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
     timed = TimedDevice(device) if isinstance(device, CudaDevice) else None
     with LLM(artifact, device=timed or device) as llm:
         loads = args.load or [parse_load("128/128x256")]
-        _answer(llm, Load("warm-up", (8, 4), 2), args)
+        _answer(llm, _make(llm, Load("warm-up", (8, 4), 2), args))
         rows, steps = [], {}
         for one in loads:
             rows.append(_measure(llm, one, timed, args))
@@ -129,18 +129,22 @@ def run(args: argparse.Namespace) -> None:
         print(f"\n{name}\n{table(kinds)}")
 
 
-def _answer(llm: LLM, load: Load, args: argparse.Namespace) -> list[Completion]:
+def _make(llm: LLM, load: Load, args: argparse.Namespace) -> list[Work]:
     vocab_size = llm.artifact.manifest.vocab_size
-    work = make_work(load, vocab_size, llm.max_context, temperature=args.temperature, seed=args.seed)
+    return make_work(load, vocab_size, llm.max_context, temperature=args.temperature, seed=args.seed)
+
+
+def _answer(llm: LLM, work: Sequence[Work]) -> list[Completion]:
     return llm.generate([one.prompt for one in work], [one.params for one in work])
 
 
 def _measure(llm: LLM, load: Load, timed: TimedDevice | None, args: argparse.Namespace) -> LoadRow:
+    work = _make(llm, load, args)
     if timed:
         timed.restart()
     before = llm.stats()
     started = time.perf_counter()
-    completions = _answer(llm, load, args)
+    completions = _answer(llm, work)
     seconds = time.perf_counter() - started
     after = llm.stats()
     num_steps = after.steps - before.steps

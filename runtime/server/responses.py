@@ -59,24 +59,23 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
-async def until_gone(receive: Receive, work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Return the result of `work`, which is cancelled when the client goes away.
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, _Result], *ends: Coroutine[Any, Any, None]) -> _Result:
+    """Return the result of `work`, which is cancelled when the client goes away or one of `ends` returns.
 
     Raises:
-        ClientGoneError: it has.
+        ClientGoneError: it was.
     """
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_gone(receive))
+    watches = [asyncio.ensure_future(one) for one in (_gone(receive), *ends)]
     try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, *watches), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientGoneError
         return await task
     finally:
-        for one in (task, watch):
+        for one in (task, *watches):
             one.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await asyncio.gather(task, watch, return_exceptions=True)
+        await asyncio.gather(task, *watches, return_exceptions=True)
 
 
 class EventResponse(Response):
@@ -85,13 +84,14 @@ class EventResponse(Response):
     def __init__(self, stream: EventStream, write_seconds: float) -> None:
         self.status_code, self.background = 200, None
         self._stream, self._write_seconds = stream, write_seconds
+        self._num_begun = self._num_sent = 0  # pieces
         self.init_headers({"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
         try:
-            with contextlib.suppress(ClientGoneError, TimeoutError):
-                await until_gone(receive, self._send(send))
+            with contextlib.suppress(ClientGoneError):
+                await until_gone(receive, self._send(send), self._stalled())
         finally:
             await self._stream.aclose()
 
@@ -99,9 +99,17 @@ class EventResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with contextlib.aclosing(self._stream.events()) as events:
             async for piece in events:
-                async with asyncio.timeout(self._write_seconds):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._num_begun += 1
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._num_sent += 1
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _stalled(self) -> None:
+        """Return when one piece has not been taken for long; a timer for each piece would cost more than sending it."""
+        stuck = -1
+        while self._num_sent != stuck:
+            stuck = self._num_sent if self._num_begun > self._num_sent else -1
+            await asyncio.sleep(self._write_seconds)
 
 
 async def _gone(receive: Receive) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -178,6 +179,20 @@ def test_a_reader_that_is_slow_gets_everything(start_server: StartServer) -> Non
     time.sleep(0.3)
     events = read(connection).events
     assert "".join(event["choices"][0]["text"] for event in events) == whole
+    running.wait_idle()
+
+
+def test_a_reader_that_reads_nothing_is_let_go(start_server: StartServer) -> None:
+    """Its answers are far larger than what sockets hold."""
+    running = start_server(limits=Limits(write_seconds=1))
+    body = {**ENDLESS, "n": 30, "max_tokens": 240, "logprobs": 20, "stream": True}
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", running.port))
+        data = json.dumps(body).encode()
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        wait_for(lambda: b'finished_reason="cancelled"' in running.ask("GET", "/metrics").body, 30)
     running.wait_idle()
 
 

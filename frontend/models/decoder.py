@@ -64,7 +64,7 @@ class Decoder:
     def forward(self, weights: Weights, step: StepInputs) -> tuple[mlir.Value, mlir.Value]:
         """One step: logits [R, V] and the updated kv."""
         names, vocab = self.names, self.sizes.vocab
-        model = weights / names.model
+        model = weights.inside(names.model, f"{names.embedding}.weight", (vocab, self.sizes.hidden))
         table = (model / names.embedding)("weight", (vocab, self.sizes.hidden))
         with scope((model / names.embedding).path):
             x = as_dtype(embed(step.token_ids, table, n=vocab, layout="row"), step.activation)

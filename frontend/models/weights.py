@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 
+from warploom.errors import CheckpointError
 from warploom.frontend.tensors import LazyTensor
 from warploom.ir.function import FunctionBuilder, scope
 from warploom.ir.ops.parameters import checkpoint, export, param
@@ -27,6 +28,19 @@ class Weights:
 
     def __truediv__(self, module: str | int) -> Weights:
         return Weights(self.require, self.prepare, self.params, f"{self.prefix}{module}.")
+
+    def inside(self, module: str, holding: str, shape: tuple[int, ...]) -> Weights:
+        """One module down, or here if the checkpoint leaves the module's name out: where the tensor `holding` is."""
+        below = self / module
+        try:
+            self.require(below.prefix + holding, shape)
+        except CheckpointError:
+            try:
+                self.require(self.prefix + holding, shape)
+            except CheckpointError:
+                return below  # whose error names what transformers writes
+            return self
+        return below
 
     @property
     def path(self) -> str:

@@ -45,7 +45,12 @@ def make_checkpoint(case: Case, folder: Path) -> PreTrainedModel:
     Biases and norms are drawn too: transformers starts them at zero and one, where a lost one would not show.
     """
     torch.manual_seed(0)
-    config = getattr(transformers, case.config)(**COMMON | dict(case.fields))
+    fields = dict(case.fields)
+    if "text_config" in fields:  # of a model that also sees
+        fields["text_config"] = COMMON | fields["text_config"]
+    else:
+        fields = COMMON | fields
+    config = getattr(transformers, case.config)(**fields)
     config._attn_implementation = "eager"  # the only one that has everything
     model: PreTrainedModel = getattr(transformers, case.model)(config)
     for name, parameter in model.named_parameters():

@@ -40,6 +40,12 @@ LLAMA3 = rope(
 )
 YARN = rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
 GEMMA = {"sliding_window": WINDOW, "query_pre_attn_scalar": 24}
+EYES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+SEEING = {
+    "text_config": WIDE | GEMMA | {"layer_types": ALTERNATING},
+    "vision_config": EYES | {"patch_size": 14},
+    "mm_tokens_per_image": 4,
+}
 GPT2 = {"n_positions": 160, "n_embd": 96, "n_layer": 2, "n_head": 3}
 PARALLEL = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
 FALCON = {k: v for k, v in PARALLEL.items() if k != "intermediate_size"}
@@ -60,6 +66,7 @@ DENSE: tuple[Case, ...] = (
     case("qwen3", "Qwen3", WIDE),
     case("gemma2", "Gemma2", WIDE | GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 9.0}),
     case("gemma3", "Gemma3", WIDE | GEMMA | {"layer_types": ALTERNATING}, config="Gemma3TextConfig"),
+    case("gemma3_images", "Gemma3", SEEING, model="Gemma3ForConditionalGeneration"),
     case("phi3", "Phi3", SIZES | rope(partial_rotary_factor=0.75) | {"sliding_window": WINDOW}),
     case("phi3_longrope", "Phi3", SIZES | {"original_max_position_embeddings": 64} | LONGROPE),
     case(

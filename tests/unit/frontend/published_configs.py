@@ -168,6 +168,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         {"attn_logit_softcapping": None, "final_logit_softcapping": None, "rope_local_base_freq": 10000,
          "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6},
     ),
+    "gemma-3-4b": of(
+        "Gemma3ForConditionalGeneration", "gemma3",
+        {"boi_token_index": 255999, "eoi_token_index": 256000, "eos_token_id": [1, 106], "image_token_index": 262144,
+         "initializer_range": 0.02, "mm_tokens_per_image": 256, "torch_dtype": "bfloat16",
+         "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
+                         "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+                         "sliding_window": 1024},
+         "vision_config": {"hidden_size": 1152, "image_size": 896, "intermediate_size": 4304, "patch_size": 14,
+                           "model_type": "siglip_vision_model", "num_attention_heads": 16, "num_hidden_layers": 27}},
+    ),
     "Phi-3.5-mini": of(
         "Phi3ForCausalLM", "phi3", LLAMA, sizes(32064, 3072, 8192, 32, 32, 32, 131072),
         {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "embd_pdrop": 0.0, "resid_pdrop": 0.0,

@@ -8,13 +8,14 @@ import pytest
 import transformers
 
 from tests.unit.frontend.published_configs import PUBLISHED
-from warploom.errors import UnsupportedModelError
+from warploom.errors import CheckpointError, UnsupportedModelError
 from warploom.frontend.dummy import dummy_tensor
 from warploom.frontend.models.config import ConfigReader
 from warploom.frontend.models.inputs import CacheSpec
 from warploom.frontend.models.registry import families, family_of
 from warploom.frontend.models.rope import read_rotary
 from warploom.frontend.models.windows import read_windows
+from warploom.frontend.tensors import LazyTensor
 from warploom.frontend.trace import Limits, geometry_of, trace
 from warploom.ir.context import print_module
 from warploom.ir.types import DType
@@ -30,6 +31,8 @@ def test_every_family_has_a_published_model() -> None:
 
 def shortened(config: dict[str, Any]) -> dict[str, Any]:
     """The same model with few layers."""
+    if "text_config" in config:
+        return config | {"text_config": shortened(config["text_config"])}
     per_layer = {k: v[:FEW_LAYERS] for k, v in config.items() if k in ("no_rope_layers", "layer_types") and v}
     return config | per_layer | {"n_layer" if "n_layer" in config else "num_hidden_layers": FEW_LAYERS}
 
@@ -106,3 +109,18 @@ def test_null_is_no_window_and_absent_is_the_default() -> None:
     assert read_windows(ConfigReader({"sliding_window": None}, "Any"), 2, default=8) == [0, 0]
     assert read_windows(ConfigReader({}, "Any"), 2, default=8) == [8, 8]
     assert read_windows(ConfigReader({}, "Any"), 4, default=8, sliding=lambda i: i % 2 == 0) == [8, 0, 8, 0]
+
+
+@pytest.mark.usefixtures("wl")
+def test_a_checkpoint_of_the_model_without_its_head_leaves_the_first_name_out() -> None:
+    """As the published gpt2 does: `wte.weight`, not `transformer.wte.weight`."""
+
+    def without_prefix(name: str, shape: tuple[int, ...]) -> LazyTensor:
+        if name.startswith("transformer."):
+            raise CheckpointError(f"tensor {name} is missing")
+        return dummy_tensor(name, shape)
+
+    config = shortened(PUBLISHED["gpt2"])
+    text = print_module(trace(config, without_prefix, CACHE, Limits(64, 4, 1024)))
+    assert '"h.0.attn.c_attn.weight"' in text
+    assert "transformer." not in text

@@ -16,6 +16,10 @@ from warploom.runtime.step_batch import Layout, StepBatch, counting, lay_out
 I32 = NDArray[np.int32]
 
 
+_NOTHING: I32 = np.empty(0, np.int32)
+_NO_SCORES: tuple[list[tuple[Request, int]], I32, I32] = ([], _NOTHING, _NOTHING)
+
+
 class StepPlan(NamedTuple):
     """One step, ready to be launched.
 
@@ -55,8 +59,8 @@ class StepPlanner:
             places = np.concatenate([places, np.array(sampling, np.int32)])
             sampled = requests[:num_decodes] + [requests[place] for place in sampling]
         rows, known = layout.rows.take(places), layout.context_lens.take(places)
-        logit_rows = layout.query_start.take(places + 1) - 1
-        scored, score_rows, forced = _scored(chunks, layout.query_start[num_decodes:])
+        logit_rows = layout.query_start[1:].take(places) - np.int32(1)
+        scored, score_rows, forced = _scored(chunks, layout.query_start[num_decodes:]) if chunks else _NO_SCORES
         if scored:
             logit_rows = np.concatenate([logit_rows, score_rows])
         reports = bool(self._sampler.num_top.take(rows).any())
@@ -105,7 +109,7 @@ class StepPlanner:
 
     def _filled(self, layout: Layout, requests: Sequence[Request]) -> list[tuple[Request, int]]:
         """The sequences that a step makes reach or pass the end of a page, and how far."""
-        counts = np.diff(layout.query_start)
+        counts = layout.query_start[1:] - layout.query_start[:-1]
         places = np.flatnonzero(layout.context_lens % self._kv_cache.page_size < counts).tolist()
         return [(requests[place], int(layout.context_lens[place])) for place in places]
 

@@ -22,7 +22,7 @@ class StepReader:
         self.tokens: list[int] = output.tokens.tolist()
         self.unusable: dict[int, str] = {}
         self._output = output
-        usable = np.isfinite(output.logprobs) & (output.tokens >= 0) & (output.tokens < vocab_size)
+        usable = np.isfinite(output.logprobs) & (output.tokens.view(np.uint32) < vocab_size)  # a negative id is large
         if not usable.all():
             for row in np.flatnonzero(~usable).tolist():
                 found = f"the model gave token {self.tokens[row]} with log-probability {output.logprobs[row]}"

@@ -62,6 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=Path, metavar="FILE", help="a text for schemes that want one, such as int4:awq"
     )
     parser.add_argument(
+        "--kv-cache", default="auto", choices=["auto", "fp8"], help="fp8: a cache of half the size (CUDA, sm_89 on)"
+    )
+    parser.add_argument(
         "--max-context", type=int, metavar="N", help="most tokens of one sequence (default: what the model can)"
     )
     parser.add_argument(
@@ -77,6 +80,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the artifact's folder; an artifact that is there is replaced "
         "(default: <model name>-<quantization>.warploom in the working directory)",
     )
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="PACKAGE", help="extend the compiler; may repeat"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     parser.set_defaults(run=run)
 
@@ -91,10 +97,12 @@ def run(args: argparse.Namespace) -> None:
             target=args.target or "cpu",
             deterministic=args.deterministic,
             quantization=args.quantization,
+            kv_cache=args.kv_cache,
             calibration=args.calibration.read_text() if args.calibration else None,
             out=args.out,
             max_context=args.max_context,
             dummy_weights=args.dummy_weights,
+            plugins=args.plugin,
             progress=progress,
         )
     summary, seconds = summarize(artifact), time.perf_counter() - started

@@ -38,7 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", metavar="QUANTIZATION", help="run what `compile` runs, for weights of this kind")
     parser.add_argument("--after", type=int, default=0, metavar="N", help="of the pipeline: leave out the first N")
     parser.add_argument("--target", metavar="NAME", help="for passes that ask: cpu, or a GPU: cuda:sm_90")
-    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="import it first; may repeat")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="PACKAGE", help="extend the compiler; may repeat"
+    )
     parser.add_argument("--print-after-all", action="store_true", help="print the program after every pass")
     parser.add_argument("--print-changed", action="store_true", help="print what every pass changed, as a diff")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the result there (default: print it)")

@@ -39,7 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--property", metavar="NAME", help="of --pass: verify, meaning, idempotent or text (default: any)"
     )
     parser.add_argument("--target", metavar="NAME", help="for passes that ask: cpu, or a GPU: cuda:sm_90")
-    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="import it first; may repeat")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="PACKAGE", help="extend the compiler; may repeat"
+    )
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the result there (default: print it)")
     parser.set_defaults(run=run)
 

@@ -45,7 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="inputs by name; others are random")
     parser.add_argument("--weights", metavar="MODEL", help="read weights from this model, as `compile` does")
     parser.add_argument("--tolerance", type=float, default=1e-4, metavar="X", help="of --against (default: 1e-4)")
-    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="import it first; may repeat")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="PACKAGE", help="extend the compiler; may repeat"
+    )
     parser.add_argument("-o", "--out", type=Path, metavar="FILE.npz", help="also write the results there")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)

@@ -26,14 +26,16 @@ def completion_params(request: CompletionRequest, defaults: SamplingParams, limi
     """
     if request.best_of is not None and request.best_of < (request.n or 1):
         raise RequestError("best_of", f"at least n, {request.n}", str(request.best_of))
-    if request.best_of is not None and request.best_of != (request.n or 1):
-        raise RequestError("best_of", "the same as n, or left out", str(request.best_of))
+    count = request.best_of or request.n or 1
+    if request.stream and count > (request.n or 1):
+        raise RequestError("best_of", "n, or no stream, since the best are known at the end", str(request.best_of))
     params = _common(request, defaults, limits)
     if request.echo and request.logprobs is not None and request.stream and params.n > 1:
         raise RequestError("n", "1, or no stream, when echo and logprobs are asked for", str(params.n))
     tokens = _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
     echoed = request.logprobs if request.echo else None
-    return replace(params, max_tokens=tokens, logprobs=request.logprobs, prompt_logprobs=echoed)
+    logprobs = 0 if request.logprobs is None and count > params.n else request.logprobs
+    return replace(params, n=count, max_tokens=tokens, logprobs=logprobs, prompt_logprobs=echoed)
 
 
 def chat_params(request: ChatRequest, defaults: SamplingParams, limits: Limits) -> SamplingParams:

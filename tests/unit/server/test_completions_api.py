@@ -129,6 +129,21 @@ def test_echoed_prompts_have_logprobs_but_for_their_first_token(running: Running
         assert "".join(tokens[:length]) == prompt
 
 
+def test_the_best_of_several_answers_are_given(running: Running) -> None:
+    request = {"prompt": ["Once upon", "a time"], "seed": 3, "max_tokens": 6}
+    every = running.complete(**request, n=4, logprobs=0).json["choices"]
+    means = [sum(choice["logprobs"]["token_logprobs"]) / len(choice["logprobs"]["tokens"]) for choice in every]
+    reply = running.complete(**request, n=2, best_of=4).json
+    assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
+    assert all(choice["logprobs"] is None for choice in reply["choices"])
+    for prompt in range(2):
+        ranked = sorted(range(4 * prompt, 4 * prompt + 4), key=lambda number: -means[number])
+        texts = [choice["text"] for choice in reply["choices"][2 * prompt : 2 * prompt + 2]]
+        assert texts == [every[number]["text"] for number in ranked[:2]]
+    error_of(running.complete(n=3, best_of=2), 400)
+    error_of(running.complete(best_of=2, stream=True), 400)
+
+
 def test_what_only_a_whole_answer_can_hold_is_refused_in_streams(running: Running) -> None:
     error_of(running.complete(echo=True, logprobs=1, n=2, stream=True), 400)
 
@@ -161,7 +176,7 @@ def test_fields_that_clients_send_as_null_and_unknown_ones_are_accepted(running:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 0), ("n", 129), ("n", 10**30), ("best_of", 5), ("logprobs", 21), ("logprobs", -1), ("max_tokens", 0),
+        ("n", 0), ("n", 129), ("n", 10**30), ("best_of", 500), ("logprobs", 21), ("logprobs", -1), ("max_tokens", 0),
         ("max_tokens", -1), ("max_tokens", 2**31), ("min_tokens", 6), ("temperature", -1), ("temperature", 3),
         ("temperature", "hot"), ("top_p", 1.5), ("top_k", -2), ("min_p", 2), ("frequency_penalty", 3),
         ("presence_penalty", -3), ("repetition_penalty", 0), ("seed", 2**70), ("stop", ""), ("stop", ["a"] * 17),

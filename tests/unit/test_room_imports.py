@@ -70,7 +70,9 @@ def test_no_pass_calls_another() -> None:
 
 
 def test_serving_imports_none_of_the_compiler() -> None:
-    modules = [f"warploom.runtime.{p.stem}" for p in (ROOT / "runtime").glob("*.py") if p.stem != "__init__"]
+    files = [path for pattern in ("*.py", "server/*.py") for path in (ROOT / "runtime").glob(pattern)]
+    names = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in files]
+    modules = [f"warploom.{name}" for name in names if not name.endswith("__init__")]
     script = f"""
 import importlib, sys, warploom
 for name in {modules!r}: importlib.import_module(name)

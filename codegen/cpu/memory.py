@@ -1,8 +1,8 @@
 """Typed pointers: scalar and vector loads and stores on `!llvm.ptr`.
 
-The element type of a pointer is what lies in memory: f32, bf16, f16, i8, i16, i32 or i64. bf16 and f16 exist in memory
-only: loads widen them to f32 (exactly), stores round f32 to the nearest, ties to even. All other types load as they
-are; `values.to_f32` turns integers into floats.
+The element type of a pointer is what lies in memory: f32, bf16, f16, f8e4m3, i8, i16, i32 or i64. The narrow floats
+exist in memory only: loads widen them to f32 (exactly), stores round f32 to the nearest, ties to even. All other types
+load as they are; `values.to_f32` turns integers into floats.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from warploom.codegen.cpu.values import (
     select,
 )
 
-ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2} | {name: (bits + 7) // 8 for name, bits in INTEGER_BITS.items()}
+ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f8e4m3": 1} | {
+    name: (bits + 7) // 8 for name, bits in INTEGER_BITS.items()
+}
 _READ, _WRITE, _DATA_CACHE, _KEEP = 0, 1, 1, 3  # operands of llvm.prefetch
 
 
@@ -132,9 +134,31 @@ def _f16(lanes: int) -> ir.Type:
     return ir.VectorType.get([lanes], ir.F16Type.get()) if lanes else ir.F16Type.get()
 
 
-_WIDEN = {"bf16": widen_bf16, "f16": widen_f16}
-_NARROW = {"bf16": narrow_bf16, "f16": narrow_f16}
+def widen_f8(bits: Value) -> Value:
+    """E4M3 bit patterns (i8) as f32, exactly: exponent and mantissa moved into place, then 2^120 for the bias."""
+    wide = convert_int(bits, "i32", signed=False)
+    magnitude = wide & 0x7F
+    value = bitcast(magnitude << 20, "f32") * 2.0**120
+    value = select(magnitude.eq(0x7F), float("nan"), value)
+    return bitcast(bitcast(value, "i32") | ((wide & 0x80) << 24), "f32")
+
+
+def narrow_f8(value: Value) -> Value:
+    """f32 rounded to E4M3 bit patterns (i8), ties to even; NaN beyond 464, as ml_dtypes has it."""
+    bits = bitcast(value, "i32")
+    magnitude = bits & 0x7FFFFFFF
+    normal = ((magnitude + 0x7FFFF + ((magnitude >> 20) & 1)) >> 20) - (120 << 3)
+    small = bitcast(bitcast(magnitude, "f32") * 512.0 + 12582912.0, "i32") - 0x4B400000  # multiples of 2^-9
+    code = select(magnitude < 0x3C800000, small, normal)  # below 2^-6 numbers are subnormal
+    code = select((code > 0x7E) | (magnitude > 0x7F800000), 0x7F, code)
+    return convert_int(code | ((bits >> 24) & 0x80), "i8")
+
+
+_WIDEN = {"bf16": widen_bf16, "f16": widen_f16, "f8e4m3": widen_f8}
+_NARROW = {"bf16": narrow_bf16, "f16": narrow_f16, "f8e4m3": narrow_f8}
 
 
 def _register_element(element: str) -> str:
-    return "i16" if element in _WIDEN else element
+    if element not in _WIDEN:
+        return element
+    return "i8" if element == "f8e4m3" else "i16"

@@ -31,7 +31,8 @@ class EmbedSpec:
     """Row ids[t] of a table of `rows` rows as f32 [T, columns]; ids outside are clamped.
 
     Attributes:
-        table: dtype in memory; "i8" has one f32 scale per row, packed as the table: in both layouts row r's is at r.
+        table: dtype in memory; "i8" and "f8e4m3" have one f32 scale per row, packed as the table: row r's is at r in
+            both layouts.
         layout: "row" [rows, columns] or "panel" [ceil(rows/32), columns, 32].
     """
 
@@ -50,9 +51,14 @@ class EmbedSpec:
         return f"embed_{self.layout}_{self.table}_{self.rows}x{self.columns}"
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether rows have scales."""
+        return self.table in ("i8", "f8e4m3")
+
+    @property
     def flops(self) -> str:
         """One product per element of a quantized table."""
-        return f"T * {self.columns}" if self.table == "i8" else "0"
+        return f"T * {self.columns}" if self.is_quantized else "0"
 
     @property
     def bytes(self) -> str:
@@ -62,7 +68,7 @@ class EmbedSpec:
 
     def emit(self, library: Library) -> None:
         """Operands: ids, table, scale (i8 only), out."""
-        scale = {"scale": "f32"} if self.table == "i8" else {}
+        scale = {"scale": "f32"} if self.is_quantized else {}
         operands = {"ids": "i32", "table": self.table, **scale, "out": "f32"}
         with library.kernel(self.name, operands, self.dims) as k, k.tiles() as token:
             clamped = minimum(maximum(k.operands["ids"][token], 0), self.rows - 1)

@@ -24,6 +24,7 @@ from warploom.ir.types import DType, type_of
 
 KIND = "linear"
 ACTIVATIONS = {"dtype": "i8", "group": GROUP, "scale_dtype": "f32"}
+FP8 = {"dtype": "f8e4m3", "group": 0, "scale_dtype": "f32"}
 WEIGHTS: dict[DType, Weight] = {DType.F32: "f32", DType.BF16: "bf16", DType.I8: "i8"}
 
 
@@ -62,9 +63,11 @@ def _refusal(hero: mlir.Operation, layout: str) -> str | None:
             return None
         wanted = f"{', '.join(WEIGHTS)} in panels with scales per row"
         return f"takes weights of {wanted}; here {matrix}, {layout}, {len(sides)} scales or offsets"
-    numbers = producer(hero.operands[0], quantize)
-    if numbers is None or quantize.attrs_of(numbers) != ACTIVATIONS:
-        return f"x must be quantized in the group, as {ACTIVATIONS}"
+    numbers, wanted = producer(hero.operands[0], quantize), FP8 if matrix.dtype is DType.F8 else ACTIVATIONS
+    if numbers is None or quantize.attrs_of(numbers) != wanted:
+        return f"x must be quantized in the group, as {wanted}"
+    if matrix.dtype is DType.F8:
+        return None if layout.startswith("panel") and has_row_scales(hero) else "f8 must lie in panels, scaled by row"
     k, scale = static(type_of(hero.operands[0]).shape[-1]), sides[0]
     if not layout.startswith("quad") or scale.dtype is DType.BF16 or k % (GROUP * static(scale.shape[1])):
         return f"takes quads with f32 or f16 scales for {GROUP} columns or a multiple; here {matrix}, {layout}, {scale}"
@@ -74,8 +77,8 @@ def _refusal(hero: mlir.Operation, layout: str) -> str | None:
 def _weight(hero: mlir.Operation, layout: str) -> Weight | QuadFormat:
     """What the weight of a linear that is not refused is made of."""
     matrix, *sides = map(type_of, weight_operands(hero))
-    if not is_op(hero, scaled_linear):
-        return WEIGHTS[matrix.dtype]
+    if not layout.startswith("quad"):
+        return "f8e4m3" if matrix.dtype is DType.F8 else WEIGHTS[matrix.dtype]
     k, scale = static(type_of(hero.operands[0]).shape[-1]), sides[0]
     return QuadFormat(k, layout.startswith("quad4"), static(scale.shape[1]), scale.dtype.value, len(sides) > 1)
 

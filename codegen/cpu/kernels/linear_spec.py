@@ -12,7 +12,7 @@ from warploom.codegen.cpu.kernels.quad_linear import QuadLinear
 from warploom.codegen.cpu.kernels.quads import QuadFormat
 from warploom.codegen.cpu.memory import ELEMENT_BYTES
 
-Weight = Literal["f32", "bf16", "i8"]
+Weight = Literal["f32", "bf16", "i8", "f8e4m3"]
 _ROW_BLOCK_BYTES = 512 * 1024  # a row block of x should stay in L2 while panels pass by
 
 
@@ -23,7 +23,8 @@ class LinearSpec:
     Attributes:
         n: columns of W (gate and up together for SwiGLU).
         k: columns of x.
-        weight: dtype of W in memory; "i8" has an f32 scale per column. A `QuadFormat`: numbers of few bits, for which
+        weight: dtype of W in memory; "i8" and "f8e4m3" have an f32 scale per column, and for f8
+            each row of x is first rounded to f8 on a scale of its own. A `QuadFormat`: numbers of few bits, for which
             x is quantized first.
         norm_eps: normalize the rows of x first, by RMSNorm with this epsilon.
         epilogue: "residual" adds an operand [T, N]; "swiglu" gives silu(gate) * up [T, N/2], where panel 2j of W holds
@@ -60,7 +61,7 @@ class LinearSpec:
     @property
     def scales_at_end(self) -> bool:
         """Whether sums are multiplied by one scale per column."""
-        return self.weight == "i8" or (isinstance(self.weight, QuadFormat) and self.weight.scales_at_end)
+        return self.weight in ("i8", "f8e4m3") or (isinstance(self.weight, QuadFormat) and self.weight.scales_at_end)
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -74,7 +75,7 @@ class LinearSpec:
         present = {
             "x": "f32",
             "weight": "i8" if isinstance(self.weight, QuadFormat) else self.weight,
-            "scale": quads.scale if quads else "f32" if self.weight == "i8" else None,
+            "scale": quads.scale if quads else "f32" if self.scales_at_end else None,
             "offset": quads.scale if quads and quads.offsets else None,
             "norm": None if self.norm_eps is None else "f32",
             "residual": "f32" if self.epilogue == "residual" else None,
@@ -104,7 +105,7 @@ class LinearSpec:
         if isinstance(self.weight, QuadFormat):
             fixed = columns // PANEL * self.weight.all_panel_bytes
         else:
-            fixed = columns * (self.k * ELEMENT_BYTES[self.weight] + (4 if self.weight == "i8" else 0))
+            fixed = columns * (self.k * ELEMENT_BYTES[self.weight] + (4 if self.scales_at_end else 0))
         per_row = 4 * (self.k + self.outputs * (2 if self.epilogue == "residual" else 1))
         return f"{fixed} + T * {per_row}"
 

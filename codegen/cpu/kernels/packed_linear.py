@@ -12,6 +12,7 @@ from warploom.codegen.cpu.control import loop, when
 from warploom.codegen.cpu.emitter import Kernel
 from warploom.codegen.cpu.kernels.linear_emitter import Halves, LinearEmitter, Rows
 from warploom.codegen.cpu.kernels.panels import PANEL, dot, widen_panel
+from warploom.codegen.cpu.kernels.row_f8 import round_row_to_f8
 from warploom.codegen.cpu.kernels.row_norm import normalize_row
 from warploom.codegen.cpu.memory import Ptr
 from warploom.codegen.cpu.values import Value
@@ -34,14 +35,17 @@ class PackedLinear(LinearEmitter[Ptr]):
         super().__init__(spec, kernel, spec.k, self.widened.at(spec.k * PANEL))
 
     def prepare(self, source: Ptr, count: Value) -> Ptr:
-        """Rows as they are, or normalized in scratch."""
+        """Rows as they are, or normalized, or rounded to f8, in scratch."""
         spec = self.spec
-        if spec.norm_eps is None:
+        if spec.norm_eps is None and spec.weight != "f8e4m3":
             return source
-        with loop(0, count) as row:
-            offset = row * spec.k
-            weight = self.kernel.operands["norm"]
-            normalize_row(source.at(offset), weight, self.normalized.at(offset), spec.k, spec.norm_eps or 0.0)
+        with loop(0, count) as i:
+            row, out = source.at(i * spec.k), self.normalized.at(i * spec.k)
+            if spec.norm_eps is not None:
+                normalize_row(row, self.kernel.operands["norm"], out, spec.k, spec.norm_eps)
+                row = out
+            if spec.weight == "f8e4m3":
+                round_row_to_f8(row, out, spec.k)
         return self.normalized
 
     def dot(self, rows: Sequence[Ptr], panels: Sequence[Ptr], *, stream: bool) -> list[list[Halves]]:

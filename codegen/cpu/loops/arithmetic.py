@@ -14,7 +14,7 @@ from mlir.dialects import arith
 from mlir.dialects import math as mlir_math
 
 from warploom.codegen.cpu import math as kernel_math
-from warploom.codegen.cpu.memory import Ptr, narrow_bf16, narrow_f16, widen_bf16, widen_f16
+from warploom.codegen.cpu.memory import Ptr, narrow_bf16, narrow_f8, narrow_f16, widen_bf16, widen_f8, widen_f16
 from warploom.codegen.cpu.values import (
     Value,
     absolute,
@@ -78,6 +78,8 @@ def rounded(value: Value, dtype: DType) -> Value:
     """An f32 value rounded to a float dtype; others pass through."""
     if dtype is DType.BF16:
         return widen_bf16(narrow_bf16(value))
+    if dtype is DType.F8:
+        return widen_f8(narrow_f8(value))
     return widen_f16(narrow_f16(value)) if dtype is DType.F16 else value
 
 

@@ -1,0 +1,38 @@
+"""A row of activations rounded to FP8 on a scale of its own, as the op `quantize` does, and back in f32."""
+
+from __future__ import annotations
+
+from warploom.codegen.cpu.control import carry, loop
+from warploom.codegen.cpu.memory import Ptr, first_lanes, narrow_f8, widen_f8
+from warploom.codegen.cpu.values import (
+    LANES,
+    Value,
+    absolute,
+    broadcast,
+    constant,
+    maximum,
+    minimum,
+    reduce_max,
+    select,
+)
+
+LARGEST = 448.0
+
+
+def round_row_to_f8(x: Ptr, out: Ptr, columns: int) -> None:
+    """out[i] = f8(x[i] / scale) * scale with scale = max|x| / 448, 1 for zeros; f32, x and out may be the same."""
+
+    def body(i: Value, peak: Value) -> list[Value]:
+        return [maximum(absolute(x.load(i, mask=_mask(i, columns))), peak)]
+
+    (peaks,) = carry(0, columns, [constant(0.0, "f32", LANES)], body, LANES)
+    scale = reduce_max(peaks) / LARGEST
+    wide = broadcast(select(scale.eq(0.0), 1.0, scale))
+    with loop(0, columns, LANES) as i:
+        mask = _mask(i, columns)
+        quotient = minimum(maximum(x.load(i, mask=mask) / wide, -LARGEST), LARGEST)
+        out.store(i, widen_f8(narrow_f8(quotient)) * wide, mask=mask)
+
+
+def _mask(i: Value, columns: int) -> Value | None:
+    return None if columns % LANES == 0 else first_lanes(columns - i)

@@ -20,6 +20,12 @@ def candidates(problem: LinearProblem, thorough: bool = True) -> Iterator[Choice
         yield from (_all if thorough else _one_of_each)(problem)
     else:
         yield from (_all_quantized if thorough else _one_of_each_quantized)(problem.prepared())
+        if (problem.norm is not None or problem.rounded) and problem.operands_by_tma:
+            tiles = (
+                _ring(problem, 8) if thorough else [RingTile(64, 8, 128, 4, 3), RingTile(64, 16, 128, 4, 2, splits=2)]
+            )
+            for tile in tiles:
+                yield Choice(1 if thorough else tile.block_t, tile, fused_norm=True)
 
 
 def neighbours(choice: Choice) -> Iterator[Choice]:

@@ -130,16 +130,21 @@ def values_of(p: Problem, arrays: Arrays) -> torch.Tensor:
     return values.view(p["n"], p["k"])
 
 
-def reference(p: Problem, arrays: Arrays, tokens: int) -> torch.Tensor:
-    """The meaning, in f64."""
-    x = arrays["x"][:tokens].double()
+def reference(p: Problem, arrays: Arrays, tokens: int, unpacked: bool) -> torch.Tensor:
+    """The meaning, in f64; the norm before a rounding in f32, whose last bits decide what a number is rounded to.
+
+    Args:
+        unpacked: quantized weights are made bf16, as `quantized_linear` of bf16 activations says.
+    """
+    x = arrays["x"][:tokens].to(torch.float32 if p["rounded"] else torch.float64)
     if p["norm"]:
-        x = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + p["norm"]["eps"]) * arrays["gain"].double()
+        x = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + p["norm"]["eps"]) * arrays["gain"].to(x.dtype)
     if p["rounded"]:
         x = x.bfloat16().float()
         scale = x.abs().amax(-1, keepdim=True) / LARGEST
         x = (x / scale).to(torch.float8_e4m3fn).double() * scale.double()
-    y = x @ values_of(p, arrays).T
+    w = values_of(p, arrays)
+    y = x @ (w.bfloat16().double() if unpacked else w).T
     if p["epilogue"] == "swiglu":
         gate, up = y.chunk(2, -1)
         return gate * torch.sigmoid(gate) * up

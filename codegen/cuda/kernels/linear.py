@@ -79,12 +79,13 @@ def _steps(
 ) -> list[Step]:
     """Norm, rounding and unpacking first, where the kernel does not do them, then the kernel."""
     steps = []
-    if problem.rounded or (problem.norm is not None and not choice.fused_norm):
+    fused = choice.fused_norm and (isinstance(choice.tile, RingTile) or not problem.rounded)
+    if (problem.rounded or problem.norm is not None) and not fused:
         first, made = _rows_first(problem, slots, rows, memory, target)
         steps.append(first)
         problem, slots = problem.prepared(), slots | made
     if isinstance(choice.tile, GemmTile) and not problem.is_plain:
-        unpack = UnpackSpec(problem, target.has_tma)
+        unpack = UnpackSpec(problem.n, problem.k, problem.weight, target.has_tma)
         wide = memory.slot("wide", Temp(tensor((problem.n, problem.k), DType.BF16)))
         steps.append(Step(unpack, tuple({**slots, "wide": wide}[o.name] for o in unpack.operands), {}))
         problem, slots = problem.unpacked(), slots | {"w": wide}
@@ -141,7 +142,7 @@ def linear_spec(
 
 
 def _extra_slots(spec: SkinnySpec | RingSpec, slots: Slots, choice: Choice, memory: _Temps) -> Slots:
-    extra = {"w_rows": slots["w"]}  # once more, as an address to prefetch
+    extra = {"w_rows": slots["w"], "x_rows": slots["x"]}  # once more, as addresses
     if spec.tile.splits > 1:
         assert choice.up_to is not None
         tiles = spec.tiles(choice.up_to)

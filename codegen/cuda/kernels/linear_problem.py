@@ -51,6 +51,18 @@ class Weight:
         return DType.I8 if self.dtype is DType.I4 else self.dtype
 
     @property
+    def operands(self) -> tuple[Pointer, ...]:
+        """w, scale, offset: those that there are."""
+        scale = [Pointer("scale", self.scale)] if self.groups else []
+        offset = [Pointer("offset", self.scale)] if self.offset else []
+        return (Pointer("w", self.stored), *scale, *offset)
+
+    def bytes(self, n: int, k: int) -> int:
+        """Of W [n, k] with its scales and offsets."""
+        sides = self.groups * self.scale.numpy.itemsize * (2 if self.offset else 1)
+        return n * (k * self.bits // 8 + sides)
+
+    @property
     def name(self) -> str:
         """Nothing for bf16; `i4g32x` has 32 scales a row, in f32, and offsets."""
         if self.dtype is DType.BF16:
@@ -111,6 +123,8 @@ class LinearProblem:
         if self.norm is not None:
             gain = "" if self.norm.gain is DType.BF16 else f"_{self.norm.gain}"
             parts.append(f"rms{gain}_{self.norm.eps:g}".replace("-", "m").replace(".", "p").replace("+", ""))
+        if self.rounded:
+            parts.append("rounded")
         if self.epilogue is not None:
             parts.append(self.epilogue)
         return "_".join(parts)
@@ -123,11 +137,7 @@ class LinearProblem:
             found.append(Pointer("x_scale", DType.F32))
         if self.norm is not None:
             found.append(Pointer("gain", self.norm.gain))
-        found.append(Pointer("w", self.weight.stored))
-        if self.weight.groups:
-            found.append(Pointer("scale", self.weight.scale))
-        if self.weight.offset:
-            found.append(Pointer("offset", self.weight.scale))
+        found += self.weight.operands
         if self.epilogue == "residual":
             found.append(Pointer("residual", self.out))
         return (*found, Pointer("out", self.out))
@@ -153,5 +163,4 @@ class LinearProblem:
     @property
     def weight_bytes(self) -> int:
         """Of W with its scales and offsets."""
-        sides = self.weight.groups * self.weight.scale.numpy.itemsize * (2 if self.weight.offset else 1)
-        return self.n * (self.k * self.weight.bits // 8 + sides)
+        return self.weight.bytes(self.n, self.k)

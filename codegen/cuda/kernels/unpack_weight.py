@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.kernel import Options, Pointer
-from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
+from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.codegen.cuda.render import render
 from warploom.ir.layouts import split_block
 from warploom.ir.types import DType
@@ -18,17 +18,18 @@ BYTES = 512  # of a row that a block reads at once, at most
 class UnpackSpec:
     """wide bf16 [n, k] of w, scale and maybe offset."""
 
-    problem: LinearProblem
+    n: int
+    k: int
+    weight: Weight
     pdl: bool
 
     @property
     def name(self) -> str:
-        return f"unpack_{self.problem.n}x{self.problem.k}_{self.problem.weight.name}"
+        return f"unpack_{self.n}x{self.k}_{self.weight.name}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
-        weights = [operand for operand in self.problem.operands if operand.name in ("w", "scale", "offset")]
-        return (*weights, Pointer("wide", DType.BF16))
+        return (*self.weight.operands, Pointer("wide", DType.BF16))
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -37,12 +38,12 @@ class UnpackSpec:
     @property
     def row_bytes(self) -> int:
         """Of W in memory."""
-        return self.problem.k * self.problem.weight.bits // 8
+        return self.k * self.weight.bits // 8
 
     @property
     def half(self) -> int:
         """Columns between the two numbers of a byte; 0: a byte is one number."""
-        return split_block(self.problem.k) // 2 if self.problem.weight.dtype is DType.I4 else 0
+        return split_block(self.k) // 2 if self.weight.dtype is DType.I4 else 0
 
     @property
     def block(self) -> int:
@@ -56,7 +57,7 @@ class UnpackSpec:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        return -(-self.problem.n // ROWS), -(-self.row_bytes // self.block), 1
+        return -(-self.n // ROWS), -(-self.row_bytes // self.block), 1
 
     @property
     def options(self) -> Options:
@@ -64,14 +65,14 @@ class UnpackSpec:
 
     @property
     def flops(self) -> str:
-        return str(self.problem.n * self.problem.k)
+        return str(self.n * self.k)
 
     @property
     def bytes(self) -> str:
-        return str(self.problem.weight_bytes + 2 * self.problem.n * self.problem.k)
+        return str(self.weight.bytes(self.n, self.k) + 2 * self.n * self.k)
 
     def source(self) -> str:
-        return render("unpack_weight.py.j2", spec=self, p=self.problem)
+        return render("unpack_weight.py.j2", spec=self)
 
     def __str__(self) -> str:
-        return f"weights {self.problem.n} x {self.problem.k} of {self.problem.weight.name} as bf16"
+        return f"weights {self.n} x {self.k} of {self.weight.name} as bf16"

@@ -197,6 +197,14 @@ def test_kernels_compute_layers_of_quantized_weights(problem: LinearProblem, til
     test_kernels_compute_the_layer(problem, QUANTIZED_TILES[tile])
 
 
+def test_equal_weights_are_unpacked_by_one_kernel() -> None:
+    weight = Weight(DType.I4, 2, DType.BF16)
+    problems = [LinearProblem(72, 256, weight=weight), LinearProblem(72, 256, weight=weight, epilogue="residual")]
+    unpack, other = (lowered(problem, QUANTIZED_TILES["gemm"]).variants[0].steps[0].spec for problem in problems)
+    assert unpack == other
+    assert unpack.name.startswith("unpack")
+
+
 @pytest.mark.parametrize("tile", ["skinny", "skinny_splits_norm", "skinny_tma", "gemm", "gemm_halves"])
 def test_a_row_does_not_depend_on_the_other_rows(tile: str) -> None:
     problem = PROBLEMS["norm_swiglu"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import mlir.ir as mlir
 
-from warploom.ir.types import DType, type_of
+from warploom.ir.types import type_of
 from warploom.runtime.manifest import RandomParam
 
 # Largest magnitude of a quantized number.
@@ -33,11 +33,11 @@ def random_params(
 def _random(value: mlir.Value, largest: float, seed: int) -> RandomParam:
     type_ = type_of(value)
     shape, dtype = list(type_.resolve({})), type_.dtype.value
-    quantized = _scaled(value)
-    if quantized is not None:
-        return RandomParam(shape, dtype, largest / _LARGEST[quantized], 0.0, seed)
-    if dtype == "u8":
-        return RandomParam(shape, dtype, 127.5, 127.5, seed)
+    made, index = _origin(value)
+    if index == 1:  # scales of what was quantized
+        return RandomParam(shape, dtype, largest / _LARGEST[type_of(made.results[0]).dtype], 0.0, seed)
+    if index > 1:  # offsets
+        return RandomParam(shape, dtype, 0.0, 0.0, seed)
     if dtype in _LARGEST:
         return RandomParam(shape, dtype, 0.0, _LARGEST[dtype], seed)
     if len(shape) == 1:
@@ -45,10 +45,10 @@ def _random(value: mlir.Value, largest: float, seed: int) -> RandomParam:
     return RandomParam(shape, dtype, 0.0, largest, seed)
 
 
-def _scaled(value: mlir.Value) -> DType | None:
-    """The dtype of the quantized weight whose scales `value` is, in any layout; None if it is no scales."""
+def _origin(value: mlir.Value) -> tuple[mlir.Operation, int]:
+    """The op that made what `value` is a layout of, and which of its results that is: 0 but for a quantization."""
     made = value.owner.operation
     while made.operands and len(made.results) == 1:
         value = made.operands[0]
         made = value.owner.operation
-    return None if value == made.results[0] else type_of(made.results[0]).dtype
+    return made, list(made.results).index(value)

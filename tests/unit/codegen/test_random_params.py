@@ -37,8 +37,17 @@ def test_quantized_matrices_are_spread_as_asked_for() -> None:
     scales = {name: p for name, p in params.items() if ":scale" in name}
     assert len(scales) == 4 * LAYERS + 1
     for name, scale in scales.items():
-        weight = random_param(params[name.replace(":scale", ":q")])
+        (numbers,) = (p for other, p in params.items() if other.startswith(name.partition(":scale")[0] + ":q"))
+        weight = random_param(numbers)
         assert (weight.min(), weight.max()) == (-127, 127)
-        real = weight * random_param(scale)
-        assert real.dtype == np.float32
-        assert abs(real.std() - 0.02) < 0.001
+        scales_of_rows = random_param(scale)
+        assert scales_of_rows.dtype == np.float32
+        assert len(np.unique(scales_of_rows)) == 1
+        assert abs((weight * scales_of_rows.flat[0]).std() - 0.02) < 0.001
+
+
+@pytest.mark.usefixtures("wl")
+def test_offsets_shift_nothing() -> None:
+    offsets = {name: p for name, p in made("int4:g32:zeros").items() if ":offset" in name}
+    assert offsets
+    assert all((random_param(offset) == 0).all() for offset in offsets.values())

@@ -24,9 +24,9 @@ from warploom.codegen.cpu.kernels.groups import (
     static,
 )
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
-from warploom.codegen.cpu.values import LANES, Value, convert_int
+from warploom.codegen.cpu.values import LANES, Value, convert_int, maximum, minimum
 from warploom.ir.function import Function
-from warploom.ir.ops.attention import kv_write
+from warploom.ir.ops.attention import F8_MAX, kv_write
 from warploom.ir.ops.rope import rope
 from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import type_of
@@ -129,11 +129,11 @@ class RopeKvWriteSpec:
         half, lanes = self.rotary_dim // 2, self._lanes
         for (i, mask), (cos, sin) in zip(self._vectors(), angles, strict=True):
             low, high = x.load(i, lanes, mask), x.load(half + i, lanes, mask)
-            out.store(i, low * cos - high * sin, mask)
-            out.store(half + i, high * cos + low * sin, mask)
+            out.store(i, _within_f8(out, low * cos - high * sin), mask)
+            out.store(half + i, _within_f8(out, high * cos + low * sin), mask)
         for i in range(self.rotary_dim, self.head_dim, LANES):
             mask = None if self.head_dim - i >= LANES else first_lanes(self.head_dim - i)
-            out.store(i, x.load(i, LANES, mask), mask)
+            out.store(i, _within_f8(out, x.load(i, LANES, mask)), mask)
 
     def _write_slot(self, k: Kernel, token: Value, slot: Value, angles: Sequence[tuple[Value, Value]]) -> None:
         """Keys go to column slot % 16 of [head_dim, 16], values to row slot % 16 of [16, head_dim]."""
@@ -141,7 +141,7 @@ class RopeKvWriteSpec:
         page = k.operands["kv"].at((slot >> 4) * (2 * self.num_kv_heads * PAGE * size))
         keys = k.operands["k"].at(token * self.k.stride + self.k.start)
         values = k.operands["v"].at(token * self.v.stride + self.v.start)
-        rotated, bits = k.scratch.cast(self.kv_dtype), "i32" if self.kv_dtype == "f32" else "i16"
+        rotated, bits = k.scratch.cast(self.kv_dtype), f"i{8 * ELEMENT_BYTES[self.kv_dtype]}"
         with loop(0, self.num_kv_heads) as head:
             self._rotate(keys.at(head * size), angles, rotated)
             column = page.at(head * (PAGE * size) + offset).cast(bits)
@@ -149,7 +149,12 @@ class RopeKvWriteSpec:
                 column[i * PAGE] = rotated.cast(bits)[i]
             row = page.at((head + self.num_kv_heads) * (PAGE * size) + offset * size)
             for lane in range(0, size, LANES):
-                row.store(lane, values.load(head * size + lane))
+                row.store(lane, _within_f8(row, values.load(head * size + lane)))
+
+
+def _within_f8(out: Ptr, value: Value) -> Value:
+    """What an FP8 cache can hold of a value: beyond F8_MAX rounding would make a NaN."""
+    return minimum(maximum(value, -F8_MAX), F8_MAX) if out.element == "f8e4m3" else value
 
 
 def match(group: Function) -> Match | str:

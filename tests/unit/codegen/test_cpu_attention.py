@@ -14,7 +14,7 @@ from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernels.attention import PAGE, AttentionSpec
 from warploom.ir.ops.attention import attention
 
-DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16)}
+DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f8e4m3": np.dtype(ml_dtypes.float8_e4m3fn)}
 
 
 @dataclass
@@ -82,6 +82,7 @@ SPECS = [
     spec_of(2, 2, 16),
     spec_of(8, 2, 80, window=100),
     spec_of(8, 1, 128, "bf16", window=17),
+    spec_of(6, 2, 64, "f8e4m3"),
     spec_of(2, 1, 256),
     spec_of(7, 1, 96),
     spec_of(16, 1, 16, window=1),

@@ -18,7 +18,7 @@ from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.types import tensor
 
-DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16)}
+DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f8e4m3": np.dtype(ml_dtypes.float8_e4m3fn)}
 
 
 def fused(heads: int, kv_heads: int, size: int, dtype: str, rotary: int = 0) -> RopeKvWriteSpec:
@@ -43,6 +43,7 @@ SPECS = [
     fused(3, 1, 64, "f32", rotary=16),
     fused(4, 2, 80, "bf16", rotary=20),
     fused(2, 2, 32, "f32", rotary=6),
+    fused(4, 2, 64, "f8e4m3"),
     RopeKvWriteSpec(0, 2, 96, 96, "bf16", None, Range(7, 300), Range(0, 192)),
     RopeKvWriteSpec(0, 3, 48, 0, "f32", None, Range(0, 288), Range(144, 288)),
 ]

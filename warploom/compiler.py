@@ -109,7 +109,7 @@ def compile(
             `{"lm_head": "bf16", "model.layers.0.*": "int8", "*": "int4"}`.
             Activations are f32 on the CPU and bf16 on CUDA.
         kv_cache: `auto`, which is f32 for the quantization `f32` and bf16 otherwise, or `fp8`: E4M3 numbers without a
-            scale, half of the memory, on CUDA from sm_89 on.
+            scale, half of the memory; on CUDA from sm_89 on, and slow on the CPU.
         deterministic: a request's tokens never depend on what else is in the batch, at some cost in speed. On the CPU
             they never do; on CUDA, without it, equal batches give equal tokens.
         out: the artifact's folder; default: `<model name>-<quantization>.warploom` in the working directory.
@@ -130,7 +130,7 @@ def compile(
     load_plugins(plugins)
     rules = Rules(quantization)
     backends = _backends([target] if isinstance(target, str) else target, rules, deterministic)
-    _check_cache(kv_cache, backends)
+    _check_cache(kv_cache)
     progress("reading the checkpoint", 0.0)
     checkpoint = dummy_checkpoint(model_id) if dummy_weights else open_checkpoint(model_id)
     geometry = geometry_of(checkpoint.config)
@@ -172,11 +172,9 @@ def _backends(targets: Sequence[str], rules: Rules, deterministic: bool) -> list
     return backends
 
 
-def _check_cache(kv_cache: str, backends: Sequence[Backend]) -> None:
+def _check_cache(kv_cache: str) -> None:
     if kv_cache not in KV_CACHES:
         raise CompileError("unknown kind of KV cache", expected=", ".join(KV_CACHES), found=repr(kv_cache))
-    if KV_CACHES[kv_cache] is DType.F8 and any(backend.activation is DType.F32 for backend in backends):
-        raise CompileError("the CPU has no kernels for an FP8 cache", fix="leave kv_cache out, or compile for CUDA")
 
 
 def _check_quantization(backend: Backend, rules: Rules) -> None:

@@ -107,15 +107,21 @@ def devices() -> tuple[Device, ...]:
     return tuple(Device(**{**facts, "targets": tuple(facts["targets"])}) for facts in found)
 
 
+def find_device(target: str) -> Device | None:
+    """Return the device that stands for a target; targets of a kind share one where there is no other."""
+    exact = [device for device in devices() if target in device.targets]
+    like = [device for device in devices() if any(t.split(":")[0] == target.split(":")[0] for t in device.targets)]
+    return next(iter([*exact, *like]), None)
+
+
 def device_of(target: str) -> Device:
-    """Return the device that stands for a target; targets of a kind share one where there is no other.
+    """Return the device that stands for a target.
 
     Raises:
         CompileError: no device of that kind was measured.
     """
-    exact = [device for device in devices() if target in device.targets]
-    like = [device for device in devices() if any(t.split(":")[0] == target.split(":")[0] for t in device.targets)]
-    if not like:
+    found = find_device(target)
+    if found is None:
         known = ", ".join(name for device in devices() for name in device.targets)
         raise CompileError(f"no device was measured for {target}", expected=known, found=target)
-    return (exact or like)[0]
+    return found

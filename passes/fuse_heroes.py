@@ -1,8 +1,9 @@
 """Vertical fusion around heroes: each hand-shaped kernel absorbs what its rule allows, before and after it.
 
 A rule proposes the ops of a group or says what it left out and why. The target then says whether it has a kernel for
-the group; if not, it is asked again without what the rule could do without, at last for the hero alone. Every decision
-is recorded in `wl.fusion` of the entry.
+the group; if not, it is asked again without what the rule could do without, at last for the hero alone. A group that
+the target takes must also pay, by the cost model of its device (see `profit`). Every decision is recorded in
+`wl.fusion` of the entry.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.patterns import feeds_swiglu
 from warploom.ir.rewrite import entries, is_op, producer, users
 from warploom.ir.target import Target
+from warploom.passes.cost import find_device
 from warploom.passes.decisions import record, recorded
 from warploom.passes.donate import IN_PLACE
 from warploom.passes.extensions import extension_modules
 from warploom.passes.outline import Outliner, completes_late, in_block_order
+from warploom.passes.profit import gain
 
 
 class Proposal:
@@ -86,6 +89,7 @@ def _fuse(function: Function, hero: mlir.Operation, rules: Rules, outliner: Outl
     spec = op_of(hero)
     assert spec is not None
     kind, rule = rules[spec]
+    device = find_device(target.name)
     proposal = rule(Proposal(hero))
     place = f"{path_of(hero)}: {spec.name}"
     log = [f"{place}: {refusal}" for refusal in proposal.refusals]
@@ -94,11 +98,14 @@ def _fuse(function: Function, hero: mlir.Operation, rules: Rules, outliner: Outl
         reason = completes_late(ordered)
         if reason is None:
             group = outliner.build(function, ordered, kind, spec.name)
-            reason = target.refuses(group)
+            reason, note = target.refuses(group), ""
+            if reason is None and device is not None and len(ordered) > 1:
+                found = gain(function, ordered, kind, device)
+                reason, note = found.refusal, f" ({found})"
             if reason is None:
                 names = " + ".join(op.name.removeprefix("wl.") for op in ordered)
                 outliner.replace(ordered, hero, group)
-                return [*log, f"{place}: fused {names} as @{group.name}"]
+                return [*log, f"{place}: fused {names}{note} as @{group.name}"]
         log.append(f"{place}: no kernel for {len(ordered)} ops: {reason}")
     return log
 

@@ -24,7 +24,9 @@ GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 LLAMA = ("input_layernorm", *PROJECTIONS, "post_attention_layernorm", *GATED)
 POST = ("post_attention_layernorm", "post_feedforward_layernorm")
 GEMMA = (*LLAMA, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+COHERE = tuple(module for module in LLAMA if module != "post_attention_layernorm")
 MODEL = ("model.embed_tokens", "model.norm", "lm_head")
+NEOX = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,11 @@ class GGUFFamily:
         modules: of a layer, in Hugging Face's names.
         fields: the config's fields beyond the usual sizes and RoPE.
         permuted: rows of q and k are reordered from halves to neighbours within each head.
+        separated: rows of a projection of q, k and v, which stand head by head, are reordered to all q, all k, all v.
         norm_offset: what was added to the weights of norms.
         partial: a part of a head may be rotated.
+        layers: the module that holds the layers.
+        model: the other modules.
     """
 
     architecture: str
@@ -46,8 +51,11 @@ class GGUFFamily:
     modules: tuple[str, ...]
     fields: Callable[[Metadata], Fields]
     permuted: bool = False
+    separated: bool = False
     norm_offset: float = 0.0
     partial: bool = False
+    layers: str = "model.layers"
+    model: tuple[str, ...] = MODEL
 
 
 def gguf_family(file: GGUFFile) -> tuple[str, GGUFFamily]:
@@ -73,7 +81,8 @@ def hf_modules(name: str, num_layers: int) -> Mapping[str, str]:
     family = GGUF_FAMILIES[name]
     (arch,) = (arch for arch, text in gguf.MODEL_ARCH_NAMES.items() if text == name)
     names = gguf.get_tensor_name_map(arch, num_layers)
-    modules = [*MODEL, *(f"model.layers.{i}.{module}" for i in range(num_layers) for module in family.modules)]
+    layers = (f"{family.layers}.{i}.{module}" for i in range(num_layers) for module in family.modules)
+    modules = [*family.model, *layers]
     return {stored: module for module in modules if (stored := names.get_name(module)) is not None}
 
 
@@ -149,6 +158,26 @@ def _stablelm(m: Metadata) -> Fields:
     }
 
 
+def _neox(m: Metadata) -> Fields:
+    return {
+        "hidden_act": "gelu",
+        "layer_norm_eps": m.real("attention.layer_norm_epsilon"),
+        "use_parallel_residual": m.flag("use_parallel_residual", default=True),
+    }
+
+
+def _cohere(m: Metadata) -> Fields:
+    return {
+        "layer_norm_eps": m.real("attention.layer_norm_epsilon"),
+        "logit_scale": m.real("logit_scale"),
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in m.file.tensors,
+    }
+
+
+def _cohere2(m: Metadata) -> Fields:
+    return _cohere(m) | {"sliding_window": m.size("attention.sliding_window")}
+
+
 def _glm4(m: Metadata) -> Fields:
     return _rms(m) | {"attention_bias": "blk.0.attn_q.bias" in m.file.tensors}
 
@@ -190,6 +219,18 @@ GGUF_FAMILIES: Mapping[str, GGUFFamily] = {
         norm_offset=1.0,
         partial=True,
     ),
+    "gptneox": GGUFFamily(
+        "GPTNeoXForCausalLM",
+        "gpt_neox",
+        ("input_layernorm", "post_attention_layernorm", *NEOX),
+        _neox,
+        separated=True,
+        partial=True,
+        layers="gpt_neox.layers",
+        model=("gpt_neox.embed_in", "gpt_neox.final_layer_norm", "embed_out"),
+    ),
+    "command-r": GGUFFamily("CohereForCausalLM", "cohere", (*COHERE, *QK_NORMS), _cohere),
+    "cohere2": GGUFFamily("Cohere2ForCausalLM", "cohere2", COHERE, _cohere2),
     "stablelm": GGUFFamily("StableLmForCausalLM", "stablelm", LLAMA, _stablelm, partial=True),
     "glm4": GGUFFamily(
         "Glm4ForCausalLM",

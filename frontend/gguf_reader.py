@@ -8,7 +8,7 @@ adds 1 to the norms of others; that is undone here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ PLAIN_KINDS: Mapping[GGMLQuantizationType, str] = {
     GGMLQuantizationType.BF16: "bf16",
 }
 TENSOR = re.compile(r"(.+)\.(weight|bias)")
-HEADS = re.compile(r"blk\.\d+\.attn_([qk])")
+HEADS = re.compile(r"blk\.\d+\.attn_(q|k|qkv)")
+Reorder = Callable[[Array], Array]  # rows [n, ...] to the same rows in another order
 ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS = (
     f"rope_{name}.weight" for name in ("freqs", "factors_short", "factors_long")
 )  # go into the config's rope_scaling
@@ -51,9 +52,17 @@ def read_gguf_tensors(file: GGUFFile, config: Mapping[str, Any]) -> dict[str, La
     """
     name, family = gguf_family(file)
     modules = hf_modules(name, config["num_hidden_layers"])
-    heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]} if family.permuted else {}
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    reorders: dict[str, tuple[int, Reorder]] = {}  # by projection: what must divide its rows, and their order
+    if family.permuted:
+        reorders = {
+            which: (2 * count, partial(undo_permute, num_heads=count))
+            for which, count in (("q", heads), ("k", kv_heads))
+        }
+    if family.separated:
+        reorders = {"qkv": (heads + 2 * kv_heads, partial(undo_separate, num_heads=heads, num_kv_heads=kv_heads))}
     stored = (t for t in file.tensors.values() if t.name not in (ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS))
-    tensors = [_lazy_tensor(file.path, tensor, modules, heads, family.norm_offset) for tensor in stored]
+    tensors = [_lazy_tensor(file.path, tensor, modules, reorders, family.norm_offset) for tensor in stored]
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -68,8 +77,26 @@ def undo_permute(rows: Array, num_heads: int) -> Array:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
 
 
+def undo_separate(rows: Array, num_heads: int, num_kv_heads: int) -> Array:
+    """Rows of all q, all k, all v back to the order in which each kv head has its queries, its key, its value.
+
+    Args:
+        rows: [(num_heads + 2 * num_kv_heads) * head_dim, ...].
+        num_heads: of the queries.
+        num_kv_heads: of keys, and of values.
+    """
+    size, rest = rows.shape[0] // (num_heads + 2 * num_kv_heads), rows.shape[1:]
+    parts = np.split(rows, [num_heads * size, (num_heads + num_kv_heads) * size])
+    by_head = [part.reshape(num_kv_heads, -1, *rest) for part in parts]
+    return np.concatenate(by_head, axis=1).reshape(rows.shape)
+
+
 def _lazy_tensor(
-    path: Path, tensor: GGUFTensor, modules: Mapping[str, str], heads: Mapping[str, int], norm_offset: float
+    path: Path,
+    tensor: GGUFTensor,
+    modules: Mapping[str, str],
+    reorders: Mapping[str, tuple[int, Reorder]],
+    norm_offset: float,
 ) -> LazyTensor:
     match = TENSOR.fullmatch(tensor.name)
     module = modules.get(match[1]) if match else None
@@ -81,30 +108,31 @@ def _lazy_tensor(
             fix="use a dense model without adapters",
         )
     dtype, read = PLAIN_KINDS.get(tensor.kind, "f32"), partial(read_values, tensor)
-    if (rotated := HEADS.fullmatch(match[1])) and heads:
-        read = partial(_read_permuted, tensor, _dividing(path, tensor, heads[rotated[1]]))
+    reorder: Reorder = np.asarray
+    if (projection := HEADS.fullmatch(match[1])) and projection[1] in reorders:
+        divisor, reorder = reorders[projection[1]]
+        _check_rows(path, tensor, divisor)
+        read = partial(_read_reordered, tensor, reorder)
     elif norm_offset and "norm" in module and match[2] == "weight":
         dtype, read = "f32", partial(_read_lowered, tensor, norm_offset)
     name = f"{module}.{match[2]}"
-    reorder = partial(undo_permute, num_heads=heads[rotated[1]]) if rotated and heads else np.asarray
     parts = parts_of(tensor, reorder)
     found = () if parts is None else tuple(quantized_weight(name, parts, str(path)).values())[1:]
     return LazyTensor(name, tensor.shape, dtype, str(path), read, found)
 
 
-def _dividing(path: Path, tensor: GGUFTensor, num_heads: int) -> int:
-    if tensor.shape[0] % (2 * num_heads):
+def _check_rows(path: Path, tensor: GGUFTensor, divisor: int) -> None:
+    if tensor.shape[0] % divisor:
         raise CheckpointError(
             f"tensor {tensor.name} in {path} has the wrong shape",
-            expected=f"rows that make {num_heads} heads of even size",
+            expected=f"rows that make whole heads: a multiple of {divisor}",
             found=str(list(tensor.shape)),
             fix="download the file again",
         )
-    return num_heads
 
 
-def _read_permuted(tensor: GGUFTensor, num_heads: int) -> Array:
-    return undo_permute(read_values(tensor), num_heads)
+def _read_reordered(tensor: GGUFTensor, reorder: Reorder) -> Array:
+    return reorder(read_values(tensor))
 
 
 def _read_lowered(tensor: GGUFTensor, offset: float) -> Array:

@@ -46,6 +46,13 @@ KEYS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "seed_oss": ("seed_oss", lambda c: {}),
     "nemotron": ("nemotron", lambda c: {}),
     "stablelm": ("stablelm", lambda c: {}),
+    "neox": ("gptneox", lambda c: {}),
+    "neox_sequential": ("gptneox", lambda c: {"use_parallel_residual": False}),
+    "cohere": ("command-r", lambda c: {"logit_scale": c["logit_scale"]}),
+    "cohere2_published": (
+        "cohere2",
+        lambda c: {"logit_scale": c["logit_scale"], "attention.sliding_window": c["sliding_window"]},
+    ),
     "glm4": ("glm4", lambda c: {}),
     "gemma2_published": (
         "gemma2",
@@ -71,6 +78,7 @@ KEYS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
 ALSO = (
     case("gemma2_published", "Gemma2", WIDE | {"sliding_window": 21, "query_pre_attn_scalar": 16}),
     case("gemma3_published", "Gemma3", WIDE | GEMMA3, config="Gemma3TextConfig"),
+    case("cohere2_published", "Cohere2", WIDE | {"num_hidden_layers": 5, "sliding_window": 21}),
     case("qwen2_plain", "Qwen2", SIZES),
     case("smollm3_published", "SmolLM3", SIZES | {"num_hidden_layers": 4, "tie_word_embeddings": False}),
     case("starcoder2_plain", "Starcoder2", SIZES),
@@ -91,7 +99,7 @@ def metadata(arch: str, config: dict[str, Any], extra: dict[str, Any]) -> dict[s
         "embedding_length": config["hidden_size"],
         "feed_forward_length": config["intermediate_size"],
         "attention.head_count": heads,
-        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.head_count_kv": config.get("num_key_value_heads", heads),
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
         f"attention.{kind}": eps,
@@ -108,16 +116,25 @@ def converted(arch: str, config: dict[str, Any], tensors: dict[str, NDArray[np.f
     """Names, row order and norms as the converter writes them."""
     (code,) = (code for code, text in gguf.MODEL_ARCH_NAMES.items() if text == arch)
     names, family = gguf.get_tensor_name_map(code, config["num_hidden_layers"]), GGUF_FAMILIES[arch]
-    counts = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    heads = config["num_attention_heads"]
+    counts = {"q_proj": heads, "k_proj": config.get("num_key_value_heads", heads)}
     result = {}
     for name, values in tensors.items():
         module, _, parameter = name.rpartition(".")
         if family.permuted and (count := counts.get(module.rpartition(".")[2])):
             values = interleave(values, count)
+        if family.separated and module.endswith("query_key_value"):
+            values = separate(values, heads)
         if family.norm_offset and "norm" in module and parameter == "weight":
             values = values + np.float32(family.norm_offset)
         result[f"{names.get_name(module)}.{parameter}"] = values
     return result
+
+
+def separate(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """GPT-NeoX's q, k, v of each head as all q, all k, all v (one kv head per query)."""
+    each = rows.reshape(heads, 3, -1, *rows.shape[1:])
+    return np.ascontiguousarray(each.swapaxes(0, 1)).reshape(rows.shape)
 
 
 def factors(config: dict[str, Any]) -> dict[str, NDArray[np.float32]]:

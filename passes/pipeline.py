@@ -26,6 +26,7 @@ from warploom.passes.merge_linears import merge_linears
 from warploom.passes.quantization.scheme import Choice, Rules
 from warploom.passes.quantize_activations import quantize_activations
 from warploom.passes.quantize_weights import quantize_weights
+from warploom.passes.require_kernels import require_kernels
 from warploom.passes.scale_activations import scale_activations
 from warploom.passes.simplify import simplify
 
@@ -67,6 +68,7 @@ def pipeline(
         # Groups: one kernel each.
         donate,
         partial(fuse_heroes, target=target),
+        *([partial(require_kernels, target=target)] if rules and rules.quantize else ()),
         decompose,
         simplify,
         cse,

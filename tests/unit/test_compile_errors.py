@@ -99,6 +99,11 @@ def test_a_bad_model_is_refused_by_name(case: str, model: Path, tmp_path: Path) 
         ({"target": "tpu"}, ["tpu", "cuda:sm_90"]),
         ({"target": "cuda:sm_10"}, ["sm_10", "sm_90"]),
         ({"quantization": "int3"}, ["int3", "bf16"]),
+        ({"quantization": "int4:g48"}, ["g48", "g64"]),
+        ({"quantization": "int4:g128"}, ["groups of 128", "model.layers.0", "int8"]),
+        ({"quantization": "int4:awq"}, ["needs a calibration text", "--calibration"]),
+        ({"quantization": "int4:awq", "calibration": "a word"}, ["too short", "256 tokens"]),
+        ({"kv_cache": "fp4"}, ["fp4", "fp8"]),
         ({"max_context": 1000}, ["1000", "128"]),
     ],
 )

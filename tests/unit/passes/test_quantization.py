@@ -10,7 +10,7 @@ import mlir.ir as mlir
 import numpy as np
 import pytest
 
-from tests.targets import EAGER
+from tests.targets import EAGER, UNABLE
 from tests.unit.passes.test_pipeline_on_llama import step_inputs
 from tests.unit.passes.tiny_llama import CACHE, CONFIG, LIMITS, random_tensors, traced
 from warploom.codegen.cpu.target import CPU
@@ -112,6 +112,13 @@ def test_fp8_weights_meet_fp8_activations_and_int8_what_the_target_asks() -> Non
     assert of_activations == ["f8e4m3"] * 4
     quantize_activations(module, CPU)
     assert formats(module).keys() == {"scaled_linear"}
+
+
+@pytest.mark.usefixtures("wl")
+def test_quantized_weights_without_a_kernel_are_refused_with_the_reason() -> None:
+    with pytest.raises(CompileError, match="no kernel for the quantized weight of model") as caught:
+        list(run(traced(), pipeline(UNABLE, "int8")))
+    assert "no kernels at all" in str(caught.value.found)
 
 
 def stored(tensors: dict[str, LazyTensor], op: Callable[..., Any], how: dict[str, Any]) -> dict[str, LazyTensor]:

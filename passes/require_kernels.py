@@ -1,0 +1,36 @@
+"""Refuse quantized weights that no kernel of the target reads: in core ops they would be right, but very slow."""
+
+from __future__ import annotations
+
+import mlir.ir as mlir
+
+from warploom.errors import CompileError
+from warploom.ir.function import Function, path_of
+from warploom.ir.ops.quantization import quantized_embed, quantized_linear, scaled_linear
+from warploom.ir.rewrite import entries, is_op
+from warploom.ir.target import Target
+from warploom.passes.decisions import recorded
+
+
+def require_kernels(module: mlir.Module, target: Target) -> None:
+    """Check what `fuse_heroes` has left.
+
+    Raises:
+        CompileError: naming the module, and why the target's kernels do not take it.
+    """
+    for function in entries(module):
+        for operation in function.ops:
+            if is_op(operation, quantized_linear, scaled_linear, quantized_embed):
+                path = path_of(operation)
+                raise CompileError(
+                    f"{target.name} has no kernel for the quantized weight of {path}",
+                    expected="a scheme and a shape that its kernels read",
+                    found=_reason(function, path) or operation.name,
+                    fix=f'store it otherwise: quantization={{"{path}": "bf16", "*": ...}}',
+                )
+
+
+def _reason(function: Function, path: str) -> str:
+    """The last thing that was said of a module."""
+    said = [line for line in recorded(function) if line.startswith(f"{path}:") and "no kernel" in line]
+    return said[-1].removeprefix(f"{path}: ") if said else ""

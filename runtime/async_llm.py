@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from queue import Empty
 from threading import Thread
 from types import TracebackType
 from typing import TypeAlias
@@ -28,7 +27,7 @@ from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions
 from warploom.runtime.engine import RequestOutput
 from warploom.runtime.engine_stats import EngineStats
-from warploom.runtime.engine_thread import EngineThread
+from warploom.runtime.engine_thread import EngineEnd, EngineThread
 from warploom.runtime.output import Delta, OutputText
 from warploom.runtime.output_stream import OutputStream
 from warploom.runtime.request import Request
@@ -38,6 +37,8 @@ from warploom.runtime.served_model import ServedModel, open_model
 Prompt: TypeAlias = str | Sequence[int]
 _WATCH_SECONDS = 1.0  # how often the engine's heartbeat is looked at
 _SWITCH_SECONDS = 5e-4  # for how long a Python thread computes while others wait
+_REST = 6.0  # how much longer the output thread rests than it works, for readers take time, too
+_MIN_REST_SECONDS, _MAX_REST_SECONDS = 2e-4, 0.02
 _STOP_SECONDS = 10.0  # a step that takes longer when all is to end is taken for hung
 
 
@@ -238,36 +239,42 @@ class AsyncLLM:
                 self._thread.abort(request_id)
 
     def _hand_out(self) -> None:
-        """The output thread: from the outputs of steps to the deltas of streams."""
-        while True:
-            try:
-                outputs = self._thread.outputs.get(timeout=_WATCH_SECONDS)
-            except Empty:
-                if self._thread.heartbeat_age > self._hang_timeout_s:
-                    self._die(TimeoutError(f"a step has not ended for {self._hang_timeout_s} s"))
-                continue
-            if outputs is None:
-                return
-            if isinstance(outputs, BaseException):
-                self._die(outputs)
-                return
+        """The output thread: from the outputs of steps to the deltas of streams.
+
+        It rests longer than it works, so that what many readers get is put together from several steps, and the
+        engine's thread is not kept waiting.
+        """
+        end: EngineEnd | None = None
+        while end is None:
+            outputs, end = self._thread.take(_WATCH_SECONDS)
+            if not outputs and self._thread.heartbeat_age > self._hang_timeout_s:
+                self._die(TimeoutError(f"a step has not ended for {self._hang_timeout_s} s"))
+            began = time.perf_counter()
             self._deliver(outputs)
+            rest = min(_MAX_REST_SECONDS, _REST * (time.perf_counter() - began))
+            if rest > _MIN_REST_SECONDS:
+                time.sleep(rest)
+        if end.error is not None:
+            self._die(end.error)
 
     def _deliver(self, outputs: Iterable[RequestOutput]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[OutputStream, Delta]]] = {}
+        by_request: dict[int, list[RequestOutput]] = {}
         for output in outputs:
-            answer = self._answers.get(output.request_id)
+            by_request.setdefault(output.request_id, []).append(output)
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[OutputStream, Delta]]] = {}
+        for request_id, own in by_request.items():
+            answer = self._answers.get(request_id)
             if answer is None:  # cancelled, or ended by a stop string
                 continue
             try:
-                delta = answer.text.push(output)
+                delta = answer.text.push_all(own)
             except Exception as error:  # a fault of one answer ends that one only
-                self._cancel([output.request_id])
+                self._cancel([request_id])
                 failure = EngineError("The answer could not be decoded", found=repr(error), fix="report it")
                 _call(answer.stream.loop, answer.stream.fail, failure)
                 continue
             if delta.finish_reason:
-                self._finish(output)
+                self._finish(own[-1])
             by_loop.setdefault(answer.stream.loop, []).append((answer.stream, delta))
         for loop, pairs in by_loop.items():
             _call(loop, _push_all, pairs)

@@ -5,26 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import TypeAlias
 
 from warploom.runtime.engine import Engine, RequestOutput
 from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.request import Request
 
-Outputs: TypeAlias = "list[RequestOutput] | BaseException | None"  # of a step; what killed the engine; the end
+
+@dataclass(frozen=True, slots=True)
+class EngineEnd:
+    """No step follows; `error`: because of it, or None if the thread was stopped."""
+
+    error: BaseException | None
 
 
 class EngineThread:
-    """Runs an engine until `stop`, or until a step fails.
-
-    Attributes:
-        outputs: what each step gave that gave something. After an exception nothing follows; None: stopped.
-    """
+    """Runs an engine until `stop`, or until a step fails."""
 
     def __init__(self, engine: Engine) -> None:
-        self.outputs: SimpleQueue[Outputs] = SimpleQueue()
+        self._outputs: SimpleQueue[list[RequestOutput] | EngineEnd] = SimpleQueue()
         self._engine = engine
         self._commands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._busy_since: float | None = None
@@ -38,6 +38,21 @@ class EngineThread:
     def abort(self, request_id: int) -> None:
         """Forget a request and free what it holds."""
         self._commands.put(lambda: self._engine.abort(request_id))
+
+    def take(self, timeout_s: float) -> tuple[list[RequestOutput], EngineEnd | None]:
+        """Return what all steps have given since the last time, and the end if it has come.
+
+        Waits for something, but no longer than `timeout_s`; one thread takes.
+        """
+        outputs: list[RequestOutput] = []
+        try:
+            news = self._outputs.get(timeout=timeout_s)
+            while not isinstance(news, EngineEnd):
+                outputs += news
+                news = self._outputs.get_nowait()
+        except Empty:
+            return outputs, None
+        return outputs, news
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after the step under way; return whether it has ended in time."""
@@ -61,11 +76,11 @@ class EngineThread:
                 outputs = self._engine.step()
                 self._busy_since = time.monotonic()
                 if outputs:
-                    self.outputs.put(outputs)
+                    self._outputs.put(outputs)
         except BaseException as error:
-            self.outputs.put(error)
+            self._outputs.put(EngineEnd(error))
         else:
-            self.outputs.put(None)
+            self._outputs.put(EngineEnd(None))
 
     def _obey(self) -> bool:
         """Follow the commands that have come, or wait for one if there is nothing else to do; False: stop."""

@@ -126,6 +126,17 @@ class OutputText:
             prompt_logprobs=prompt_logprobs,
         )
 
+    def push_all(self, outputs: Sequence[RequestOutput]) -> Delta:
+        """Return one delta of several outputs that follow each other; what comes after a stop string is left out."""
+        if not self._request.params.stop_strings:
+            return self.push(_joined(outputs))
+        delta = self.push(outputs[0])
+        for output in outputs[1:]:
+            if delta.finish_reason:
+                break
+            delta = merged(delta, self.push(output))
+        return delta
+
     def _push(self, text: str) -> str:
         return self._stops.push(text, active=self._num_tokens >= self._request.params.min_tokens)
 
@@ -251,6 +262,16 @@ def best_deltas(deltas: Iterable[Delta], params: SamplingParams) -> list[Delta]:
 
 def _mean_logprob(logprobs: Sequence[TokenLogprobs]) -> float:
     return sum(entry.logprob for entry in logprobs) / max(1, len(logprobs))
+
+
+def _joined(outputs: Sequence[RequestOutput]) -> RequestOutput:
+    """Several outputs of one request as one."""
+    last = outputs[-1]
+    if len(outputs) == 1:
+        return last
+    asked = outputs[0].logprobs is not None
+    logprobs = tuple(entry for one in outputs for entry in one.logprobs or ()) if asked else None
+    return last._replace(token_ids=tuple(token for one in outputs for token in one.token_ids), logprobs=logprobs)
 
 
 def merged(first: Delta, second: Delta) -> Delta:

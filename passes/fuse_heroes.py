@@ -17,7 +17,7 @@ from warploom.ir.op import Op, op_of
 from warploom.ir.ops.attention import attention, kv_write
 from warploom.ir.ops.elementwise import add, cast
 from warploom.ir.ops.linear import embed, linear
-from warploom.ir.ops.norm import rms_norm
+from warploom.ir.ops.norm import layer_norm, rms_norm
 from warploom.ir.ops.quantization import quantize, quantized_embed, quantized_linear, scaled_linear
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.sample import sample, top_logprobs
@@ -213,5 +213,5 @@ PHASES: tuple[Rules, ...] = (
         sample: ("sample", _alone),
         top_logprobs: ("top_logprobs", _alone),
     },
-    {rms_norm: ("rms_norm", _alone)},
+    {rms_norm: ("rms_norm", _alone), layer_norm: ("layer_norm", _alone)},
 )

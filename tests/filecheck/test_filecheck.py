@@ -6,11 +6,8 @@ FileCheck) what the program looks like after these passes. To keep a counter-exa
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import mlir.ir as mlir
@@ -21,16 +18,16 @@ from filecheck.options import Options
 from tests.targets import EAGER
 from warploom.ir.context import parse
 from warploom.ir.verify import verify
+from warploom.passes.named import named_pass
 
 FILES = sorted(Path(__file__).parent.glob("*.mlir"))
 
 
 def passes_of(text: str) -> list[Callable[[mlir.Module], None]]:
     """The passes that a file names; those for a target get one that takes every group."""
-    line = re.match(r"// PASSES: ([\w ]+)\n", text)
-    assert line is not None, "the first line must be // PASSES: name name ..."
-    found = [getattr(import_module(f"warploom.passes.{name}"), name) for name in line[1].split()]
-    return [partial(p, target=EAGER) if "target" in inspect.signature(p).parameters else p for p in found]
+    line = re.match(r"// PASSES: (.+)\n", text)
+    assert line is not None, "the first line must be // PASSES: name name{argument=value} ..."
+    return [named_pass(name, EAGER) for name in line[1].split()]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -228,6 +228,16 @@ def test_quantization_is_within_half_a_step(seed: int, dtypes: tuple[str, str]) 
     np.testing.assert_array_equal(peaks, np.where(np.arange(5) == 2, 0, largest)[:, None].repeat(2, 1))
 
 
+@given(SEEDS)
+def test_four_bits_keep_what_they_can_hold(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    few = rng.integers(-8, 8, (4, 32))
+    few[:, 7] = -8
+    weight = (few * rng.choice([0.5, 0.125, -0.0625], (4, 1))).astype(np.float32)
+    q, scale = quantize.evaluate(weight, dtype="i4", group=32, scale_dtype="f16")
+    np.testing.assert_array_equal(dequantize.evaluate(q, scale), weight)
+
+
 @given(SEEDS, st.sampled_from(["i8", "i4"]))
 def test_affine_quantization_reaches_from_the_minimum_to_the_maximum(seed: int, dtype: str) -> None:
     weight = (np.random.default_rng(seed).normal(size=(5, 8)) + 3).astype(np.float32)

@@ -1,7 +1,7 @@
 """The process of a server: sockets, signals, and an end in good order.
 
 SIGTERM or SIGINT: no new connections or requests, the unfinished ones run on for at most `drain_seconds`, then the
-rest is ended with an error. A second signal ends at once. If the engine dies, the process ends with exit code 1, so
+rest is ended with an error. A second signal ends at once. If the engine dies, `run` raises and the process ends, so
 that whatever started it starts it again.
 """
 

@@ -14,8 +14,12 @@ from typing import Any
 import pytest
 
 from tests.unit.server.conftest import Reply, Running, SlowDevice, StartServer
+from warploom.errors import EngineDeadError
 from warploom.runtime.artifact import Artifact
+from warploom.runtime.async_llm import AsyncLLM
 from warploom.runtime.server.limits import Limits
+from warploom.runtime.server.run import ServerOptions, bind, run
+from warploom.runtime.server.service import Service
 from warploom.tools.cli import build_parser
 
 ENDLESS = {"prompt": "Once upon", "max_tokens": 200, "ignore_eos": True}
@@ -144,6 +148,22 @@ def test_a_device_that_fails_is_told_in_streams_and_by_health(start_server: Star
     assert last["error"]["code"] == 503
     assert running.ask("GET", "/health").json["status"] == "dead"
     assert running.complete().status == 503
+
+
+def test_the_process_ends_when_the_device_has_failed(artifact: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    device = SlowDevice(artifact)
+    device.failure = RuntimeError("broken")
+    llm = AsyncLLM.load(artifact, device=device)
+    service = Service(llm, model_name="fake", limits=Limits(), tool_format=None, health_seconds=8)
+    listener = bind("127.0.0.1", 0)
+    with ThreadPoolExecutor(1) as pool:
+        running = Running(listener.getsockname()[1], service, device, None)  # type: ignore[arg-type]
+        listener.listen()
+        asked = pool.submit(running.complete)
+        with pytest.raises(EngineDeadError, match="broken"):
+            run(service, ServerOptions(), listener)
+        assert asked.result().status == 503
+    assert capsys.readouterr().err.startswith("serving fake at http://127.0.0.1:")
 
 
 def test_a_tokenizer_that_fails_costs_one_request_only(start_server: StartServer) -> None:

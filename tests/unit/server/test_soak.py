@@ -19,6 +19,7 @@ from warploom.runtime.artifact import Artifact
 
 REQUESTS = int(os.environ.get("WARPLOOM_SOAK", "240"))
 CLIENTS = 24
+WORDS = ["once", "upon", "a", "time", "there", "was", "loom", "naïve", "你好"]  # few: the tokenizer remembers 10000
 SETTLED = 0.4  # part of the requests after which memory should grow no more
 GROWTH = 1.02
 
@@ -32,7 +33,7 @@ def open_files() -> int:
 
 
 def random_request(rng: random.Random) -> tuple[str, dict[str, Any]]:
-    text = "".join(rng.choice("abc de") for _ in range(rng.randint(1, 60)))
+    text = " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 20)))
     body: dict[str, Any] = {
         "max_tokens": rng.randint(1, 24), "stream": rng.random() < 0.6, "n": rng.choice([1, 1, 1, 2]),
         "temperature": rng.choice([0, 1]), "ignore_eos": rng.random() < 0.5, "priority": rng.randint(-1, 1),

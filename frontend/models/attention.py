@@ -141,7 +141,8 @@ def attend(
     kv = kv_write(place.kv, k, v, step.slots, **paging)
     pages = (step.page_table, step.query_start, step.context_lens, *(() if sinks is None else (sinks,)))
     scale = heads.scale or heads.head_dim**-0.5
-    mixed = attention(q, kv, *pages, **paging, scale=scale, window=heads.window, softcap=heads.softcap)
+    window = heads.window if heads.window < step.max_context else 0  # which is no window
+    mixed = attention(q, kv, *pages, **paging, scale=scale, window=window, softcap=heads.softcap)
     return reshape(mixed, shape=(type_of(q).shape[0], heads.num_heads * heads.head_dim)), kv
 
 

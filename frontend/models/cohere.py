@@ -85,4 +85,5 @@ FAMILY = Family(
     ("CohereForCausalLM", "Cohere2ForCausalLM"),
     parse,
     ("parallel residual", "LayerNorm", "interleaved RoPE", "windows", "NoPE layers", "QK-norm", "logit scale"),
+    checked=("cpu", "cuda"),
 )

@@ -42,4 +42,10 @@ def _sliding(read: ConfigReader, layers: int) -> Any:
     return lambda index: (index + 1) % int(pattern) != 0
 
 
-FAMILY = Family("EXAONE 4", ("Exaone4ForCausalLM",), parse, ("norms after", "QK-norm", "windows", "NoPE layers"))
+FAMILY = Family(
+    "EXAONE 4",
+    ("Exaone4ForCausalLM",),
+    parse,
+    ("norms after", "QK-norm", "windows", "NoPE layers"),
+    checked=("cpu", "cuda"),
+)

@@ -31,7 +31,8 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     attention = self_attention(heads, project, out="dense", out_bias=bias)
     act = read.expect("activation", "gelu", *ACTIVATIONS)
     mlp = plain(sizes.intermediate, act, ("dense_h_to_4h", "dense_4h_to_h"), bias=bias)
-    two = read.stated("num_ln_in_parallel_attn", None) in ((None, 2) if new else (2,))
+    two = new and read.get("num_ln_in_parallel_attn", 2) == 2
+    read.ignore("num_ln_in_parallel_attn")
     if read.flag("parallel_attn", True):
         layer = parallel(
             norm, attention, mlp, norms=("ln_attn", "ln_mlp") if two else (INPUT, INPUT), attention=ATTENTION
@@ -60,5 +61,9 @@ def _sizes(read: ConfigReader, new: bool) -> Sizes:
 
 
 FAMILY = Family(
-    "Falcon", ("FalconForCausalLM",), parse, ("parallel residual", "multi-query", "LayerNorm", "plain GELU MLP")
+    "Falcon",
+    ("FalconForCausalLM",),
+    parse,
+    ("parallel residual", "multi-query", "LayerNorm", "plain GELU MLP"),
+    checked=("cpu", "cuda"),
 )

@@ -67,4 +67,5 @@ FAMILY = Family(
     ("Gemma2ForCausalLM", "Gemma3ForCausalLM"),
     parse,
     ("GeGLU", "norms before and after", "alternating windows", "capped scores and logits", "QK-norm", "two RoPE bases"),
+    checked=("cpu", "cuda"),
 )

@@ -36,4 +36,5 @@ FAMILY = Family(
     ("GlmForCausalLM", "Glm4ForCausalLM"),
     parse,
     ("partial interleaved RoPE", "biases of q, k, v", "norms before and after"),
+    checked=("cpu", "cuda"),
 )

@@ -71,4 +71,10 @@ def _with_positions(context: int) -> Any:
     return embedded
 
 
-FAMILY = Family("GPT-2", ("GPT2LMHeadModel",), parse, ("learned positions", "LayerNorm", "plain GELU MLP", "biases"))
+FAMILY = Family(
+    "GPT-2",
+    ("GPT2LMHeadModel",),
+    parse,
+    ("learned positions", "LayerNorm", "plain GELU MLP", "biases"),
+    checked=("cpu", "cuda"),
+)

@@ -37,5 +37,9 @@ def parse(config: Mapping[str, Any]) -> Decoder:
 
 
 FAMILY = Family(
-    "GPT-NeoX", ("GPTNeoXForCausalLM",), parse, ("parallel residual", "LayerNorm", "partial RoPE", "plain GELU MLP")
+    "GPT-NeoX",
+    ("GPTNeoXForCausalLM",),
+    parse,
+    ("parallel residual", "LayerNorm", "partial RoPE", "plain GELU MLP"),
+    checked=("cpu", "cuda"),
 )

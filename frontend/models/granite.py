@@ -36,4 +36,10 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     )
 
 
-FAMILY = Family("Granite", ("GraniteForCausalLM",), parse, ("embedding, residual, score and logit multipliers",))
+FAMILY = Family(
+    "Granite",
+    ("GraniteForCausalLM",),
+    parse,
+    ("embedding, residual, score and logit multipliers",),
+    checked=("cpu", "cuda"),
+)

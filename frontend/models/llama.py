@@ -28,4 +28,6 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     return Decoder(sizes, (layer,) * sizes.layers, norm)
 
 
-FAMILY = Family("Llama", ("LlamaForCausalLM",), parse, ("GQA", "every RoPE scaling", "optional biases"))
+FAMILY = Family(
+    "Llama", ("LlamaForCausalLM",), parse, ("GQA", "every RoPE scaling", "optional biases"), checked=("cpu", "cuda")
+)

@@ -33,4 +33,10 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     return Decoder(sizes, tuple(map(layer, windows)), norm)
 
 
-FAMILY = Family("Mistral", ("MistralForCausalLM", "MinistralForCausalLM"), parse, ("sliding window, per layer",))
+FAMILY = Family(
+    "Mistral",
+    ("MistralForCausalLM", "MinistralForCausalLM"),
+    parse,
+    ("sliding window, per layer",),
+    checked=("cpu", "cuda"),
+)

@@ -29,5 +29,9 @@ def parse(config: Mapping[str, Any]) -> Decoder:
 
 
 FAMILY = Family(
-    "Nemotron", ("NemotronForCausalLM",), parse, ("squared ReLU", "LayerNorm by 1 + weight", "partial RoPE")
+    "Nemotron",
+    ("NemotronForCausalLM",),
+    parse,
+    ("squared ReLU", "LayerNorm by 1 + weight", "partial RoPE"),
+    checked=("cpu", "cuda"),
 )

@@ -29,4 +29,6 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     return Decoder(sizes, (layer,) * sizes.layers, norm)
 
 
-FAMILY = Family("OLMo 2", ("Olmo2ForCausalLM",), parse, ("norms after", "QK-norm of all heads"))
+FAMILY = Family(
+    "OLMo 2", ("Olmo2ForCausalLM",), parse, ("norms after", "QK-norm of all heads"), checked=("cpu", "cuda")
+)

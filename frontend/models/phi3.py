@@ -38,4 +38,10 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     return Decoder(sizes, tuple(map(layer, windows)), norm)
 
 
-FAMILY = Family("Phi-3", ("Phi3ForCausalLM",), parse, ("fused projections", "partial RoPE", "LongRoPE", "window"))
+FAMILY = Family(
+    "Phi-3",
+    ("Phi3ForCausalLM",),
+    parse,
+    ("fused projections", "partial RoPE", "LongRoPE", "window"),
+    checked=("cpu", "cuda"),
+)

@@ -44,4 +44,10 @@ def _windows(read: ConfigReader, layers: int) -> list[int]:
     return [0] * layers
 
 
-FAMILY = Family("Qwen", ("Qwen2ForCausalLM", "Qwen3ForCausalLM"), parse, ("biases of q, k, v", "QK-norm", "windows"))
+FAMILY = Family(
+    "Qwen",
+    ("Qwen2ForCausalLM", "Qwen3ForCausalLM"),
+    parse,
+    ("biases of q, k, v", "QK-norm", "windows"),
+    checked=("cpu", "cuda"),
+)

@@ -28,4 +28,4 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     return Decoder(sizes, (pre_norm(norm, attention, mlp),) * sizes.layers, norm)
 
 
-FAMILY = Family("Seed-OSS", ("SeedOssForCausalLM",), parse, ("biases of q, k, v",))
+FAMILY = Family("Seed-OSS", ("SeedOssForCausalLM",), parse, ("biases of q, k, v",), checked=("cpu", "cuda"))

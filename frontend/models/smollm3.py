@@ -38,4 +38,4 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     return Decoder(sizes, tuple(map(layer, range(sizes.layers))), norm)
 
 
-FAMILY = Family("SmolLM3", ("SmolLM3ForCausalLM",), parse, ("NoPE layers", "windows"))
+FAMILY = Family("SmolLM3", ("SmolLM3ForCausalLM",), parse, ("NoPE layers", "windows"), checked=("cpu", "cuda"))

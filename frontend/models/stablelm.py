@@ -52,5 +52,9 @@ def _per_head(eps: float) -> Norm:
 
 
 FAMILY = Family(
-    "StableLM", ("StableLmForCausalLM",), parse, ("LayerNorm", "partial RoPE", "optional parallel residual, QK-norm")
+    "StableLM",
+    ("StableLmForCausalLM",),
+    parse,
+    ("LayerNorm", "partial RoPE", "optional parallel residual, QK-norm"),
+    checked=("cpu", "cuda"),
 )

@@ -32,4 +32,10 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     return Decoder(sizes, (layer,) * sizes.layers, norm)
 
 
-FAMILY = Family("StarCoder2", ("Starcoder2ForCausalLM",), parse, ("LayerNorm", "plain GELU MLP", "biases", "window"))
+FAMILY = Family(
+    "StarCoder2",
+    ("Starcoder2ForCausalLM",),
+    parse,
+    ("LayerNorm", "plain GELU MLP", "biases", "window"),
+    checked=("cpu", "cuda"),
+)

@@ -114,6 +114,15 @@ def _alone(proposal: Proposal) -> Proposal:
     return proposal
 
 
+def _embed(proposal: Proposal) -> Proposal:
+    """The cast of its result, if that is all that reads it."""
+    (hero,) = proposal.ops
+    readers = users(hero.results[0])
+    if len(readers) == 1 and is_op(readers[0], cast):
+        proposal.may_take(readers[0])
+    return proposal
+
+
 def _linear(proposal: Proposal) -> Proposal:
     """RMSNorm, a cast and a quantization before; SwiGLU or a residual after."""
     (hero,) = proposal.ops
@@ -208,8 +217,8 @@ PHASES: tuple[Rules, ...] = (
         scaled_linear: ("linear", _linear),
         kv_write: ("rope_kv_write", _kv_write),
         attention: ("attention", _alone),
-        embed: ("embed", _alone),
-        quantized_embed: ("embed", _alone),
+        embed: ("embed", _embed),
+        quantized_embed: ("embed", _embed),
         sample: ("sample", _alone),
         top_logprobs: ("top_logprobs", _alone),
     },

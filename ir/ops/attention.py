@@ -17,7 +17,19 @@ from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.dims import DimLike, equal, product
 from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
 from warploom.ir.ops.activation import softcap as soften
-from warploom.ir.ops.elementwise import add, bit_and, cast, compare, div, exp, maximum, mul, select, sub
+from warploom.ir.ops.elementwise import (
+    add,
+    bit_and,
+    cast,
+    compare,
+    div,
+    exp,
+    maximum,
+    minimum,
+    mul,
+    select,
+    sub,
+)
 from warploom.ir.ops.norm import softmax
 from warploom.ir.ops.reduce import dot_general, reduce_max, reduce_sum
 from warploom.ir.ops.shape import (
@@ -34,7 +46,8 @@ from warploom.ir.ops.shape import (
 from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
 
 F32, I32 = frozenset({DType.F32}), frozenset({DType.I32})
-CACHE = frozenset({DType.F32, DType.BF16})
+CACHE = frozenset({DType.F32, DType.BF16, DType.F8})
+F8_MAX = 448.0
 KEY_LAYOUTS = ("token_major", "dim_major")
 MASKED = -1e30
 PAGING = (Attribute("layer", Kind.INT), Attribute("page_size", Kind.INT), Attribute("k_layout", Kind.STR))
@@ -44,7 +57,8 @@ Generated = tuple[list[mlir.Value], dict[str, AttrValue]]
 class KvWrite(Op):
     """kv with the keys and values of this step's tokens written at their slots, in one layer.
 
-    slot = page * page_size + offset within the page; a negative slot writes nothing; slots are distinct.
+    slot = page * page_size + offset within the page; a negative slot writes nothing; slots are distinct. A cache of f8
+    holds the nearest numbers that it can, up to 448 and without a scale: an E4M3 number has its own exponent.
     """
 
     name = "kv_write"
@@ -84,8 +98,9 @@ class KvWrite(Op):
         keys, values = view_pages(result, layer, k.shape[2], k_layout)
         kept = slots >= 0
         page, offset = slots[kept] // page_size, slots[kept] % page_size
-        keys[page, :, offset] = k[kept]
-        values[page, :, offset] = v[kept]
+        limit = F8_MAX if kv.dtype == DType.F8.numpy else np.inf
+        keys[page, :, offset] = np.clip(k[kept], -limit, limit)
+        values[page, :, offset] = np.clip(v[kept], -limit, limit)
         return result
 
     def decompose(
@@ -106,7 +121,7 @@ class KvWrite(Op):
         for which, new in ((0, k), (1, v)):
             transposed = which == 0 and k_layout == "dim_major"
             tokens = _token_rows(kv, layer, which, page_size, transposed)  # [C * page_size, heads, head_dim]
-            written = scatter(tokens, slots, cast(new, dtype=type_of(kv).dtype.value))
+            written = scatter(tokens, slots, _narrowed(new, type_of(kv).dtype))
             paged = reshape(written, shape=(count, page_size, heads, size))
             order = (0, 2, 3, 1) if transposed else (0, 2, 1, 3)
             parts.append(reshape(transpose(paged, permutation=order), shape=(1, count, 1, heads, page_size * size)))
@@ -339,6 +354,16 @@ def _softmax_with_sinks(scores: mlir.Value, sinks: mlir.Value) -> mlir.Value:
     weights = exp(sub(scores, broadcast(peak, shape=shape, dims=(0, 1, 2))))
     total = add(reduce_sum(weights, axis=3), exp(sub(sink, peak)))
     return div(weights, broadcast(total, shape=shape, dims=(0, 1, 2)))
+
+
+def _narrowed(x: mlir.Value, dtype: DType) -> mlir.Value:
+    """x as a cache has it."""
+    if dtype is DType.F8:
+        type_ = type_of(x)
+        low, high = (full(shape=type_.shape, value=v, dtype=type_.dtype.value) for v in (-F8_MAX, F8_MAX))
+        x = minimum(maximum(x, low), high)
+    result: mlir.Value = cast(x, dtype=dtype.value)
+    return result
 
 
 def _token_rows(kv: mlir.Value, layer: int, which: int, page_size: int, transposed: bool) -> mlir.Value:

@@ -33,6 +33,7 @@ from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, DecodeTile, decode_tile_for
 from warploom.codegen.cuda.kernels.embed import EmbedSpec
 from warploom.codegen.cuda.kernels.hopper_attention import HopperAttentionSpec, takes
+from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.codegen.cuda.kernels.loops import match
 from warploom.codegen.cuda.kernels.projection import Projection, Range
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec, tile_for
@@ -82,6 +83,8 @@ ATTENTION = [
     projected(4, 2, 80, half=10),
     projected(8, 4, 256, 100, softcap=30.0),
     projected(16, 2, 64, sinks=F32),
+    attention_of(8, 2, 64, kv=DType.F8),
+    projected(32, 8, 128, kv=DType.F8),
 ]
 DECODE_TILES = [
     DecodeTile(blocks, min_keys, warps, stages)
@@ -113,7 +116,7 @@ def describe(spec: Any, kernel: CompiledKernel) -> Case:
     """What a launcher has to know of a kernel."""
     names = [operand.name for operand in spec.operands]
     temps = getattr(spec, "temps", ())
-    first = {"decode": 5, "sample": 14, "top_lo": 1}.get(spec.name[:6], 0)
+    first = next((names.index(name) for name in ("parts", "adjusted", "chunks") if name in names), 0)
     described = [
         {"name": name, "shape": [str(d) for d in t.type.shape], "dtype": str(t.type.dtype), "zeroed": t.zeroed}
         for name, t in zip(names[first:], temps, strict=False)
@@ -132,14 +135,19 @@ def describe(spec: Any, kernel: CompiledKernel) -> Case:
     }
 
 
+def facts_of(problem: AttentionProblem) -> Case:
+    """A problem in JSON."""
+    return {**asdict(problem), "sinks": problem.sinks and str(problem.sinks), "kv": str(problem.kv)}
+
+
 def attention_cases(collection: Collection) -> None:
     """Every shape to check with its own tiles; Llama-3.1-8B's with many to time."""
     for problem in ATTENTION:
-        facts = {**asdict(problem), "sinks": problem.sinks and str(problem.sinks)}
+        facts = facts_of(problem)
         before = []
         if problem.projection is not None:
             written = replace(problem.projection, q=None)
-            before.append(RopeKvWriteSpec(0, problem.num_kv_heads, problem.head_dim, BF16, BF16, written, True))
+            before.append(RopeKvWriteSpec(0, problem.num_kv_heads, problem.head_dim, BF16, problem.kv, written, True))
         decode = DecodeAttentionSpec(problem, decode_tile_for(problem, TARGET), True)
         ragged = RaggedAttentionSpec(problem, tile_for(problem, TARGET), True)
         collection.add("decode", "check", [decode], problem=facts)
@@ -147,15 +155,20 @@ def attention_cases(collection: Collection) -> None:
         if takes(problem, TARGET):
             collection.add("hopper", "check", [*before, HopperAttentionSpec(problem)], problem=facts)
     for stages, keys in ((2, 128), (4, 64)):
-        collection.add("hopper", "bench", [HopperAttentionSpec(LLAMA, keys, stages)], problem=asdict(LLAMA))
+        collection.add("hopper", "bench", [HopperAttentionSpec(LLAMA, keys, stages)], problem=facts_of(LLAMA))
     for tile in DECODE_TILES:
         spec = DecodeAttentionSpec(LLAMA, tile, True)
-        collection.add("decode", "bench", [spec], problem=asdict(LLAMA), tile=asdict(tile))
-    fused = projected(32, 8, 128)
-    spec = DecodeAttentionSpec(fused, decode_tile_for(fused, TARGET), True)
-    collection.add("decode", "bench", [spec], problem=asdict(fused))
+        collection.add("decode", "bench", [spec], problem=facts_of(LLAMA), tile=asdict(tile))
+    for fused in (projected(32, 8, 128), projected(32, 8, 128, kv=DType.F8)):
+        if takes(fused, TARGET):
+            collection.add("hopper", "bench", [HopperAttentionSpec(fused)], problem=facts_of(fused))
+        spec = DecodeAttentionSpec(fused, decode_tile_for(fused, TARGET), True)
+        collection.add("decode", "bench", [spec], problem=facts_of(fused))
+    narrow = attention_of(32, 8, 128, kv=DType.F8)
+    ragged = RaggedAttentionSpec(narrow, tile_for(narrow, TARGET), True)
+    collection.add("ragged", "bench", [ragged], problem=facts_of(narrow))
     for ragged_tile in RAGGED_TILES:
-        collection.add("ragged", "bench", [RaggedAttentionSpec(LLAMA, ragged_tile, True)], problem=asdict(LLAMA))
+        collection.add("ragged", "bench", [RaggedAttentionSpec(LLAMA, ragged_tile, True)], problem=facts_of(LLAMA))
 
 
 def simple_cases(collection: Collection) -> None:
@@ -169,7 +182,7 @@ def simple_cases(collection: Collection) -> None:
         collection.add("rope", "bench" if heads == 32 else "check", [rope], shape=shape)
     for rows, columns in ((128256, 4096), (49152, 576)):
         for out in (BF16, F32):
-            spec = EmbedSpec(rows, columns, BF16, out, pdl=True)
+            spec = EmbedSpec(rows, columns, Weight(BF16), out, pdl=True)
             collection.add("embed", "bench", [spec], rows=rows, columns=columns, out=str(out))
     for columns in (4096, 576):
         norm = RmsNormSpec(columns, BF16, BF16, BF16, 1e-5, True)

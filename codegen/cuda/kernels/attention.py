@@ -30,6 +30,7 @@ from warploom.runtime.expr import Expr
 KIND = "attention"
 HEAD_DIMS = range(16, 257, 8)
 MAX_GROUP = 16
+FIRST_WITH_F8 = 89  # compute capability
 END = 2**31 - 1
 
 
@@ -57,7 +58,7 @@ def match(group: Function, target: CudaTarget) -> Match | str:
         return found
     if write is None and isinstance(alone := only_op(group, attention), str):
         return alone
-    problem = _problem(operation, found)
+    problem = _problem(operation, found, target)
     return problem if isinstance(problem, str) else lower(_attended(group, operation, write, found, problem), target)
 
 
@@ -75,7 +76,7 @@ def _fresh(group: Function, operation: mlir.Operation, write: mlir.Operation) ->
     return found
 
 
-def _problem(operation: mlir.Operation, found: Projected | None) -> AttentionProblem | str:
+def _problem(operation: mlir.Operation, found: Projected | None, target: CudaTarget) -> AttentionProblem | str:
     q, kv, _, _, _, *sinks = operation.operands
     attrs = attention.attrs_of(operation)
     _, num_heads, head_dim = type_of(q).shape
@@ -83,8 +84,10 @@ def _problem(operation: mlir.Operation, found: Projected | None) -> AttentionPro
     if attrs["page_size"] != PAGE_SIZE or attrs["k_layout"] != K_LAYOUT:
         return f"pages must be {PAGE_SIZE} tokens, {K_LAYOUT}; here {attrs['page_size']}, {attrs['k_layout']}"
     matrices = found.matrices if found is not None else ()
-    if {type_of(value).dtype for value in (q, kv, *matrices)} != {DType.BF16}:
-        return f"q, k, v and kv must be bf16; here {type_of(q)} and {type_of(kv)}"
+    if {type_of(value).dtype for value in (q, *matrices)} != {DType.BF16}:
+        return f"q, k and v must be bf16; here {type_of(q)}"
+    if type_of(kv).dtype not in ((DType.BF16, DType.F8) if target.capability >= FIRST_WITH_F8 else (DType.BF16,)):
+        return f"{target.arch} has no kernels for a cache {type_of(kv)}"
     if head_dim not in HEAD_DIMS or static(num_heads) // static(num_kv_heads) > MAX_GROUP:
         return (
             f"heads must have 16 to 256 dims, a multiple of 8, and at most {MAX_GROUP} may share a kv head; "
@@ -100,6 +103,7 @@ def _problem(operation: mlir.Operation, found: Projected | None) -> AttentionPro
         attrs["window"],
         attrs["softcap"],
         type_of(sinks[0]).dtype if sinks else None,
+        type_of(kv).dtype,
         found.projection if found is not None else None,
     )
 
@@ -151,7 +155,7 @@ def _prompt_kernels(problem: AttentionProblem, target: CudaTarget) -> list[CudaK
     if problem.projection is not None:
         keys = replace(problem.projection, q=None)
         kernels.append(
-            RopeKvWriteSpec(0, problem.num_kv_heads, problem.head_dim, DType.BF16, DType.BF16, keys, target.has_tma)
+            RopeKvWriteSpec(0, problem.num_kv_heads, problem.head_dim, DType.BF16, problem.kv, keys, target.has_tma)
         )
     if hopper_attention.takes(problem, target):
         return [*kernels, hopper_attention.HopperAttentionSpec(problem)]

@@ -14,13 +14,14 @@ LOG2_E = 1.4426950408889634
 
 @dataclass(frozen=True, slots=True)
 class AttentionProblem:
-    """Causal attention of q [T, num_heads, head_dim] over bf16 pages of one layer, all bf16.
+    """Causal attention of bf16 q [T, num_heads, head_dim] over pages of one layer.
 
     Attributes:
         scale: of scores, positive.
         window: keys that a token sees; 0: all.
         softcap: bound of scores, smoothly; 0: none.
         sinks: dtype of one more score per head, if there is one.
+        kv: dtype of the pages.
         projection: where q, k and v of this step are before their rotation; None: q is rotated, and all that is
             attended is in the cache.
     """
@@ -32,6 +33,7 @@ class AttentionProblem:
     window: int = 0
     softcap: float = 0.0
     sinks: DType | None = None
+    kv: DType = DType.BF16
     projection: Projection | None = None
 
     @property
@@ -46,6 +48,8 @@ class AttentionProblem:
             parts.append(f"cap_{self.softcap:g}")
         if self.sinks:
             parts.append(f"sinks_{self.sinks}")
+        if self.kv is not DType.BF16:
+            parts.append(f"kv_{self.kv}")
         if self.projection:
             parts.append(str(self.projection))
         return "_".join(parts).replace(".", "p").replace("+", "").replace("-", "m")
@@ -81,7 +85,7 @@ class AttentionProblem:
         """The cache at its layer, and where its sequences are."""
         indices = ("page_table", "query_start", "context_lens")
         sinks = () if self.sinks is None else (Pointer("sinks", self.sinks),)
-        return (Pointer("kv", DType.BF16), *(Pointer(name, DType.I32) for name in indices), *sinks)
+        return (Pointer("kv", self.kv), *(Pointer(name, DType.I32) for name in indices), *sinks)
 
     @property
     def flops(self) -> str:
@@ -91,4 +95,4 @@ class AttentionProblem:
     @property
     def bytes(self) -> str:
         """Upper bound: full page tables once, q and the result once."""
-        return f"{2 * self.page_stride} * S * P + {4 * self.num_heads * self.head_dim} * T"
+        return f"{self.kv.numpy.itemsize * self.page_stride} * S * P + {4 * self.num_heads * self.head_dim} * T"

@@ -3,11 +3,14 @@
 A block holds one chunk of a row in registers. Rows that need nothing of other chunks (greedy ones, and plain draws at a
 temperature, because the largest of logit + Gumbel noise is a draw) are done in one pass: the last block of a row to
 finish picks the best of all chunks. Where tokens are truncated, the blocks of a row look for the cutoff together: they
-count and weigh what lies above a few bounds, publish, meet at a counter, add up all chunks in order, and narrow the
-bounds, which are the bits of floats in an order that integers have.
+count and weigh what lies above a few bounds, publish, meet at a counter, add up all chunks in order, and go on between
+two bounds, which are the bits of floats in an order that integers have.
 
-That blocks wait for each other is safe: those of one row are few enough to be resident at once, and blocks start in
-order, so the first row that is not complete always can be.
+That blocks wait for each other is safe. A block draws its row and chunk when it starts, so that the blocks of a row
+start before those of later rows, whatever the order in which a GPU starts blocks. A row whose blocks have all started
+goes on. So if all blocks that run were to wait, they would belong to the last row that has begun, and be fewer than its
+blocks, which all fit on any GPU at once (MAX_CHUNKS): there is room for the next one to start. Other kernels do not
+take this room for ever: earlier ones end, and one that depends on this one starts only when all its blocks have.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from warploom.ir.types import DType, tensor, type_of
 KIND = "sample"
 MAX_CHUNK = 4096
 BOUNDS = 8  # tried at once
-MAX_CHUNKS = 64  # blocks that wait for each other: any GPU holds three on each of its 24 or more multiprocessors
+MAX_CHUNKS = 48  # blocks that wait for each other: any GPU holds three on each of its 16 or more multiprocessors
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,16 @@ class SampleSpec:
         """Of a row.
 
         adjusted: logits with biases and penalties. chunks: of each, the largest logit, the sum of exponentials, the
-        best with noise, the largest adjusted. sums: count and mass above each bound in each chunk, of two phases in
-        turn. best_tokens: of the chunks. counters: chunks that have met, and that are done.
+        best with noise, the largest adjusted and the sum of exponentials of these. sums: count and mass above each
+        bound in each chunk, of two phases in turn. best_tokens: of the chunks. counters: chunks that have met, and
+        that are done; at last, of all rows, blocks that have started, and rows that are done.
         """
         return (
             Temp(tensor(("R", self.vocab_size), DType.F32)),
-            Temp(tensor(("R", 4, self.chunks), DType.F32)),
+            Temp(tensor(("R", 5, self.chunks), DType.F32)),
             Temp(tensor(("R", 2, self.chunks, 2, BOUNDS), DType.F32)),
             Temp(tensor(("R", self.chunks), DType.I32)),
-            Temp(tensor(("R", 2), DType.I32), zeroed=True),
+            Temp(tensor(("R+1", 2), DType.I32), zeroed=True),
         )
 
     @property
@@ -70,8 +74,9 @@ class SampleSpec:
 
     @property
     def chunk(self) -> int:
-        """Tokens of a block."""
-        return min(self.max_chunk, max(128, 1 << (self.vocab_size - 1).bit_length()))
+        """Tokens of a block: a power of two, such that a row has at most MAX_CHUNKS."""
+        least = 1 << (-(-self.vocab_size // MAX_CHUNKS) - 1).bit_length()
+        return max(least, min(self.max_chunk, max(128, 1 << (self.vocab_size - 1).bit_length())))
 
     @property
     def chunks(self) -> int:
@@ -79,8 +84,8 @@ class SampleSpec:
         return -(-self.vocab_size // self.chunk)
 
     @property
-    def grid(self) -> tuple[int, str, int]:
-        return self.chunks, "R", 1
+    def grid(self) -> tuple[str, int, int]:
+        return f"{self.chunks} * R", 1, 1
 
     @property
     def options(self) -> Options:
@@ -116,8 +121,6 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     values = dict(zip((operand.name for operand in sample.operands), operation.operands, strict=True))
     rows, vocab_size = type_of(values["logits"]).shape
     spec = SampleSpec(static(vocab_size), target.has_tma)
-    if spec.chunks > MAX_CHUNKS:
-        return f"vocabularies must have at most {MAX_CHUNKS * spec.chunk} tokens; here {vocab_size}"
     history, biases = type_of(values["penalty_tokens"]).shape[1], type_of(values["bias_tokens"]).shape[1]
     operands = (
         *(input_slot(group, value) for value in values.values()),

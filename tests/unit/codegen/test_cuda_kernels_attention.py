@@ -76,7 +76,7 @@ def make_batch(problem: AttentionProblem, sequences: list[tuple[int, int]], padd
     starts = np.cumsum([0, *(query for query, _ in sequences)]).astype(np.int32)
     q = rng.standard_normal((starts[-1] + padding, problem.num_heads, problem.head_dim))
     contexts = np.array([context for _, context in sequences], np.int32)
-    return Batch(q.astype(BF16), kv.reshape(*shape[:3], -1).astype(BF16), table, starts, contexts)
+    return Batch(q.astype(BF16), kv.reshape(*shape[:3], -1).astype(problem.kv.numpy), table, starts, contexts)
 
 
 def problem_of(heads: int, kv_heads: int, size: int, window: int = 0) -> AttentionProblem:
@@ -185,6 +185,7 @@ PROJECTED = [
     (projected_problem(3, 1, 80, 10, window=70), [(0, 0), (3, 70), (0, 0), (1, 129), (0, 0), (2, 2)], 0),
     (projected_problem(4, 4, 96, 48, softcap=2.0), [(1, 700)], 0),
     (projected_problem(6, 2, 128, 64, sinks=DType.F32), [(1, 128), (1, 600), (0, 0), (2, 3)], 0),
+    (projected_problem(4, 2, 64, 32, kv=DType.F8), [(1, 1), (1, 300), (0, 0), (2, 70)], 0),
 ]
 
 

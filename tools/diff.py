@@ -128,8 +128,8 @@ def _ops(operations: list[Any]) -> Counter[str]:
 
 def changed_lines(left: list[str], right: list[str]) -> Iterator[str]:
     """Yield the lines of two programs that differ, as a diff, not counting names of values and locations."""
-    plain = [[SSA.sub("%", LOCATION.sub("", line)) for line in lines] for lines in (left, right)]
-    for line in difflib.unified_diff(*plain, n=1, lineterm=""):
+    before, after = ([SSA.sub("%", LOCATION.sub("", line)) for line in lines] for lines in (left, right))
+    for line in difflib.unified_diff(before, after, n=1, lineterm=""):
         if not line.startswith(("---", "+++")):
             yield line
 

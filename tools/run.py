@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.add_argument("file", metavar="FILE", help="an .mlir file; - is standard input")
     parser.add_argument("--entry", default="step", metavar="NAME", help="the function to run (default: step)")
-    parser.add_argument("--on", default="interpreter", metavar="PLACE", help="interpreter (default), cpu or cuda")
+    parser.add_argument("--on", default="interpreter", metavar="PLACE", help="interpreter (default) or cpu")
     parser.add_argument("--against", metavar="PLACE|FILE", help="compare with another place, or another program")
     parser.add_argument("--dims", type=parse_dims, default={}, metavar="D=N,...", help="sizes of random inputs")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random inputs and weights")

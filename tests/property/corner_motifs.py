@@ -9,6 +9,7 @@ import mlir.ir as mlir
 import numpy as np
 
 from tests.property.motifs import HIDDEN, PAGE_SIZE, PAGES, Builder
+from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.attention import kv_write
 from warploom.ir.ops.elementwise import add, maximum, mul, neg, sub
 from warploom.ir.ops.linear import linear
@@ -76,4 +77,10 @@ def cache_corners(choose: Builder) -> Sequence[mlir.Value]:
     return [turned_q, early, late]
 
 
-CORNERS = (slices, permutations, constants, mirrored, cache_corners)
+def narrow(choose: Builder) -> Sequence[mlir.Value]:
+    """A composite in bf16: its parts compute in f32 and its result is rounded once."""
+    type_ = tensor((choose.symbol(), HIDDEN), DType.BF16)
+    return [swiglu(choose.input(type_, -4, 4), choose.input(type_, -4, 4))]
+
+
+CORNERS = (slices, permutations, constants, mirrored, cache_corners, narrow)

@@ -20,12 +20,6 @@ def candidates(problem: LinearProblem, thorough: bool = True) -> Iterator[Choice
         yield from (_all if thorough else _one_of_each)(problem)
     else:
         yield from (_all_quantized if thorough else _one_of_each_quantized)(problem.prepared())
-        if (problem.norm is not None or problem.rounded) and problem.operands_by_tma:
-            tiles = (
-                _ring(problem, 8) if thorough else [RingTile(64, 8, 128, 4, 3), RingTile(64, 16, 128, 4, 2, splits=2)]
-            )
-            for tile in tiles:
-                yield Choice(1 if thorough else tile.block_t, tile, fused_norm=True)
 
 
 def neighbours(choice: Choice) -> Iterator[Choice]:
@@ -40,8 +34,11 @@ def neighbours(choice: Choice) -> Iterator[Choice]:
     elif isinstance(tile, RingTile):
         steps = [{"num_stages": tile.num_stages + n} for n in (-2, -1, 1, 2)]
         steps += [{"splits": n} for n in (1, 2, 3, 4, 6, 8) if choice.up_to is not None]
+    elif isinstance(tile, MixedTile):
+        steps = [{"num_stages": tile.num_stages + n} for n in (-1, 1)]
     else:
-        steps = [{"group": n} for n in (1, 4, 16, 32)] + [{"num_stages": tile.num_stages + n} for n in (-1, 1)]
+        steps = [{"group": n} for n in (1, 4, 16, 32)] + [{"ahead": n} for n in (0, 2, 4, 8)]
+        steps += [{"num_stages": tile.num_stages + n} for n in (-1, 1)]
     for step in steps:
         if (found := change(tile, **step)) != tile:
             yield change(choice, tile=found)

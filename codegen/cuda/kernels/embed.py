@@ -7,48 +7,43 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.kernels.groups import input_slot, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
+from warploom.codegen.cuda.kernels.linear_group import read_weight
+from warploom.codegen.cuda.kernels.linear_problem import FIRST_WITH_F8, Weight
 from warploom.codegen.cuda.render import render
 from warploom.ir.dims import product
 from warploom.ir.function import Function
+from warploom.ir.layouts import columns_of, split_block
 from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import cast
 from warploom.ir.ops.linear import embed
 from warploom.ir.ops.quantization import quantized_embed
-from warploom.ir.patterns import has_row_scales
 from warploom.ir.rewrite import is_op
+from warploom.ir.types import FLOATS as ANY_FLOATS
 from warploom.ir.types import DType, type_of
 
 KIND = "embed"
 MAX_BLOCK = 1024
+FLOATS = tuple(sorted(ANY_FLOATS))
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedSpec:
-    """Row ids[t] of a table [rows, columns] as out [T, columns]; ids outside are clamped.
-
-    Attributes:
-        table: dtype in memory; i8 and f8 have one f32 scale per row.
-    """
+    """Row ids[t] of a table [rows, columns] as out [T, columns]; ids outside are clamped."""
 
     rows: int
     columns: int
-    table: DType
+    weight: Weight
     out: DType
     pdl: bool
 
     @property
     def name(self) -> str:
-        return f"embed_{self.table.value.removesuffix('e4m3')}_{self.rows}x{self.columns}_{self.out}"
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether there are scales."""
-        return self.table in (DType.I8, DType.F8)
+        numbers = self.weight.name or str(self.weight.dtype)
+        return f"embed_{numbers}_{self.rows}x{self.columns}_{self.out}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
-        scale = [Pointer("scale", DType.F32)] if self.is_quantized else []
-        return Pointer("ids", DType.I32), Pointer("table", self.table), *scale, Pointer("out", self.out)
+        return Pointer("ids", DType.I32), *self.weight.operands, Pointer("out", self.out)
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -56,12 +51,22 @@ class EmbedSpec:
 
     @property
     def block(self) -> int:
-        """Columns of a block."""
-        return min(MAX_BLOCK, 1 << (self.columns - 1).bit_length())
+        """Numbers in memory that a block reads: columns, or pairs of them."""
+        return min(MAX_BLOCK, 1 << (self.row - 1).bit_length())
+
+    @property
+    def row(self) -> int:
+        """Numbers in memory of a row."""
+        return self.columns // 2 if self.half else self.columns
+
+    @property
+    def half(self) -> int:
+        """Columns between the two numbers of a byte; 0: a byte is one number."""
+        return split_block(self.columns) // 2 if self.weight.dtype is DType.I4 else 0
 
     @property
     def grid(self) -> tuple[str, int, int]:
-        return "T", -(-self.columns // self.block), 1
+        return "T", -(-self.row // self.block), 1
 
     @property
     def options(self) -> Options:
@@ -69,17 +74,18 @@ class EmbedSpec:
 
     @property
     def flops(self) -> str:
-        return f"{self.columns} * T" if self.is_quantized else "0"
+        return f"{self.columns} * T" if self.weight.groups else "0"
 
     @property
     def bytes(self) -> str:
-        return f"{self.columns * (self.table.numpy.itemsize + self.out.numpy.itemsize)} * T"
+        return f"{self.weight.bytes(1, self.columns) + self.columns * self.out.numpy.itemsize} * T"
 
     def source(self) -> str:
         return render("embed.py.j2", spec=self)
 
     def __str__(self) -> str:
-        return f"embedding of {self.rows} rows of {self.columns} {self.table} as {self.out}"
+        numbers = self.weight.name or self.weight.dtype
+        return f"embedding of {self.rows} rows of {self.columns} {numbers} as {self.out}"
 
 
 def match(group: Function, target: CudaTarget) -> Match | str:
@@ -87,15 +93,16 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     lookup, *others = group.ops
     if not is_op(lookup, embed, quantized_embed) or [op_of(op) for op in others] not in ([], [cast]):
         return f"takes an embed and a cast, not {', '.join(op.name for op in group.ops)}"
-    ids, table, *scale = lookup.operands
-    attrs = embed.attrs_of(lookup)
-    if attrs["layout"] != "row" or not has_row_scales(lookup):
-        return f"the table must lie in rows with scales per row; here {type_of(table)}, {attrs['layout']}"
+    ids, *weights = lookup.operands
+    weight = read_weight(lookup, FLOATS)
+    if isinstance(weight, str):
+        return weight
+    if weight.dtype is DType.F8 and target.capability < FIRST_WITH_F8:
+        return f"{target.arch} has no numbers of f8"
     (result,) = group.results.values()
     if not type_of(result).dtype.is_float:
         return f"the result must be of floats; here {type_of(result)}"
-    spec = EmbedSpec(
-        attrs["n"], static(type_of(table).shape[1]), type_of(table).dtype, type_of(result).dtype, target.has_tma
-    )
-    inputs = tuple(input_slot(group, value) for value in (ids, table, *scale))
+    columns = columns_of([static(d) for d in type_of(weights[0]).shape], embed.attrs_of(lookup)["layout"])
+    spec = EmbedSpec(embed.attrs_of(lookup)["n"], columns, weight, type_of(result).dtype, target.has_tma)
+    inputs = tuple(input_slot(group, value) for value in (ids, *weights))
     return one_launch(spec, (*inputs, result_slot(group, result)), {"T": str(product(type_of(ids).shape))})

@@ -9,7 +9,7 @@ from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Ste
 from warploom.codegen.cuda.kernels.gemm import GemmSpec
 from warploom.codegen.cuda.kernels.gemv import GemvSpec
 from warploom.codegen.cuda.kernels.linear_group import Slots, read_group
-from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
+from warploom.codegen.cuda.kernels.linear_problem import FIRST_WITH_F8, LinearProblem
 from warploom.codegen.cuda.kernels.mixed_gemm import MixedSpec
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
@@ -25,7 +25,6 @@ from warploom.runtime.expr import Expr
 
 KIND = "linear"
 NO_END = 2**31 - 1
-FIRST_WITH_F8 = 89  # compute capability
 
 
 def match(group: Function, target: CudaTarget) -> Match | str:
@@ -79,8 +78,7 @@ def _steps(
 ) -> list[Step]:
     """Norm, rounding and unpacking first, where the kernel does not do them, then the kernel."""
     steps = []
-    fused = choice.fused_norm and (isinstance(choice.tile, RingTile) or not problem.rounded)
-    if (problem.rounded or problem.norm is not None) and not fused:
+    if problem.rounded or (problem.norm is not None and not choice.fused_norm):
         first, made = _rows_first(problem, slots, rows, memory, target)
         steps.append(first)
         problem, slots = problem.prepared(), slots | made
@@ -91,7 +89,7 @@ def _steps(
         problem, slots = problem.unpacked(), slots | {"w": wide}
     _check_end(problem, choice)
     spec = linear_spec(problem, choice.tile, target)
-    if isinstance(spec, SkinnySpec | RingSpec):
+    if isinstance(spec, SkinnySpec | RingSpec | GemmSpec):
         slots = slots | _extra_slots(spec, slots, choice, memory)
     return [*steps, Step(spec, tuple(slots[operand.name] for operand in spec.operands), {"T": rows})]
 
@@ -141,9 +139,9 @@ def linear_spec(
     return GemmSpec(problem, tile, target.has_tma)
 
 
-def _extra_slots(spec: SkinnySpec | RingSpec, slots: Slots, choice: Choice, memory: _Temps) -> Slots:
-    extra = {"w_rows": slots["w"], "x_rows": slots["x"]}  # once more, as addresses
-    if spec.tile.splits > 1:
+def _extra_slots(spec: SkinnySpec | RingSpec | GemmSpec, slots: Slots, choice: Choice, memory: _Temps) -> Slots:
+    extra = {"w_rows": slots["w"]}  # once more, as an address to prefetch
+    if not isinstance(spec, GemmSpec) and spec.tile.splits > 1:
         assert choice.up_to is not None
         tiles = spec.tiles(choice.up_to)
         extra["partials"] = memory.slot("partials", Temp(tensor((spec.tile.splits, tiles, spec.part), DType.F32)))

@@ -28,7 +28,7 @@ Slots = dict[str, Slot]
 def read_group(group: Function) -> tuple[LinearProblem, Slots, Expr] | str:
     """The problem, where its operands are, and its number of tokens; or why it is none that kernels compute."""
     (hero,) = (op for op in group.ops if is_op(op, linear, quantized_linear, scaled_linear))
-    weight = _weight(hero)
+    weight = read_weight(hero)
     if isinstance(weight, str):
         return weight
     epilogue = _epilogue(group, hero)
@@ -59,14 +59,15 @@ def read_group(group: Function) -> tuple[LinearProblem, Slots, Expr] | str:
     return problem, slots | {"out": Slot("result", 0)}, str(product(rows))
 
 
-def _weight(hero: mlir.Operation) -> Weight | str:
-    """The format of the weight."""
+def read_weight(hero: mlir.Operation, floats: tuple[DType, ...] = (DType.BF16,)) -> Weight | str:
+    """The format of the weight of a linear or an embedding, or why kernels do not take it."""
     matrix, *sides = weight_operands(hero)
     layout, dtype = linear.attrs_of(hero)["layout"], type_of(matrix).dtype
     if (layout, dtype) == ("row4", DType.I8):
         dtype = DType.I4
-    elif layout != "row" or dtype not in (DType.BF16, DType.I8, DType.F8):
-        return f"the weight must be bf16, i8 or f8 in rows, or of four bits in row4; here {type_of(matrix)}, {layout}"
+    elif layout != "row" or dtype not in (*floats, DType.I8, DType.F8):
+        wanted = ", ".join((*floats, DType.I8, DType.F8))
+        return f"the weight must be {wanted} in rows, or of four bits in row4; here {type_of(matrix)}, {layout}"
     if not sides:
         return Weight(dtype)
     groups = type_of(sides[0]).shape[1]

@@ -8,6 +8,7 @@ from typing import Literal
 from warploom.codegen.cuda.kernel import Pointer
 from warploom.ir.types import DType
 
+FIRST_WITH_F8 = 89  # compute capability
 TMA_BYTES = 16  # rows must begin at multiples of this to be moved by TMA
 
 
@@ -67,6 +68,8 @@ class Weight:
         """Nothing for bf16; `i4g32x` has 32 scales a row, in f32, and offsets."""
         if self.dtype is DType.BF16:
             return ""
+        if not self.groups:
+            return short(self.dtype)
         scale = "" if self.scale is DType.F32 else str(self.scale)
         return f"{short(self.dtype)}g{self.groups}{scale}{'x' if self.offset else ''}"
 
@@ -123,8 +126,6 @@ class LinearProblem:
         if self.norm is not None:
             gain = "" if self.norm.gain is DType.BF16 else f"_{self.norm.gain}"
             parts.append(f"rms{gain}_{self.norm.eps:g}".replace("-", "m").replace(".", "p").replace("+", ""))
-        if self.rounded:
-            parts.append("rounded")
         if self.epilogue is not None:
             parts.append(self.epilogue)
         return "_".join(parts)

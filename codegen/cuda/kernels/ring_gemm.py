@@ -20,7 +20,7 @@ from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
 from warploom.runtime.expr import Expr
 
-FIRST_FOR_WARP_GROUPS = 32  # tokens
+FIRST_FOR_WARP_GROUPS = 64  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +49,14 @@ class RingSpec:
             "x": _tile("x", p.x, ("T", p.k), (t.block_t, t.block_k)),
             "w": _tile("w", p.weight.stored, (p.n, stored[0]), (t.block_n, stored[1])),
         }
-        dtypes = {"x_rows": p.x, "partials": DType.F32, "counters": DType.I32}
+        dtypes = {"partials": DType.F32, "counters": DType.I32}
         extra = (Pointer(name, dtypes[name]) for name in self.extra_operands)
         return (*(maps.get(operand.name, operand) for operand in p.operands), *extra)
 
     @property
     def extra_operands(self) -> tuple[str, ...]:
-        """`x_rows`: x once more, as an address; `partials` and `counters`: what the splits of a tile share."""
-        rows = ("x_rows",) if self.fused else ()
-        return (*rows, "partials", "counters") if self.tile.splits > 1 else rows
+        """What the splits of a tile share."""
+        return ("partials", "counters") if self.tile.splits > 1 else ()
 
     @property
     def parts(self) -> int:
@@ -96,34 +95,9 @@ class RingSpec:
         return t.block_k * (weight + t.block_t * self.problem.x.numpy.itemsize)
 
     @property
-    def used(self) -> LinearProblem:
-        """The product itself, of an x that is normed and rounded."""
-        return self.problem.prepared()
-
-    @property
-    def fused(self) -> bool:
-        """Whether every block norms or rounds x itself: worth it for one token or two."""
-        return self.problem.norm is not None or self.problem.rounded
-
-    @property
-    def chunk(self) -> int:
-        """Columns of a row of x that are read at once."""
-        return min(2048, 1 << (self.problem.k - 1).bit_length())
-
-    @property
-    def chunks(self) -> int:
-        """Chunks of a row."""
-        return -(-self.problem.k // self.chunk)
-
-    @property
-    def lanes(self) -> int:
-        """Threads of a warp that share a row of a tile of x."""
-        return min(32, self.tile.block_k // 8)
-
-    @property
     def by_warp_groups(self) -> bool:
         """Whether warp groups multiply; single warps take x from registers, for few tokens of mixed products."""
-        return self.used.is_plain or self.tile.block_t >= FIRST_FOR_WARP_GROUPS
+        return self.problem.is_plain or self.tile.block_t >= FIRST_FOR_WARP_GROUPS
 
     @property
     def group(self) -> int:

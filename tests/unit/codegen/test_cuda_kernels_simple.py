@@ -9,9 +9,12 @@ import pytest
 
 from tests.unit.codegen.triton_interpreter import run_kernel
 from warploom.codegen.cuda.kernels.embed import EmbedSpec
+from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.codegen.cuda.kernels.projection import Projection, Range
 from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
+from warploom.ir.layouts import pack_array
 from warploom.ir.ops.attention import kv_write
+from warploom.ir.ops.quantization import dequantize
 from warploom.ir.ops.rope import rope
 from warploom.ir.types import DType
 
@@ -70,16 +73,32 @@ def test_rope_kv_write_is_its_meaning(
     close(cache, expected[0], kv if kv is not DType.F32 else x)
 
 
-@pytest.mark.parametrize("table", [DType.BF16, DType.F32, DType.I8])
+@pytest.mark.parametrize(
+    "table",
+    [
+        Weight(DType.BF16),
+        Weight(DType.F32),
+        Weight(DType.I8, 1),
+        Weight(DType.F8, 1),
+        Weight(DType.I8, 4, DType.F16),
+        Weight(DType.I4, 2, DType.F16),
+        Weight(DType.I4, 4, DType.BF16, offset=True),
+    ],
+    ids=lambda weight: weight.name,
+)
 @pytest.mark.parametrize("out", [DType.F32, DType.BF16])
-@pytest.mark.parametrize("columns", [64, 1100])
-def test_embed_is_its_meaning(table: DType, out: DType, columns: int) -> None:
+@pytest.mark.parametrize("columns", [64, 1120])
+def test_embed_is_its_meaning(table: Weight, out: DType, columns: int) -> None:
     rng = np.random.default_rng(3)
     spec = EmbedSpec(9, columns, table, out, pdl=False)
-    numbers = rng.integers(-127, 128, (9, columns)) if table is DType.I8 else rng.standard_normal((9, columns))
-    stored = numbers.astype(table.numpy)
-    scale = rng.uniform(0.5, 2, (9, 1)).astype(np.float32)
+    stored = rng.standard_normal((9, columns)).astype(DType.F32.numpy)
+    if table.dtype in (DType.I8, DType.I4):
+        stored = rng.integers(-8, 8, (9, columns)).astype(np.int8)
+    elif table.dtype is not DType.F32:
+        stored = stored.astype(table.dtype.numpy)
+    w = pack_array(stored, "row4") if table.dtype is DType.I4 else stored
+    sides = [rng.uniform(0.5, 2, (9, table.groups)).astype(table.scale.numpy) for _ in table.operands[1:]]
     ids, result = np.array([0, 8, -1, 100, 3], np.int32), np.zeros((5, columns), out.numpy)
-    run_kernel(spec, [ids, stored, *([scale] if spec.is_quantized else []), result], {"T": 5})
-    rows = np.clip(ids, 0, 8)
-    close(result, stored[rows].astype(np.float64) * (scale[rows] if spec.is_quantized else 1), out)
+    run_kernel(spec, [ids, w, *sides, result], {"T": 5})
+    values = dequantize.evaluate(stored, *(side.astype(np.float64) for side in sides)) if sides else stored
+    close(result, values[np.clip(ids, 0, 8)].astype(np.float64), out)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.codegen.test_cuda_kernels_llama import compiled_llama
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.candidates import candidates
+from warploom.codegen.cuda.candidates import candidates, neighbours
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
 from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile
 from warploom.codegen.cuda.selection import Timing, select
@@ -85,6 +85,14 @@ def test_candidates_differ_and_have_a_place(weight: Weight) -> None:
         programs.add("sweep", "layer", problem, (choice,))
     names = [(p["end"], *(step["kernel"] for step in p["steps"])) for p in programs.programs]
     assert len(set(names)) == len(names)
+
+
+def test_every_tile_has_neighbours_of_its_kind() -> None:
+    for tile in (GEMV, RING, GEMM, MixedTile(64, 64, 4, 3)):
+        found = [near.tile for near in neighbours(Choice(16, tile))]
+        assert found
+        assert tile not in found
+        assert {type(near) for near in found} == {type(tile)}
 
 
 def test_the_fastest_are_chosen_and_other_layers_stay(tmp_path: Path) -> None:

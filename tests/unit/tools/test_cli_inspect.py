@@ -81,6 +81,29 @@ def test_stages_and_sources_are_text(run_cli: RunCLI, view: Any, tiny_artifact: 
     assert f"@{kernel}(" in run_cli("inspect", tiny_artifact, "source", kernel).stdout
 
 
+def test_code_of_a_place_in_the_model_in_every_form(run_cli: RunCLI, tiny_artifact: Path) -> None:
+    sources = run_cli("inspect", tiny_artifact, "source", "model.layers.1.mlp").stdout
+    assert sources.count("func.func @linear_") == 2  # gate and up; down
+    if shutil.which("objdump"):
+        assert "ret" in run_cli("inspect", tiny_artifact, "source", "model.layers.1.mlp", "--form", "asm").stdout
+    refused = run_cli("inspect", tiny_artifact, "source", "model.layers.1.mlp", "--form", "sass")
+    assert refused.returncode == 2
+    assert "expected: source, asm" in refused.stderr
+
+
+def test_roofline_says_what_bounds_a_kernel_and_how_good_the_model_is(
+    view: Any, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    rows = view("roofline", "--dims", "T=512")
+    attention = next(row for row in rows if row["kernel"].startswith("attention"))
+    assert attention["predicted"] > 0
+    assert attention["bound"] in ("launch", "memory", "compute")
+    measured = [{"kernel": row["kernel"], "each": row["predicted"] / 1e6 / 2} for row in rows]
+    (tmp_path / "times.json").write_text(json.dumps({"kernels": {"prefill 512": measured}}))
+    timed = view("roofline", "--dims", "T=512", "--times", str(tmp_path / "times.json"))
+    assert {row["error"] for row in timed} == {"+100%"}
+
+
 @pytest.mark.parametrize("name", VIEWS)
 def test_every_view_prints_text(run_cli: RunCLI, tiny_artifact: Path, name: str) -> None:
     result = run_cli("inspect", tiny_artifact, name)

@@ -114,7 +114,7 @@ def _alone(proposal: Proposal) -> Proposal:
     return proposal
 
 
-def _embed(proposal: Proposal) -> Proposal:
+def _and_cast(proposal: Proposal) -> Proposal:
     """The cast of its result, if that is all that reads it."""
     (hero,) = proposal.ops
     readers = users(hero.results[0])
@@ -217,10 +217,10 @@ PHASES: tuple[Rules, ...] = (
         scaled_linear: ("linear", _linear),
         kv_write: ("rope_kv_write", _kv_write),
         attention: ("attention", _alone),
-        embed: ("embed", _embed),
-        quantized_embed: ("embed", _embed),
+        embed: ("embed", _and_cast),
+        quantized_embed: ("embed", _and_cast),
         sample: ("sample", _alone),
         top_logprobs: ("top_logprobs", _alone),
     },
-    {rms_norm: ("rms_norm", _alone), layer_norm: ("layer_norm", _alone)},
+    {rms_norm: ("rms_norm", _and_cast), layer_norm: ("layer_norm", _alone)},
 )

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import mlir.ir as mlir
 
-from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import add, as_dtype, cast
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
@@ -36,6 +35,10 @@ def keep_sums_wide(module: mlir.Module) -> None:
             elif is_op(operation, add) and any(value in wide for value in operation.operands):
                 with before(operation):
                     wide[operation.results[0]] = add(*(_widened(value, wide) for value in operation.operands))
+            elif is_op(operation, gather) and operation.operands[0] in wide:
+                rows, ids = operation.operands
+                with before(operation):
+                    wide[operation.results[0]] = gather(wide[rows], ids)
         for narrow, sum_ in wide.items():
             for reader in users(narrow):
                 _read_wide(reader, narrow, sum_)
@@ -66,15 +69,12 @@ def _widened(value: mlir.Value, wide: dict[mlir.Value, mlir.Value]) -> mlir.Valu
 
 
 def _read_wide(reader: mlir.Operation, narrow: mlir.Value, sum_: mlir.Value) -> None:
-    """Let one reader of a narrow sum read the wide one, rounded after a norm or a choice of rows, else before."""
-    operands = [sum_ if value == narrow else value for value in reader.operands]
+    """Let one reader of a narrow sum read the wide one, rounded after a norm, else before."""
     with before(reader):
-        if is_op(reader, rms_norm, gather) and reader.operands[0] == narrow:
-            op = op_of(reader)
-            assert op is not None
-            rounded = as_dtype(op(*operands, **op.attrs_of(reader)), DType.BF16)
-            reader.results[0].replace_all_uses_with(rounded)
-        elif not is_op(reader, add):
+        if is_op(reader, rms_norm):
+            normed = rms_norm(sum_, reader.operands[1], **rms_norm.attrs_of(reader))
+            reader.results[0].replace_all_uses_with(as_dtype(normed, DType.BF16))
+        elif not is_op(reader, add, gather):
             rounded = as_dtype(sum_, DType.BF16)
             for index, value in enumerate(reader.operands):
                 if value == narrow:

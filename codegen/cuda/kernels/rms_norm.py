@@ -9,8 +9,9 @@ from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, one_laun
 from warploom.codegen.cuda.render import render
 from warploom.ir.dims import product
 from warploom.ir.function import Function
+from warploom.ir.ops.elementwise import cast
 from warploom.ir.ops.norm import rms_norm
-from warploom.ir.rewrite import is_op
+from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import DType, type_of
 
 KIND = "rms_norm"
@@ -70,16 +71,20 @@ class RmsNormSpec:
 
 
 def match(group: Function, target: CudaTarget) -> Match | str:
-    """The kernel of an RMSNorm alone."""
-    operation, *others = group.ops
-    if others or not is_op(operation, rms_norm):
-        return f"takes rms_norm alone, not {', '.join(op.name for op in group.ops)}"
+    """The kernel of an RMSNorm, and a cast of its result."""
+    operation, *after = group.ops
+    (result,) = group.results.values()
+    casts = [producer(result, cast)] if after else []
+    if after != casts or not is_op(operation, rms_norm):
+        return f"takes rms_norm and a cast, not {', '.join(op.name for op in group.ops)}"
+    if type_of(result).dtype not in (DType.F32, DType.BF16):
+        return f"the result must be f32 or bf16; here {type_of(result)}"
     x, gain = (type_of(value) for value in operation.operands)
     *rows, k = x.shape
     if not isinstance(k, int):
         return f"the row must be static; here {k}"
     eps = rms_norm.attrs_of(operation)["eps"]
-    spec = RmsNormSpec(k, x.dtype, gain.dtype, type_of(operation.results[0]).dtype, eps, target.has_tma)
+    spec = RmsNormSpec(k, x.dtype, gain.dtype, type_of(result).dtype, eps, target.has_tma)
     inputs = list(group.inputs.values())
     operands = (*(Slot("input", inputs.index(value)) for value in operation.operands), Slot("result", 0))
     return one_launch(spec, operands, {"T": str(product(rows))})

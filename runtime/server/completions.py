@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import msgspec
 
@@ -16,7 +15,7 @@ from warploom.runtime.server.requests import CompletionRequest
 from warploom.runtime.server.sampling import completion_params
 from warploom.runtime.server.service import Caller, ReplyHead, Service
 from warploom.runtime.server.streaming import Reply, reply
-from warploom.runtime.server.token_logprobs import LogprobWriter, chosen_logprob
+from warploom.runtime.server.token_logprobs import LogprobWriter
 
 
 async def complete(service: Service, request: CompletionRequest, caller: Caller) -> Reply:
@@ -79,15 +78,10 @@ class CompletionWriter:
 
     def whole(self, answers: Sequence[Answer], usage: Usage) -> CompletionReply:
         """Return the body of an answer that is not streamed."""
-        each, wanted = self._generation.num_each, self._request.n or 1
-        choices: list[CompletionChoice] = []
-        for first in range(0, len(answers), each):
-            group = answers[first : first + each]
-            best = sorted(range(each), key=lambda index: -_mean_logprob(group[index])) if each > wanted else range(each)
-            for index in best[:wanted]:
-                answer = replace(group[index], prompt_logprobs=group[0].prompt_logprobs)
-                choices.append(msgspec.structs.replace(self._choice(first + index, answer), index=len(choices)))
-        return self._reply(choices, usage)
+        each = self._generation.num_each
+        for number, answer in enumerate(answers):
+            answer.prompt_logprobs = answers[number - number % each].prompt_logprobs
+        return self._reply([self._choice(number, answer) for number, answer in enumerate(answers)], usage)
 
     def _choice(self, number: int, answer: Answer) -> CompletionChoice:
         text = "".join(answer.text) + stop_text(self._request.include_stop_str_in_output, answer)
@@ -110,11 +104,6 @@ class CompletionWriter:
     def _reply(self, choices: list[CompletionChoice], usage: Usage | None) -> CompletionReply:
         head, told = self._head, msgspec.UNSET if usage is None else usage
         return CompletionReply(head.id, head.created, head.model, choices, head.system_fingerprint, told)
-
-
-def _mean_logprob(answer: Answer) -> float:
-    """By which OpenAI's `best_of` ranks: the log-probability per token."""
-    return sum(map(chosen_logprob, answer.logprobs)) / max(1, len(answer.logprobs))
 
 
 def stop_text(included: bool | None, answer: Answer) -> str:

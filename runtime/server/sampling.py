@@ -24,18 +24,14 @@ def completion_params(request: CompletionRequest, defaults: SamplingParams, limi
     Raises:
         InvalidRequestError: a field is out of range, or asks for what is not supported.
     """
-    if request.best_of is not None and request.best_of < (request.n or 1):
-        raise RequestError("best_of", f"at least n, {request.n}", str(request.best_of))
-    count = request.best_of or request.n or 1
-    if request.stream and count > (request.n or 1):
-        raise RequestError("best_of", "n, or no stream, since the best are known at the end", str(request.best_of))
     params = _common(request, defaults, limits)
     if request.echo and request.logprobs is not None and request.stream and params.n > 1:
         raise RequestError("n", "1, or no stream, when echo and logprobs are asked for", str(params.n))
     tokens = _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
     echoed = request.logprobs if request.echo else None
-    logprobs = 0 if request.logprobs is None and count > params.n else request.logprobs
-    return replace(params, n=count, max_tokens=tokens, logprobs=logprobs, prompt_logprobs=echoed)
+    return replace(
+        params, best_of=request.best_of, max_tokens=tokens, logprobs=request.logprobs, prompt_logprobs=echoed
+    )
 
 
 def chat_params(request: ChatRequest, defaults: SamplingParams, limits: Limits) -> SamplingParams:

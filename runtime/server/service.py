@@ -123,7 +123,7 @@ class Service:
         Raises:
             RequestError: they are more than this server takes. QueueFullError: it takes no more now.
         """
-        answers = len(prompts) * params.n
+        answers = len(prompts) * params.num_made
         self.limits.check("prompt", answers, "answers")
         if answers > self.llm.max_requests:
             raise RequestError("prompt", f"at most {self.llm.max_requests} answers of one request", str(answers))

@@ -179,17 +179,17 @@ def test_a_cast_before_the_head_costs_nothing(module: mlir.Module) -> None:
 @pytest.mark.parametrize(
     ("types", "body", "reason"),
     [
-        ([ROWS, tensor((K, K))], product_of, "the weight must be bf16 in rows"),
+        ([ROWS, tensor((K, K))], product_of, "the weight must be bf16, i8, f8e4m3 in rows"),
         ([ROWS, SQUARE], lambda x, w: add(y := product_of(x, w), y), "adds the product to itself"),
         ([ROWS, SQUARE], lambda x, w: mul(product_of(x, w), x), "no epilogue for wl.mul"),
-        ([ROWS, SQUARE], lambda x, w: product_of(mul(x, x), w), "takes a norm, a linear and an epilogue"),
+        ([ROWS, SQUARE], lambda x, w: product_of(mul(x, x), w), "takes a norm, a rounding, a linear and an epilogue"),
         (
-            [tensor(("T", K)), tensor((K, K), DType.I8), tensor((K, 1))],
-            lambda x, q, scale: quantized_linear(x, q, scale, n=K, layout="row"),
-            "quantized weights are not taken yet",
+            [ROWS, tensor((K // 32, K, 32), DType.I8), tensor((K // 32, 1, 32))],
+            lambda x, q, scale: quantized_linear(x, q, scale, n=K, layout="panel"),
+            "the weight must be bf16, i8, f8e4m3 in rows",
         ),
     ],
-    ids=["f32_weight", "doubled", "product", "square", "quantized"],
+    ids=["f32_weight", "doubled", "product", "square", "panels"],
 )
 def test_refusals_say_why(
     module: mlir.Module, types: list[TensorType], body: Callable[..., mlir.Value], reason: str

@@ -50,7 +50,7 @@ def explorer_data(artifact: Artifact, target: str, times: Times) -> dict[str, An
     """Return what the page shows, as plain data."""
     plan = artifact.plan(target)
     stages = list(_stages(artifact, target))
-    last = stages[-1]
+    last, page_size = stages[-1], artifact.target(target).kv.page_size
     return {
         "summary": asdict(summarize(artifact)),
         "target": target,
@@ -58,7 +58,7 @@ def explorer_data(artifact: Artifact, target: str, times: Times) -> dict[str, An
         "stages": stages,
         "work": {
             **{name: _predicted(plan, artifact, target, last, dims) for name, dims in SCENARIOS.items()},
-            **{f"{name}, measured": _measured(plan, last, kernels) for name, kernels in times.items()},
+            **{f"{name}, measured": _measured(plan, page_size, last, name, times[name]) for name in times},
         },
         "kernels": {
             name: {
@@ -113,16 +113,26 @@ def _predicted(
     return found
 
 
-def _measured(plan: Plan, last: Mapping[str, Any], kernels: Mapping[str, float]) -> dict[str, list[list[list[Any]]]]:
-    """As `_predicted`, of the launches whose kernels were timed."""
-    return {
-        name: _by_node(
+def _measured(
+    plan: Plan, page_size: int, last: Mapping[str, Any], step: str, kernels: Mapping[str, float]
+) -> dict[str, list[list[list[Any]]]]:
+    """As `_predicted`, of the launches of a step whose kernels were timed."""
+    found = {}
+    for name, nodes in last["entries"].items():
+        entry = plan.entries[name]
+        launches = running(entry, decode_dims(entry, page_size, _dims_of(step)))
+        found[name] = _by_node(
             nodes,
-            [launch for launch in plan.entries[name].launches if launch.kernel in kernels],
+            [launch for launch in launches if launch.kernel in kernels],
             lambda launch: [launch.kernel, 0, 0, round(kernels[launch.kernel], 2), 0],
         )
-        for name, nodes in last["entries"].items()
-    }
+    return found
+
+
+def _dims_of(step: str) -> dict[str, int]:
+    """Dims of a step as `bench step` names it: `decode 8 at 256`, `prefill 1024`."""
+    kind, size, *_ = step.split()
+    return dict.fromkeys(("T", "S", "R") if kind == "decode" else ("T",), int(size))
 
 
 def _by_node(

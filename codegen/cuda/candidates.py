@@ -150,6 +150,8 @@ def _ring(problem: LinearProblem, tokens: int) -> Iterator[RingTile]:
         stage = columns * (parts * outputs * problem.weight.bits // 8 + tokens * problem.x.numpy.itemsize)
         pieces = -(-problem.k // columns)
         blocks = -(-problem.width // outputs) * splits
+        if not problem.is_plain and problem.k % columns:
+            continue
         if outputs * parts == 256 or -(-pieces // splits) * (splits - 1) >= pieces:
             continue
         if (splits > 1 and blocks > 640) or blocks < 96:

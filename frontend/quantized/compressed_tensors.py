@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from warploom.frontend.quantized.format import Format, Parts, Tensors, fields, refuse, signed
 from warploom.frontend.tensors import Array
@@ -59,7 +60,7 @@ def _bits(config: Mapping[str, Any]) -> int:
     return int(found.pop())
 
 
-def _scales(scale: Array, rows: int) -> Array:
+def _scales(scale: Array, rows: int) -> NDArray[np.float32]:
     wide = scale.astype(np.float32).reshape(len(scale) if scale.ndim else 1, -1)
     return np.ascontiguousarray(np.broadcast_to(wide, (rows, wide.shape[1])))
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from warploom.errors import UnsupportedModelError
 from warploom.frontend import quantized
@@ -77,7 +78,8 @@ def read_quantized(config: Mapping[str, Any], tensors: Tensors, model_id: str) -
     Raises:
         UnsupportedModelError: the method, or its variant, is not supported.
     """
-    result, taken = {}, set()
+    result: dict[str, LazyTensor] = {}
+    taken: set[str] = set()
     for path, parts, sources in format_of(config, model_id).modules(config, tensors):
         result |= quantized_weight(f"{path}.weight", parts, tensors[sources[0]].source)
         taken.update(sources)
@@ -100,7 +102,7 @@ def _part(parts: Parts, index: int) -> Callable[[], Array]:
     return lambda: np.ascontiguousarray(parts.read()[index])
 
 
-def values(q: Array, scale: Array, offset: Array | None = None) -> Array:
+def values(q: Array, scale: Array, offset: Array | None = None) -> NDArray[np.float32]:
     """What parts stand for, f32 [n, k]."""
     wide = scale.astype(np.float32)[..., None]
     result = q.astype(np.float32).reshape(*scale.shape, -1) * wide
@@ -109,7 +111,7 @@ def values(q: Array, scale: Array, offset: Array | None = None) -> Array:
     return result.reshape(q.shape)
 
 
-def fields(words: Array, bits: int, axis: int, order: tuple[int, ...] | None = None) -> Array:
+def fields(words: Array, bits: int, axis: int, order: tuple[int, ...] | None = None) -> NDArray[np.int16]:
     """Unsigned numbers of `bits` bits out of 32-bit words, the low ones first (or in `order`), along an axis."""
     count = 32 // bits
     places = np.arange(count, dtype=np.uint32) if order is None else np.argsort(order).astype(np.uint32)
@@ -122,7 +124,7 @@ def fields(words: Array, bits: int, axis: int, order: tuple[int, ...] | None = N
     return found.reshape(merged).astype(np.int16)
 
 
-def signed(numbers: Array, bits: int) -> Array:
+def signed(numbers: NDArray[np.int16], bits: int) -> Array:
     """Unsigned numbers less half of their range, as i4 or i8."""
     return (numbers - (1 << (bits - 1))).astype(ml_dtypes.int4 if bits == 4 else np.int8)
 

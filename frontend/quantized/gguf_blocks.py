@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from numpy.typing import NDArray
 
 from warploom.frontend.gguf_file import GGUFTensor
 from warploom.frontend.quantized.format import Parts, signed
@@ -18,6 +19,7 @@ from warploom.frontend.tensors import Array
 
 GROUP = 32
 Rows = Callable[[Array], Array]
+Bytes = NDArray[np.uint8]
 
 
 def parts_of(tensor: GGUFTensor, reorder: Rows) -> Parts | None:
@@ -40,25 +42,25 @@ def parts_of(tensor: GGUFTensor, reorder: Rows) -> Parts | None:
     return Parts((((n, k), dtype), *[side] * num_sides), read)
 
 
-def _halves(nibbles: Array) -> Array:
+def _halves(nibbles: Bytes) -> NDArray[np.int16]:
     """[.., m] bytes as [.., 2m] unsigned numbers: the low four bits of all, then the high ones."""
     return np.concatenate((nibbles & 15, nibbles >> 4), -1).astype(np.int16)
 
 
-def _q8_0(blocks: Array) -> tuple[Array, ...]:
+def _q8_0(blocks: Bytes) -> tuple[Array, ...]:
     return blocks[:, 2:].view(np.int8), blocks[:, :2].copy().view(np.float16)
 
 
-def _q4_0(blocks: Array) -> tuple[Array, ...]:
+def _q4_0(blocks: Bytes) -> tuple[Array, ...]:
     return signed(_halves(blocks[:, 2:]), 4), blocks[:, :2].copy().view(np.float16)
 
 
-def _q4_1(blocks: Array) -> tuple[Array, ...]:
+def _q4_1(blocks: Bytes) -> tuple[Array, ...]:
     scale, low = (blocks[:, i : i + 2].copy().view(np.float16).astype(np.float32) for i in (0, 2))
     return signed(_halves(blocks[:, 4:]), 4), scale.astype(np.float16), (low + 8 * scale).astype(np.float16)
 
 
-def _q4_k(blocks: Array) -> tuple[Array, ...]:
+def _q4_k(blocks: Bytes) -> tuple[Array, ...]:
     d, dmin = (blocks[:, i : i + 2].copy().view(np.float16).astype(np.float32) for i in (0, 2))
     packed = blocks[:, 4:16].astype(np.int16)
     first, second, third = packed[:, :4], packed[:, 4:8], packed[:, 8:]
@@ -69,7 +71,7 @@ def _q4_k(blocks: Array) -> tuple[Array, ...]:
     return numbers, scale.astype(np.float16), (8 * scale - dmin * minima).astype(np.float16)
 
 
-READERS: Mapping[GGMLQuantizationType, Callable[[Array], tuple[Array, ...]]] = {
+READERS: Mapping[GGMLQuantizationType, Callable[[Bytes], tuple[Array, ...]]] = {
     GGMLQuantizationType.Q8_0: _q8_0,
     GGMLQuantizationType.Q4_0: _q4_0,
     GGMLQuantizationType.Q4_1: _q4_1,

@@ -49,7 +49,8 @@ def _read_floats(read: Callable[[], tuple[Array, ...]], indices: LazyTensor) -> 
     """The values of a weight each column of which names its group."""
     q, scale, offset = read()
     group = indices.load()
-    return (q.astype(np.float32) * scale[:, group] + offset[:, group],)
+    wide, shift = scale.astype(np.float32)[:, group], offset.astype(np.float32)[:, group]
+    return (q.astype(np.float32) * wide + shift,)
 
 
 def _is_ordered(groups: Array, size: int) -> bool:

@@ -63,9 +63,9 @@ def _refusal(hero: mlir.Operation, layout: str) -> str | None:
             return None
         wanted = f"{', '.join(WEIGHTS)} in panels with scales per row"
         return f"takes weights of {wanted}; here {matrix}, {layout}, {len(sides)} scales or offsets"
-    numbers, wanted = producer(hero.operands[0], quantize), FP8 if matrix.dtype is DType.F8 else ACTIVATIONS
-    if numbers is None or quantize.attrs_of(numbers) != wanted:
-        return f"x must be quantized in the group, as {wanted}"
+    numbers, form = producer(hero.operands[0], quantize), FP8 if matrix.dtype is DType.F8 else ACTIVATIONS
+    if numbers is None or quantize.attrs_of(numbers) != form:
+        return f"x must be quantized in the group, as {form}"
     if matrix.dtype is DType.F8:
         return None if layout.startswith("panel") and has_row_scales(hero) else "f8 must lie in panels, scaled by row"
     k, scale = static(type_of(hero.operands[0]).shape[-1]), sides[0]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -36,7 +38,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return ctypes.CDLL(str(path))
 
 
-def call(kernel: ctypes._CFuncPtr, arrays: list[np.ndarray], size: int, tiles: int = 1, scratch: int = 0) -> None:
+def call(kernel: Callable[..., None], arrays: list[np.ndarray], size: int, tiles: int = 1, scratch: int = 0) -> None:
     args = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
     memory = np.zeros(scratch, np.uint8)
     kernel(args, (ctypes.c_int64 * 1)(size), *map(ctypes.c_int64, (0, tiles)), ctypes.c_void_p(memory.ctypes.data))
@@ -70,7 +72,7 @@ def test_floats_are_rounded_as_ml_dtypes_rounds_them(library: ctypes.CDLL) -> No
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_linears_mean_what_the_interpreter_says(library: ctypes.CDLL, rows: int) -> None:
     rng = np.random.default_rng(rows)
-    how = {"dtype": "f8e4m3", "group": 0, "scale_dtype": "f32"}
+    how: dict[str, Any] = {"dtype": "f8e4m3", "group": 0, "scale_dtype": "f32"}
     x = rng.standard_normal((rows, SPEC.k), np.float32)
     residual = rng.standard_normal((rows, SPEC.n), np.float32)
     q, scale = quantize.evaluate(rng.standard_normal((SPEC.n, SPEC.k), np.float32), **how)

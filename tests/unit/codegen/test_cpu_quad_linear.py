@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +49,11 @@ class Case:
         rng = np.random.default_rng(spec.n * spec.k)
         dense = rng.standard_normal((spec.n, spec.k), np.float32)
         dense[1] = 0
-        how = {"dtype": "i4" if form.nibbles else "i8", "group": spec.k // form.groups, "scale_dtype": form.scale}
+        how: dict[str, Any] = {
+            "dtype": "i4" if form.nibbles else "i8",
+            "group": spec.k // form.groups,
+            "scale_dtype": form.scale,
+        }
         q, *sides = (quantize_affine if form.offsets else quantize).evaluate(dense, **how)
         sides = [side.astype({"f32": np.float32, "f16": np.float16}[form.scale]) for side in sides]
         if not form.nibbles and not form.offsets:
@@ -75,7 +81,7 @@ class Case:
             return gate / (1 + np.exp(-gate)) * up
         return y + self.buffers["residual"] if self.spec.epilogue == "residual" else y
 
-    def run(self, kernel: ctypes._CFuncPtr, rows: slice, split: int = 1) -> np.ndarray:
+    def run(self, kernel: Callable[..., None], rows: slice, split: int = 1) -> np.ndarray:
         """y of the rows `rows`, computed alone, in `split` calls over the tiles."""
         count = rows.stop - rows.start
         y = np.full((count + 1, self.spec.outputs), 7.0, np.float32)

@@ -130,7 +130,7 @@ def stored(tensors: dict[str, LazyTensor], op: Callable[..., Any], how: dict[str
             side = (made[1].shape, how["scale_dtype"])
             dtypes = [(tensor.shape, how["dtype"]), *[side] * (len(made) - 1)]
             arrays = tuple(a.astype(DType(d).numpy) for a, (_, d) in zip(made, dtypes, strict=True))
-            result |= quantized_weight(name, Parts(tuple(dtypes), lambda arrays=arrays: arrays), "test")
+            result |= quantized_weight(name, Parts(tuple(dtypes), partial(tuple, arrays)), "test")
     return result
 
 
@@ -159,7 +159,7 @@ def test_scaled_activations_mean_the_same_before_rounding() -> None:
     rng = np.random.default_rng(0)
     for i in found:
         array = rng.uniform(0.5, 2, i.channels).astype(np.float32)
-        tensors[i.name] = LazyTensor(i.name, array.shape, "f32", "test", lambda array=array: array)
+        tensors[i.name] = LazyTensor(i.name, array.shape, "f32", "test", partial(np.asarray, array))
     scale_activations(module, rules, tensors)
     assert list(run(module, pipeline(EAGER, None)))
     np.testing.assert_allclose(logits(module, tensors), expected, rtol=1e-4, atol=1e-5)

@@ -96,10 +96,11 @@ def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]
     if target.has_wgmma and problem.prepared().operands_by_tma and (not mixed or problem.k % RING_COLUMNS == 0):
         rings = [Choice(t, _ring(problem, t)) for t in ((16, 32, 64) if mixed else (16, 32, 64, 128))]
     if mixed:
+        few = rings or [Choice(16, MixedTile(64, 16, num_warps=4, num_stages=4))]
         some = MixedTile(64, 64, num_warps=4, num_stages=3)
         if problem.n * problem.k > LARGEST_UNPACKED or target.deterministic:
-            return (*rings, Choice(None, some))
-        return (*rings, Choice(UNPACKED_FROM, some), Choice(None, _gemms(problem.unpacked(), target)[1]))
+            return (*few, Choice(None, some))
+        return (*few, Choice(UNPACKED_FROM, some), Choice(None, _gemms(problem.unpacked(), target)[1]))
     large = target.has_tma and _is_large(target) and problem.operands_by_tma
     few = GemmTile(64 if rings else 16, 128, 128 if large else 64, num_warps=4, num_stages=3, tma=large)
     if not large:

@@ -95,7 +95,10 @@ def num_cache_pages(
 def _no_room(memory: DeviceMemory, needed: int, budget: int) -> DeviceError:
     error = memory.error("the KV cache", needed)
     return DeviceError(
-        error.what, expected=f"at least {needed} bytes", found=f"{max(0, budget)} bytes to give; {error.found}", fix=error.fix
+        error.what,
+        expected=f"at least {needed} bytes",
+        found=f"{max(0, budget)} bytes to give; {error.found}",
+        fix=error.fix,
     )
 
 

@@ -33,7 +33,7 @@ from warploom.ir.ops.elementwise import (
 )
 from warploom.ir.ops.linear import LAYOUT, check_weight, contract, embedding_type
 from warploom.ir.ops.packing import packed_weight, static, unpacked
-from warploom.ir.ops.reduce import reduce_max, reduce_min, reduce_sum
+from warploom.ir.ops.reduce import reduce_max, reduce_min
 from warploom.ir.ops.shape import broadcast, full, gather, reshape
 from warploom.ir.types import FLOATS, QUANTIZED, DType, TensorType, tensor, type_of
 
@@ -41,9 +41,6 @@ I32 = frozenset({DType.I32})
 BYTES = frozenset({DType.I8, DType.F8})
 SCALES = frozenset({DType.F32, DType.F16, DType.BF16})
 LARGEST = {DType.I8: 127.0, DType.I4: 7.0, DType.F8: 448.0}
-# What the extreme of a group of i4 becomes before it is rounded to -8. With 8 first, what four bits can hold is kept;
-# the others take an eighth off the squared error of normal numbers.
-REACHES = (8.0, 7.75, 8.25, 8.75)
 Generated = tuple[list[mlir.Value], dict[str, AttrValue]]
 FORMAT = (Attribute("dtype", Kind.STR), Attribute("group", Kind.INT), Attribute("scale_dtype", Kind.STR))
 
@@ -51,9 +48,9 @@ FORMAT = (Attribute("dtype", Kind.STR), Attribute("group", Kind.INT), Attribute(
 class Quantize(Op):
     """Symmetric numbers with a scale for every `group` columns of the last axis (0: one for all of them).
 
-    i8 and f8: scale = max|x| / 127 or 448. i4: scale = -m / d where m is the extreme of x (the maximum if two tie), so
-    that all 16 numbers are used, and d of `REACHES` is the first that makes the squared error of the group least. The
-    scale is rounded to its dtype before anything is divided by it; a group of zeros has scale 1.
+    i8 and f8: scale = max|x| / 127 or 448. i4: scale = -m / 8 where m is the extreme of x (the maximum if two tie), so
+    that all 16 numbers are used and what four bits can hold is kept (smaller scales that lower the squared error of a
+    group made SmolLM2 worse). The scale is rounded to its dtype first; a group of zeros has scale 1.
     """
 
     name = "quantize"
@@ -72,10 +69,11 @@ class Quantize(Op):
         high, low = grouped.max(-1), grouped.min(-1)
         number = x.dtype.type
         if dtype == DType.I4:
-            extreme = np.where(high >= -low, high, low)
-            scale = _least_error(grouped, [_usable(extreme / number(-d), scale_dtype) for d in REACHES])
+            scale = np.where(high >= -low, high, low) / number(-8)
         else:
-            scale = _usable(np.maximum(high, -low) / number(LARGEST[DType(dtype)]), scale_dtype)
+            scale = np.maximum(high, -low) / number(LARGEST[DType(dtype)])
+        scale = _narrowed(scale, scale_dtype)
+        scale = np.where(scale == 0, number(1), scale)
         return _numbers(grouped / scale[..., None], dtype).reshape(x.shape), scale
 
     def decompose(self, x: mlir.Value, *, dtype: str, group: int, scale_dtype: str) -> tuple[mlir.Value, ...]:
@@ -84,10 +82,10 @@ class Quantize(Op):
         high, low = reduce_max(grouped, axis=axis), neg(reduce_min(grouped, axis=axis))
         if dtype == DType.I4:
             extreme = select(compare(high, low, direction="ge"), high, neg(low))
-            scales = [_core_usable(div(extreme, _like(extreme, -d)), scale_dtype) for d in REACHES]
-            scale = _core_least_error(grouped, scales)
+            scale = div(extreme, _like(extreme, -8.0))
         else:
-            scale = _core_usable(div(maximum(high, low), _like(high, LARGEST[DType(dtype)])), scale_dtype)
+            scale = div(maximum(high, low), _like(high, LARGEST[DType(dtype)]))
+        scale = _without_zero(_rounded(scale, scale_dtype))
         return _core_numbers(div(grouped, _over(scale, grouped)), dtype, x), as_dtype(scale, DType(scale_dtype))
 
     def generate(self, choose: Chooser) -> Generated:
@@ -123,7 +121,8 @@ class QuantizeAffine(Op):
         grouped = x.reshape(*x.shape[:-1], -1, group or x.shape[-1])
         high, low = grouped.max(-1), grouped.min(-1)
         steps, lowest = _range(dtype)
-        scale = _usable((high - low) / x.dtype.type(steps), scale_dtype)
+        scale = _narrowed((high - low) / x.dtype.type(steps), scale_dtype)
+        scale = np.where(scale == 0, x.dtype.type(1), scale)
         offset = _narrowed(low - x.dtype.type(lowest) * np.where(high == low, 0, scale), scale_dtype)
         q = _numbers((grouped - offset[..., None]) / scale[..., None], dtype).reshape(x.shape)
         return q, scale, offset
@@ -133,7 +132,7 @@ class QuantizeAffine(Op):
         grouped, axis = _grouped(x, group)
         high, low = reduce_max(grouped, axis=axis), reduce_min(grouped, axis=axis)
         steps, lowest = _range(dtype)
-        scale = _core_usable(div(sub(high, low), _like(high, steps)), scale_dtype)
+        scale = _without_zero(_rounded(div(sub(high, low), _like(high, steps)), scale_dtype))
         flat = compare(high, low, direction="eq")
         reach = select(flat, _like(high, 0.0), mul(scale, _like(scale, lowest)))
         offset = _rounded(sub(low, reach), scale_dtype)
@@ -517,41 +516,7 @@ def _over(per_group: mlir.Value, grouped: mlir.Value) -> mlir.Value:
     return result
 
 
-def _usable(scale: np.ndarray, dtype: str) -> np.ndarray:
-    """A scale rounded to its dtype, 1 for 0."""
-    rounded = _narrowed(scale, dtype)
-    return np.where(rounded == 0, rounded.dtype.type(1), rounded)
-
-
-def _least_error(grouped: np.ndarray, scales: list[np.ndarray]) -> np.ndarray:
-    """Of candidates for i4, the first whose squared error is least, for each group."""
-    best, least = scales[0], None
-    for scale in scales:
-        wide = scale[..., None]
-        numbers = np.clip(np.rint(grouped / wide), -8, 7)
-        error = np.square(numbers * wide - grouped).sum(-1)
-        best = scale if least is None else np.where(error < least, scale, best)
-        least = error if least is None else np.minimum(error, least)
-    return best
-
-
-def _core_least_error(grouped: mlir.Value, scales: list[mlir.Value]) -> mlir.Value:
-    """`_least_error` in core ops."""
-    best = least = None
-    for scale in scales:
-        wide = _over(scale, grouped)
-        numbers = round_even(div(grouped, wide))
-        numbers = minimum(maximum(numbers, _like(numbers, -8.0)), _like(numbers, 7.0))
-        miss = sub(mul(numbers, wide), grouped)
-        error = reduce_sum(mul(miss, miss), axis=type_of(grouped).rank - 1)
-        best = scale if least is None else select(compare(error, least, direction="lt"), scale, best)
-        least = error if least is None else minimum(error, least)
-    return best
-
-
-def _core_usable(unrounded: mlir.Value, dtype: str) -> mlir.Value:
-    """`_usable` in core ops."""
-    scale = _rounded(unrounded, dtype)
+def _without_zero(scale: mlir.Value) -> mlir.Value:
     zero = compare(scale, _like(scale, 0.0), direction="eq")
     result: mlir.Value = select(zero, _like(scale, 1.0), scale)
     return result

@@ -4,6 +4,15 @@ A block takes 128 rows, tokens of one sequence times the query heads of one kv h
 numbering of blocks it shares. One warp brings pages by TMA; two groups of four warps compute 64 rows each, and hide
 the exponentials of one block of keys behind the matrix products of another.
 
+Pages of 8-bit floats are brought by a group of four warps, which also makes them f16, exactly; q and the weights of the
+softmax are f16 then.
+
+compute-sanitizer's racecheck reports hazards at the lines of `def` and `gl.warp_specialize` only: in what Triton adds
+there, state and captured arguments that the first warps write to shared memory and the others read. They are ordered
+by `barrier.sync 1` of the whole block, before the reads and after them. The tool loses this order where some warps also
+have a barrier of their own (`bar.sync 0, 128`): it finds nothing in a kernel that is but a `warp_specialize`, and such
+hazards once there is a `gl.sum` before it.
+
 A row's float operations depend on its own position alone: blocks of keys are at absolute positions, and one that is
 masked for a row multiplies its state by 1 and adds 0.
 """
@@ -22,8 +31,6 @@ from warploom.ir.types import DType
 ROWS = 128
 HEAD_DIMS = 64, 128  # of which TMA brings 128 bytes of a page at once
 ATOM = 64  # columns of bf16 that a swizzled line of 128 bytes holds
-LAYOUT = "NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)"
-REGISTERS = 240  # of a thread that computes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,11 @@ class HopperAttentionSpec:
     def operands(self) -> tuple[Operand, ...]:
         p = self.problem
         lines = f"C * {2 * p.num_kv_heads * PAGE_SIZE}", p.head_dim
-        maps = {"kv": TensorMap("kv", DType.BF16, lines, (PAGE_SIZE, ATOM), LAYOUT)}
+        swizzle = min(128, p.head_dim * p.kv.numpy.itemsize)
+        bits = 8 * p.kv.numpy.itemsize
+        layout = f"NVMMASharedLayout(swizzle_byte_width={swizzle}, element_bitwidth={bits}, rank=2)"
+        block = PAGE_SIZE, swizzle // p.kv.numpy.itemsize
+        maps = {"kv": TensorMap("kv", p.kv, lines, block, layout)}
         pages = (maps.get(pointer.name, pointer) for pointer in p.page_inputs)
         return (*p.query_inputs, *pages, Pointer("out", DType.BF16))
 
@@ -79,7 +90,6 @@ class HopperAttentionSpec:
             page_size=PAGE_SIZE,
             rows=ROWS // 2,
             atom=ATOM,
-            registers=REGISTERS,
             log2_e=LOG2_E,
         )
 
@@ -90,4 +100,4 @@ class HopperAttentionSpec:
 
 def takes(problem: AttentionProblem, target: CudaTarget) -> bool:
     """Whether this kernel computes a problem."""
-    return target.has_wgmma and problem.head_dim in HEAD_DIMS and not problem.window and problem.kv is DType.BF16
+    return target.has_wgmma and problem.head_dim in HEAD_DIMS and not problem.window

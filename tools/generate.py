@@ -31,6 +31,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="ask the prompt as a user, through the chat template")
     parser.add_argument("--json", action="store_true", help="print one JSON object with texts, tokens and times")
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: report the N likeliest tokens (0..20)")
+    parser.add_argument(
+        "--prompt-logprobs", type=int, metavar="N", help="with --json: the same for the prompt's tokens (0..20)"
+    )
+    parser.add_argument("--n", type=int, metavar="N", help="answers to each prompt (default: 1)")
+    parser.add_argument("--best-of", type=int, metavar="N", help="make N answers, print the likeliest of them")
     parser.add_argument("--stats", action="store_true", help="print times and tokens/s on stderr")
     parser.add_argument("--threads", type=int, metavar="N", help="worker threads (default: one per core)")
     add_sampling_flags(parser)
@@ -44,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         load_seconds = time.perf_counter() - started
         params = sampling_params(args, llm.default_params)
         prompts = [_encode(llm, _text(prompt), args.chat) for prompt in args.prompts]
-        if len(prompts) == 1 and not args.json:
+        if len(prompts) == 1 and params.num_made == 1 and not args.json:
             answer = print_stream(llm.stream(prompts[0], params))
             if args.stats:
                 print(_stats_of(answer, started, load_seconds), file=sys.stderr)
@@ -54,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         _print_json(llm, completions, load_seconds, total_seconds)
     else:
-        _print_all(args.prompts, completions)
+        _print_all(args.prompts, completions, params.n)
     if args.stats:
         num_tokens = sum(len(completion.token_ids) for completion in completions)
         print(f"loaded in {load_seconds:.2f} s, {num_tokens} tokens after {total_seconds:.2f} s", file=sys.stderr)
@@ -78,9 +83,10 @@ def _stats_of(answer: Streamed, started: float, load_seconds: float) -> str:
     )
 
 
-def _print_all(prompts: list[str], completions: list[Completion]) -> None:
-    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True), 1):
-        print(f"[{number}] {prompt}\n{completion.text}\n")
+def _print_all(prompts: list[str], completions: list[Completion], answers: int) -> None:
+    for number, completion in enumerate(completions):
+        prompt, which = prompts[number // answers], f", answer {completion.index + 1}" if answers > 1 else ""
+        print(f"[{number // answers + 1}{which}] {prompt}\n{completion.text}\n")
 
 
 def _print_json(llm: LLM, completions: list[Completion], load_seconds: float, total_seconds: float) -> None:

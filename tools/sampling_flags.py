@@ -25,6 +25,9 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--logit-bias", type=_bias, action=_Merge, metavar="TOKEN=X", help="add X (or -inf) to a token's logit"
     )
+    group.add_argument(
+        "--bad-word", dest="bad_words", action="append", metavar="TEXT", help="never write TEXT; may be repeated"
+    )
     limits = parser.add_argument_group("length")
     limits.add_argument("--max-tokens", type=int, metavar="N", help="most tokens of the answer (default: 256)")
     limits.add_argument("--min-tokens", type=int, metavar="N", help="least tokens of the answer")

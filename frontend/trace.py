@@ -107,6 +107,7 @@ def _trace_sample(module: mlir.Module, vocab: int, limits: Limits) -> None:
         "R": DimRange(1, limits.max_tokens),
         "H": DimRange(1, limits.max_context),
         "B": DimRange(1, MAX_BIASES),
+        "M": DimRange(1, -(-vocab // 32)),
     }
     builder = FunctionBuilder(module, "sample", dims)
     types = {
@@ -124,6 +125,7 @@ def _trace_sample(module: mlir.Module, vocab: int, limits: Limits) -> None:
         "penalty_counts": tensor(("R", "H"), DType.I32),
         "bias_tokens": tensor(("R", "B"), DType.I32),
         "bias_values": tensor(("R", "B")),
+        "banned_bits": tensor(("R", "M"), DType.I32),
     }
     values = [builder.input(name, type_) for name, type_ in types.items()]
     with builder.point, scope("sample"):

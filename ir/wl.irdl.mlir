@@ -480,8 +480,9 @@ module {
       %13 = irdl.base "!builtin.tensor"
       %14 = irdl.base "!builtin.tensor"
       %15 = irdl.base "!builtin.tensor"
-      irdl.operands(logits: %0, temperature: %1, top_k: %2, top_p: %3, min_p: %4, repetition_penalty: %5, presence_penalty: %6, frequency_penalty: %7, seeds: %8, sample_positions: %9, penalty_tokens: %10, penalty_counts: %11, bias_tokens: %12, bias_values: %13)
-      irdl.results(tokens: %14, logprobs: %15)
+      %16 = irdl.base "!builtin.tensor"
+      irdl.operands(logits: %0, temperature: %1, top_k: %2, top_p: %3, min_p: %4, repetition_penalty: %5, presence_penalty: %6, frequency_penalty: %7, seeds: %8, sample_positions: %9, penalty_tokens: %10, penalty_counts: %11, bias_tokens: %12, bias_values: %13, banned_bits: %14)
+      irdl.results(tokens: %15, logprobs: %16)
     }
     irdl.operation @scaled_linear {
       %0 = irdl.base "!builtin.tensor"

@@ -128,8 +128,10 @@ class AsyncLLM:
 
         When this returns, the request has been accepted: whatever is refused is refused here.
         """
-        tokens = await self._tokenize(prompt)
         params = params or self.default_params
+        tokens = await self._tokenize(prompt)
+        if params.guide is not None:  # which may take long to compile; it is found again below
+            await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._engine.validate, tokens, params)
         requests = self._requests(tokens, params, priority, cache_salt)
         self._check_open()
         if len(self._answers) + params.num_made > self.max_requests:

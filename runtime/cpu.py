@@ -139,6 +139,7 @@ class CpuDevice:
             "R": len(logits),
             "H": batch.sampling.penalty_tokens.shape[1],
             "B": batch.sampling.bias_tokens.shape[1],
+            "M": batch.sampling.banned_bits.shape[1],
         }
         sampled = self._sample({"logits": logits, **batch.sampling._asdict()}, dims)
         top = self._logprobs({"logits": logits}, dims) if batch.top_logprobs else None

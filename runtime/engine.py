@@ -8,7 +8,7 @@ A step is planned and launched while the one before it runs:
 So the last token of a decoding request may be known to the device only, which feeds it to the next step itself. A
 request that turns out to have ended in step N is in step N+1 already: what that gives is dropped, and the pages are
 fenced until it has ended. Where sampling depends on the output so far (penalties, bad words of several tokens, logits
-processors), the host reads step N before it plans N+1.
+processors, guides), the host reads step N before it plans N+1.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 from warploom.errors import EngineError
 from warploom.runtime.device import Device
 from warploom.runtime.engine_stats import EngineStats
+from warploom.runtime.guide import GuideCompiler, GuideError
 from warploom.runtime.kv_cache import KVCache
 from warploom.runtime.request import FinishReason, Request, TokenLogprobs
 from warploom.runtime.request_limits import RequestLimits
@@ -70,6 +71,7 @@ class Engine:
         max_context: most tokens of one sequence, prompt and output.
         eos_token_ids: the model's end tokens.
         max_waiting: requests that may queue beside the running ones.
+        guides: compiles the guides of requests; None: none is taken.
 
     Attributes:
         max_context: the model's, or the KV cache's capacity if that is smaller.
@@ -83,6 +85,7 @@ class Engine:
         max_context: int,
         eos_token_ids: Sequence[int],
         max_waiting: int = 1024,
+        guides: GuideCompiler | None = None,
     ) -> None:
         max_pages = -(-max_context // device.page_size)
         self._device, self._vocab_size, self._max_waiting = device, vocab_size, max_waiting
@@ -101,7 +104,7 @@ class Engine:
         self._last_end = 0.0  # of a step
         self._stats = EngineStats(max_running=device.max_seqs)
         self.max_context = min(max_context, self._kv_cache.max_tokens)
-        self._limits = RequestLimits(vocab_size, self.max_context, frozenset(eos_token_ids))
+        self._limits = RequestLimits(vocab_size, self.max_context, frozenset(eos_token_ids), guides)
 
     @property
     def has_room(self) -> bool:
@@ -144,7 +147,7 @@ class Engine:
 
         Raises:
             InvalidRequestError: the prompt is empty, too long, or holds ids outside the vocabulary; or the
-                parameters do, or they ask for more tokens than fit.
+                parameters do, or they ask for more tokens than fit, or their guide cannot be compiled.
         """
         return self._limits.make(next(self._ids), prompt_token_ids, params, bad_words, priority, cache_salt, leader)
 
@@ -270,7 +273,7 @@ class Engine:
     def _append(self, sampled: Sequence[Request], reader: StepReader) -> list[RequestOutput]:
         """Give each request its token, which may end it."""
         outputs: list[RequestOutput] = []
-        observed = self._sampler.has_histories
+        observed = self._sampler.observes
         for index, (request, token) in enumerate(zip(sampled, reader.tokens, strict=False)):
             if request.is_done:
                 continue
@@ -307,11 +310,11 @@ class Engine:
         return RequestOutput(request.id, (), None, "abort", why)
 
     def _end_failed(self) -> list[RequestOutput]:
-        """End the requests whose logits processors have failed."""
+        """End the requests whose logits processors or guides have failed."""
         errors, self._sampler.errors = self._sampler.errors, {}
         rows = np.array(list(errors), np.int32)
         pairs = zip(self._scheduler.requests_of(rows), errors.values(), strict=True)
-        return [self._end(request, f"a logits processor failed: {error!r}") for request, error in pairs]
+        return [self._end(request, _why(error)) for request, error in pairs]
 
     def _count_step(self, flight: _Flight, asked: float) -> None:
         now, stats = time.perf_counter(), self._stats
@@ -334,3 +337,7 @@ class Engine:
         pool.end_steps(pool.launched)
         self._kv_cache.forget_prefixes()
         self._planner.forget_sources()
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, GuideError) else f"a logits processor failed: {error!r}"

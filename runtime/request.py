@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from warploom.runtime.guide import CompiledGuide
 from warploom.runtime.sampling_params import SamplingParams
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort"]
@@ -39,6 +40,7 @@ class Request:
         cache_salt: only requests with the same one share pages.
         bad_words: token sequences that the output must not contain.
         leader: a request with the same prompt, whose pages this one waits for; None: it waits for nobody.
+        guide: the form of its output.
         is_done: nothing more is given to it.
         full_length: most tokens, prompt and output.
         row: its row of the KV cache and of all tables while it runs; else None.
@@ -59,6 +61,7 @@ class Request:
     cache_salt: str = ""
     bad_words: tuple[tuple[int, ...], ...] = ()
     leader: Request | None = None
+    guide: CompiledGuide | None = None
     row: int | None = None
     is_done: bool = field(init=False, default=False)
     full_length: int = field(init=False)

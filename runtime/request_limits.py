@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from warploom.errors import InvalidRequestError
+from warploom.runtime.guide import CompiledGuide, Guide, GuideCompiler
 from warploom.runtime.request import Request
 from warploom.runtime.sampling_params import MAX_LOGIT_BIAS, SamplingParams
 
@@ -17,11 +18,13 @@ class RequestLimits:
 
     Attributes:
         max_context: most tokens of one sequence, prompt and output.
+        guides: compiles guides; None: there can be none.
     """
 
     vocab_size: int
     max_context: int
     eos_token_ids: frozenset[int]
+    guides: GuideCompiler | None = None
 
     def make(
         self,
@@ -42,12 +45,13 @@ class RequestLimits:
             token_ids=list(prompt),
             params=params,
             max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
-            end_token_ids=own_ends if params.ignore_eos else own_ends | self.eos_token_ids,
+            end_token_ids=own_ends if params.ignore_eos and not params.guide else own_ends | self.eos_token_ids,
             seed=secrets.randbits(64) if params.seed is None else params.seed,
             priority=priority,
             cache_salt=cache_salt,
             bad_words=tuple(map(tuple, bad_words)),
             leader=leader,
+            guide=self._compiled(params.guide),
         )
         self._check_biases(request)
         return request
@@ -57,6 +61,7 @@ class RequestLimits:
         self._check_prompt(prompt)
         self._check_token_ids("stop_token_ids", params.stop_token_ids)
         self._check_token_ids("logit_bias", list(params.logit_bias))
+        self._compiled(params.guide)
         room = self.max_context - len(prompt)
         if params.min_tokens > room:
             raise InvalidRequestError(
@@ -64,6 +69,13 @@ class RequestLimits:
                 expected=f"at most {room} (context {self.max_context}, prompt {len(prompt)} tokens)",
                 found=str(params.min_tokens),
             )
+
+    def _compiled(self, guide: Guide | None) -> CompiledGuide | None:
+        if guide is None:
+            return None
+        if self.guides is None:
+            raise InvalidRequestError("This engine has no tokenizer, which guided decoding needs")
+        return self.guides.compile(guide)
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
         if not prompt:

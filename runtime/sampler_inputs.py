@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from warploom.runtime.guide import GuideError, Matcher
 from warploom.runtime.request import Request
 from warploom.runtime.sampling_params import MAX_LOGIT_BIAS
 
@@ -18,7 +19,9 @@ I32 = NDArray[np.int32]
 
 
 class SamplerInputs(NamedTuple):
-    """The arrays of one `@sample` call, by the names of its arguments. R rows, H history and B bias columns >= 1."""
+    """The arrays of one `@sample` call, by the names of its arguments. R rows, H history and B bias columns
+    and M words, all >= 1.
+    """
 
     temperature: F32  # [R], 0 = greedy
     top_k: I32  # [R], 0 = off
@@ -33,6 +36,7 @@ class SamplerInputs(NamedTuple):
     penalty_counts: I32  # [R, H], occurrences in the output
     bias_tokens: I32  # [R, B], distinct, -1 padded
     bias_values: F32  # [R, B]
+    banned_bits: I32  # [R, M], bit t % 32 of word t // 32: token t is not chosen; M words that are there, 0 others
 
 
 class _History:
@@ -114,7 +118,7 @@ class SamplerTable:
     A request that is preempted and admitted again is written anew, from its tokens.
 
     Attributes:
-        errors: what the logits processors of a row have raised; its next token means nothing then.
+        errors: what the logits processors or the guide of a row have raised; its next token means nothing then.
         needs_tokens: [max_seqs] whether sampling depends on the output so far: the host must know it then.
         num_top: [max_seqs] how many of the likeliest tokens are reported.
     """
@@ -130,6 +134,7 @@ class SamplerTable:
         self._num_prompt_tokens: I32 = np.zeros(max_seqs, np.int32)
         self._histories: dict[int, _History] = {}  # by row
         self._biases: dict[int, _Bias] = {}
+        self._guides: dict[int, Matcher] = {}
 
     def admit(self, request: Request) -> None:
         """Write the row of a request that has just been given one."""
@@ -142,16 +147,20 @@ class SamplerTable:
         self.num_top[row] = params.logprobs or 0
         self._histories.pop(row, None)
         self._biases.pop(row, None)
+        self._guides.pop(row, None)
         if params.uses_penalties:
             self._histories[row] = _History(request)
         if params.logit_bias or params.min_tokens or request.bad_words or params.logits_processors:
             self._biases[row] = _Bias(request, self._vocab_size)
-        self.needs_tokens[row] = params.uses_penalties or (row in self._biases and self._biases[row].needs_tokens)
+        if request.guide is not None:
+            self._guides[row] = request.guide.matcher(request.token_ids[request.num_prompt_tokens :])
+        is_late = row in self._biases and self._biases[row].needs_tokens
+        self.needs_tokens[row] = params.uses_penalties or is_late or request.guide is not None
 
     @property
-    def has_histories(self) -> bool:
+    def observes(self) -> bool:
         """Whether `observe` matters to some request."""
-        return bool(self._histories)
+        return bool(self._histories or self._guides)
 
     def observe(self, request: Request, token: int) -> None:
         """Note that `token` was sampled for a running request."""
@@ -159,6 +168,9 @@ class SamplerTable:
         history = self._histories.get(request.row)
         if history is not None:
             history.add(token, 1)
+        matcher = self._guides.get(request.row)
+        if matcher is not None:
+            matcher.advance(token)
 
     def gather(self, rows: I32, known: I32, forced: I32 = _NO_ROWS) -> SamplerInputs:
         """Return the inputs of one `@sample` call.
@@ -180,6 +192,7 @@ class SamplerTable:
             known,
             *histories,
             *biases,
+            self._gather_banned(rows) if self._guides else _no_bits(len(rows)),
         )
 
     def _gather_forced(self, rows: I32, known: I32, forced: I32) -> SamplerInputs:
@@ -194,6 +207,7 @@ class SamplerTable:
             counts,
             forced[:, None],
             np.full((num_forced, 1), _FORCE, np.float32),
+            _no_bits(num_forced),
         )
         if not num_rows:
             return alone
@@ -209,6 +223,19 @@ class SamplerTable:
         outputs = (known - self._num_prompt_tokens.take(rows)).tolist()
         pairs = [self._bias(row, output) for row, output in zip(rows.tolist(), outputs, strict=True)]
         return _padded([tokens for tokens, _ in pairs], -1), _padded([values for _, values in pairs], 0)
+
+    def _gather_banned(self, rows: I32) -> I32:
+        return _padded([self._banned(row) for row in rows.tolist()], 0)
+
+    def _banned(self, row: int) -> I32:
+        matcher = self._guides.get(row)
+        if matcher is None:
+            return _NO_BITS
+        try:
+            return matcher.banned_bits()
+        except GuideError as error:
+            self.errors[row] = error
+            return _NO_BITS
 
     def _bias(self, row: int, num_output_tokens: int) -> tuple[I32, F32]:
         bias = self._biases.get(row)
@@ -240,6 +267,13 @@ def _stacked(one: NDArray[Any], other: NDArray[Any], fill: int) -> NDArray[Any]:
 
 _NOTHING: tuple[I32, I32] = (np.empty(0, np.int32), np.empty(0, np.int32))
 _NO_BIAS = _bias_arrays({})
+_NO_BITS: I32 = np.zeros(1, np.int32)
+
+
+@lru_cache(maxsize=1024)
+def _no_bits(num_rows: int) -> I32:
+    """Return the words of rows whose tokens are all allowed, [num_rows, 1]."""
+    return np.zeros((num_rows, 1), np.int32)
 
 
 @lru_cache(maxsize=1024)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from warploom.errors import InvalidRequestError
+from warploom.runtime.guide import Guide
 from warploom.runtime.manifest import GenerationInfo
 
 MAX_LOGPROBS = 20
@@ -75,6 +76,9 @@ class SamplingParams:
             added to the logits of some tokens (-inf: never chosen). They cost their own time, and for all requests
             of the batch that a step cannot be launched before the last one's tokens have reached the host
             (about 0.2 ms a step on a GPU).
+        guide: the form of the answer, which ends when it is complete (and `ignore_eos` means nothing): only tokens
+            that fit are chosen. An answer that reaches `max_tokens` before is cut. It costs the same wait as
+            `logits_processors`. Log-probabilities stay those of the raw logits.
         n: answers to the prompt, which is computed once; each has its own seed, `seed` plus its index.
         best_of: make this many answers and give the `n` likeliest per token, the best first; None: `n`.
 
@@ -100,6 +104,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     bad_words: Sequence[str] = ()
     logits_processors: Sequence[LogitsProcessor] = field(default=(), hash=False)
+    guide: Guide | None = None
     n: int = 1
     best_of: int | None = None
 
@@ -115,6 +120,10 @@ class SamplingParams:
             raise _invalid("min_tokens", f"at most max_tokens, {self.max_tokens}", self.min_tokens)
         if self.best_of is not None and self.best_of < self.n:
             raise _invalid("best_of", f"at least n, {self.n}", self.best_of)
+        if self.guide is not None and not isinstance(self.guide, Guide):
+            raise _invalid("guide", "a Guide or None", self.guide)
+        if self.guide is not None and self.min_tokens:
+            raise _invalid("min_tokens", "0 with a guide, which says when the answer is complete", self.min_tokens)
         if not isinstance(self.ignore_eos, bool):
             raise _invalid("ignore_eos", "True or False", self.ignore_eos)
         object.__setattr__(self, "stop", _checked_texts("stop", self.stop, MAX_STOP_STRINGS))

@@ -9,6 +9,7 @@ from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions, open_device
 from warploom.runtime.engine import Engine
+from warploom.runtime.guide import GuideCompiler
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.tokenizer import Tokenizer
 
@@ -33,10 +34,12 @@ def open_model(
     tokenizer = Tokenizer.from_artifact(artifact)
     if device is None or isinstance(device, str):
         device = open_device(artifact, device, options)
+    ends = manifest.tokenizer.eos_token_ids
     engine = Engine(
         device,
         vocab_size=manifest.vocab_size,
         max_context=manifest.max_context,
-        eos_token_ids=manifest.tokenizer.eos_token_ids,
+        eos_token_ids=ends,
+        guides=GuideCompiler(manifest.vocab_size, tokenizer.token_bytes, ends),
     )
     return ServedModel(artifact, tokenizer, SamplingParams.from_generation(manifest.generation), device, engine)

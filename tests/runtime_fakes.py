@@ -185,7 +185,8 @@ def _forced(sampling: SamplerInputs, index: int) -> int | None:
 
 def _banned(sampling: SamplerInputs, index: int) -> frozenset[int]:
     banned = sampling.bias_tokens[index][np.isneginf(sampling.bias_values[index])]
-    return frozenset(banned.tolist())
+    bits = np.unpackbits(sampling.banned_bits[index].astype("<i4").view(np.uint8), bitorder="little")
+    return frozenset(banned.tolist()) | frozenset(np.flatnonzero(bits).tolist())
 
 
 def one_step(pieces: Sequence[tuple[Request, int]], cache: KVCache, sampler: SamplerTable) -> StepBatch:

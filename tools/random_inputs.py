@@ -22,7 +22,7 @@ from warploom.ir.ops.parameters import checkpoint
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import TensorType, type_of
 
-USUAL = {"T": 5, "S": 2, "R": 2, "P": 2, "C": 4, "H": 3, "B": 3}
+USUAL = {"T": 5, "S": 2, "R": 2, "P": 2, "C": 4, "H": 3, "B": 3, "M": 1}
 PAGED = frozenset({"page_table", "query_start", "context_lens"})
 RANGES = {  # of inputs of @sample; others are in [-1, 1], integers 0 or 1
     "logits": (-6.0, 6.0),

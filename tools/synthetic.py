@@ -76,4 +76,5 @@ def plain_sampling(contexts: I32, temperature: float, seed: int) -> SamplerInput
         penalty_counts=np.zeros((rows, 1), np.int32),
         bias_tokens=np.full((rows, 1), -1, np.int32),
         bias_values=np.zeros((rows, 1), np.float32),
+        banned_bits=np.zeros((rows, 1), np.int32),
     )

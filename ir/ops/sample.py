@@ -30,12 +30,13 @@ from warploom.ir.ops.elementwise import (
 from warploom.ir.ops.norm import along_rows, softmax
 from warploom.ir.ops.random import random_bits
 from warploom.ir.ops.reduce import argmax, cumsum, reduce_max, reduce_min, reduce_sum, sort, top_k
-from warploom.ir.ops.shape import full, gather, iota, reshape, scatter
+from warploom.ir.ops.shape import full, gather, iota, pad, reshape, scatter, transpose
 from warploom.ir.types import DType, TensorType, tensor, type_of
 
 F32, I32 = frozenset({DType.F32}), frozenset({DType.I32})
 BELOW_ONE = 1 - 2.0**-24  # 24 set bits would round to 1 in f32, whose noise is infinite
 LOWEST = -3e38  # stands for a removed token: below every logit, yet finite
+BANNED = -1e30  # becomes the logit of a banned token: below every logit, and finite whatever the temperature
 Generated = tuple[list[mlir.Value], dict[str, AttrValue]]
 
 
@@ -43,11 +44,12 @@ class Sample(Op):
     """One token per row, and its log-probability under the unprocessed logits.
 
     In order, in f32: biases are added; penalties (repetition: Keskar et al. 2019; presence and frequency: OpenAI) are
-    applied to `penalty_tokens`; temperature 0 takes the first maximum; else x /= temperature, and a token is kept if
-    fewer than top_k tokens are strictly greater, the kept tokens strictly greater have probability below top_p
-    in sum (top_p >= 1: always), and its own is at least min_p of the largest; the draw is the argmax of x + Gumbel
-    noise over the kept, the noise keyed by (seed, position, token) so that it never depends on the batch. Ties are
-    kept or removed together.
+    applied to `penalty_tokens`; token t is banned if bit t % 32 of word t // 32 of `banned_bits` is set (words that
+    are not there ban nothing), and while another is not banned it is never chosen; temperature 0 takes the first
+    maximum; else x /= temperature, and a token is kept if fewer than top_k tokens are strictly greater, the kept
+    tokens strictly greater have probability below top_p in sum (top_p >= 1: always), and its own is at least min_p of
+    the largest; the draw is the argmax of x + Gumbel noise over the kept, the noise keyed by (seed, position, token)
+    so that it never depends on the batch. Ties are kept or removed together.
     """
 
     name = "sample"
@@ -66,6 +68,7 @@ class Sample(Op):
         Operand("penalty_counts", I32),
         Operand("bias_tokens", I32),
         Operand("bias_values", F32),
+        Operand("banned_bits", I32),
     )
     results = ("tokens", "logprobs")
 
@@ -75,8 +78,10 @@ class Sample(Op):
             raise IRError("logits must be [R, a static vocabulary]", found=str(logits))
         rows = logits.shape[0]
         shapes = [(rows,)] * 7 + [(rows, 2), (rows,)]
-        history, biases = others[9].shape, others[11].shape
-        wanted: list[Shape] = [*shapes, (rows, *history[1:]), history, (rows, *biases[1:]), biases]
+        history, biases, words = others[9].shape, others[11].shape, others[13].shape
+        wanted: list[Shape] = [
+            *shapes, (rows, *history[1:]), history, (rows, *biases[1:]), biases, (rows, *words[1:]),
+        ]  # fmt: skip
         for operand, given, shape in zip(self.operands[1:], others, wanted, strict=True):
             if not given.matches(given.with_shape(shape)):
                 raise IRError(
@@ -96,9 +101,10 @@ class Sample(Op):
     def decompose(self, logits: mlir.Value, *others: mlir.Value) -> tuple[mlir.Value, mlir.Value]:
         """The docstring's steps, one function each; thresholds come from a sort."""
         temperature, k, p, floor, repetition, presence, frequency, seeds, positions, *sparse = others
-        penalty_tokens, penalty_counts, bias_tokens, bias_values = sparse
+        penalty_tokens, penalty_counts, bias_tokens, bias_values, banned_bits = sparse
         x = _add_biases(logits, bias_tokens, bias_values)
         x = _penalize(x, penalty_tokens, penalty_counts, (repetition, presence, frequency))
+        x = _ban(x, banned_bits)
         greedy = argmax(x)
         is_greedy = compare(temperature, _like(temperature, 0.0), direction="eq")
         x = div(x, along_rows(select(is_greedy, _like(temperature, 1.0), temperature), x))
@@ -124,8 +130,9 @@ class Sample(Op):
         positions = choose.input(tensor((rows,), DType.I32), 0, 9999)
         history = [choose.input(tensor((rows, 1), DType.I32), *b) for b in ((-1, vocab - 1), (0, 3), (-1, vocab - 1))]
         bias = choose.input(tensor((rows, 1)), -2, 2)
+        banned = choose.input(tensor((rows, choose.choice([1, 2])), DType.I32), -(2**31), 2**31 - 1)
         logits = choose.like(tensor((rows, vocab)))
-        return [logits, temperature, k, p, floor, *penalties, seeds, positions, *history, bias], {}
+        return [logits, temperature, k, p, floor, *penalties, seeds, positions, *history, bias, banned], {}
 
 
 class TopLogprobs(Op):
@@ -161,12 +168,14 @@ class TopLogprobs(Op):
 
 def _sample_row(logits: np.ndarray, *row: Any) -> int:
     temperature, k, p, floor, repetition, presence, frequency, seed, position, *sparse = row
-    penalty_tokens, penalty_counts, bias_tokens, bias_values = sparse
+    penalty_tokens, penalty_counts, bias_tokens, bias_values, banned_bits = sparse
     x = logits.copy()
     x[bias_tokens[bias_tokens >= 0]] += bias_values[bias_tokens >= 0]
     ids, counts = penalty_tokens[penalty_tokens >= 0], penalty_counts[penalty_tokens >= 0].astype(x.dtype)
     x[ids] = np.where(x[ids] > 0, x[ids] / repetition, x[ids] * repetition)
     x[ids] -= presence * (counts > 0) + frequency * counts
+    banned = np.unpackbits(banned_bits.astype("<i4").view(np.uint8), bitorder="little")[: x.size].astype(bool)
+    x[: banned.size][banned] = np.minimum(x[: banned.size][banned], BANNED)
     if temperature == 0:
         return int(x.argmax())
     x = x / temperature
@@ -222,6 +231,18 @@ def _penalize(x: mlir.Value, tokens: mlir.Value, counts: mlir.Value, penalties: 
         return sub(repeated, add(mul(presence, seen), mul(frequency, number)))
 
     return _update(x, tokens, change)
+
+
+def _ban(x: mlir.Value, words: mlir.Value) -> mlir.Value:
+    """x [R, V] lowered where the bit of words [R, M] is set; a word of zeros behind them stands for all others."""
+    rows, vocab = type_of(x).shape
+    assert isinstance(vocab, int)
+    by_word = transpose(pad(words, axis=1, low=0, high=1, value=0.0), permutation=(1, 0))
+    token = iota(shape=(vocab,), axis=0)
+    word_of_token = transpose(gather(by_word, shr(token, _like(token, 5))), permutation=(1, 0))
+    place = bit_and(iota(shape=(rows, vocab), axis=1), _like(word_of_token, 31))
+    bit = bit_and(shr(word_of_token, place), _like(place, 1))
+    return select(compare(bit, _like(place, 1), direction="eq"), minimum(x, _like(x, BANNED)), x)
 
 
 def _kept(x: mlir.Value, k: mlir.Value, p: mlir.Value, floor: mlir.Value) -> mlir.Value:

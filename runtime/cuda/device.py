@@ -23,7 +23,7 @@ from warploom.runtime.cuda.graphs import GraphKey, Graphs
 from warploom.runtime.cuda.limits import DEFAULT_MEMORY_FRACTION, CacheBudget, step_limits
 from warploom.runtime.cuda.program import ENTRIES, FEED, LOGPROBS, SAMPLE, STEP, Program, named_entries
 from warploom.runtime.cuda.results import Pending, ResultRing
-from warploom.runtime.cuda.step_shape import StepShape, bucket_dims, make_buckets, shape_step
+from warploom.runtime.cuda.step_shape import StepShape, bucket_dims, make_buckets, sampling_dims, shape_step
 from warploom.runtime.device import StepOutput
 from warploom.runtime.step_batch import StepBatch
 
@@ -198,7 +198,7 @@ class CudaDevice:
 
     def _graph(self, key: GraphKey) -> Any:
         """The graph of a decode step."""
-        dims = {**bucket_dims(key.rows, key.pages), "C": self.num_pages, "H": 1, "B": 1}
+        dims = {**bucket_dims(key.rows, key.pages), "C": self.num_pages, **sampling_dims(None)}
         return self._graphs.get(key, lambda: self.program.enqueue(key.entries, dims))
 
 

@@ -44,8 +44,7 @@ def step_limits(
         "R": seqs,
         "P": min(max_pages, step["P"].max),
         _CACHE_PAGES: 0,
-        "H": sample["H"].max,
-        "B": sample["B"].max,
+        **{name: known.max for name, known in sample.items() if name != "R"},
     }
 
 

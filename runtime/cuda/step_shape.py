@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import NamedTuple
 
+from warploom.runtime.sampler_inputs import SamplerInputs
 from warploom.runtime.step_batch import StepBatch
 
 _ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
@@ -29,7 +30,7 @@ class StepShape(NamedTuple):
 
     Attributes:
         bucket: rows and pages of the decode graph to run, or None.
-        plain: sampling without history, biases and reports, which is part of the graph.
+        plain: sampling without history, biases, banned tokens and reports, which is part of the graph.
     """
 
     dims: dict[str, int]
@@ -57,14 +58,22 @@ def shape_step(batch: StepBatch, buckets: Buckets | None, min_rows: int, num_pag
     """
     dims, sampling = unpadded_dims(batch), batch.sampling
     num_tokens, num_seqs, num_rows, width = dims["T"], dims["S"], dims["R"], dims["P"]
-    history, biases = (1, 1) if sampling is None else (sampling.penalty_tokens.shape[1], sampling.bias_tokens.shape[1])
-    plain = sampling is not None and history == biases == 1 and not batch.top_logprobs
+    widths = sampling_dims(sampling)
+    plain = sampling is not None and max(widths.values()) == 1 and not batch.top_logprobs
     dims["R"] = max(num_rows, min_rows)
     bucket = None
     if buckets is not None and num_tokens == num_seqs and num_seqs <= buckets.rows[-1] and width <= buckets.pages[-1]:
         rows, pages = _round_up(num_seqs, buckets.rows), _round_up(width, buckets.pages)
         dims, bucket = bucket_dims(rows, pages), (rows, pages)
-    return StepShape({**dims, "C": num_pages, "H": history, "B": biases}, bucket, plain)
+    return StepShape({**dims, "C": num_pages, **widths}, bucket, plain)
+
+
+def sampling_dims(sampling: SamplerInputs | None) -> dict[str, int]:
+    """Return the dims of `@sample` but R; None: those of plain sampling."""
+    if sampling is None:
+        return {"H": 1, "B": 1, "M": 1}
+    history, biases, banned = sampling.penalty_tokens, sampling.bias_tokens, sampling.banned_bits
+    return {"H": history.shape[1], "B": biases.shape[1], "M": banned.shape[1]}
 
 
 def unpadded_dims(batch: StepBatch) -> dict[str, int]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from warploom.runtime.guide import Guide, GuideKind
 from warploom.runtime.server.limits import Limits, RequestError
 from warploom.runtime.server.requests import (
     ChatRequest,
@@ -18,19 +18,19 @@ from warploom.runtime.server.requests import (
 )
 
 
-class GuideText(NamedTuple):
-    """A form. `param` is the field that asked for it."""
+class _Form(NamedTuple):
+    """A form of `Guide`'s `kind`; several texts are choices. `param` is the field that asked for it."""
 
-    kind: Literal["json_schema", "regex", "grammar"]
-    text: str
+    kind: GuideKind
+    texts: list[str]
     param: str
 
 
-def requested_guide(request: GenerationRequest, limits: Limits) -> GuideText | None:
+def requested_guide(request: GenerationRequest, limits: Limits) -> Guide | None:
     """Return the form that a request asks for, or None.
 
     Raises:
-        RequestError: it asks for several, or for one that is larger than the limits allow.
+        RequestError: it asks for several, or for one that is empty or larger than the limits allow.
     """
     asked = [*_response_format(request.response_format), *_structured(request.structured_outputs, limits)]
     asked += _guided(request, limits)
@@ -38,32 +38,36 @@ def requested_guide(request: GenerationRequest, limits: Limits) -> GuideText | N
         asked += _tool_choice(request)
     if len(asked) > 1:
         raise RequestError(asked[1].param, f"only one form of the answer; {asked[0].param} asks for one already")
-    for guide in asked:
-        limits.check(guide.param, len(guide.text.encode(errors="replace")), "guide_bytes")
-        if not guide.text:
-            raise RequestError(guide.param, "a form that is not empty")
-    return asked[0] if asked else None
+    if not asked:
+        return None
+    kind, texts, param = asked[0]
+    limits.check(param, sum(len(text.encode(errors="replace")) for text in texts), "guide_bytes")
+    if kind == "json_object":
+        return Guide(kind)
+    if not texts or not all(texts):
+        raise RequestError(param, "a form that is not empty")
+    return Guide(kind, choices=tuple(texts)) if kind == "choice" else Guide(kind, texts[0])
 
 
-def _response_format(wanted: ResponseFormat | None) -> list[GuideText]:
+def _response_format(wanted: ResponseFormat | None) -> list[_Form]:
     if wanted is None or wanted.type == "text":
         return []
     if wanted.type == "json_object":
-        return [_schema({"type": "object"}, "response_format")]
+        return [_Form("json_object", [], "response_format")]
     if wanted.json_schema is None or wanted.json_schema.schema is None:
         raise RequestError("response_format", "json_schema.schema, a JSON schema")
     return [_schema(wanted.json_schema.schema, "response_format")]
 
 
-def _structured(wanted: StructuredOutputs | None, limits: Limits) -> list[GuideText]:
+def _structured(wanted: StructuredOutputs | None, limits: Limits) -> list[_Form]:
     if wanted is None:
         return []
     param = "structured_outputs"
-    json_object = [_schema({"type": "object"}, param)] if wanted.json_object else []
+    json_object = [_Form("json_object", [], param)] if wanted.json_object else []
     return json_object + _each(param, wanted.json, wanted.regex, wanted.choice, wanted.grammar, limits)
 
 
-def _guided(request: GenerationRequest, limits: Limits) -> list[GuideText]:
+def _guided(request: GenerationRequest, limits: Limits) -> list[_Form]:
     return [
         *_each("guided_json", request.guided_json, None, None, None, limits),
         *_each("guided_regex", None, request.guided_regex, None, None, limits),
@@ -75,21 +79,21 @@ def _guided(request: GenerationRequest, limits: Limits) -> list[GuideText]:
 def _each(
     param: str, schema: dict[str, Any] | str | None, regex: str | None, choice: list[str] | None,
     grammar: str | None, limits: Limits,
-) -> list[GuideText]:  # fmt: skip
-    asked: list[GuideText] = []
+) -> list[_Form]:  # fmt: skip
+    asked: list[_Form] = []
     if schema is not None:
-        asked.append(GuideText("json_schema", schema, param) if isinstance(schema, str) else _schema(schema, param))
+        asked.append(_Form("json_schema", [schema], param) if isinstance(schema, str) else _schema(schema, param))
     if regex is not None:
-        asked.append(GuideText("regex", regex, param))
+        asked.append(_Form("regex", [regex], param))
     if choice is not None:
         limits.check(param, len(choice), "guide_choices")
-        asked.append(GuideText("regex", "|".join(map(re.escape, choice)), param))
+        asked.append(_Form("choice", choice, param))
     if grammar is not None:
-        asked.append(GuideText("grammar", grammar, param))
+        asked.append(_Form("grammar", [grammar], param))
     return asked
 
 
-def _tool_choice(request: ChatRequest) -> list[GuideText]:
+def _tool_choice(request: ChatRequest) -> list[_Form]:
     """A forced tool call is an answer of a given form."""
     tools = request.tools or []
     match request.tool_choice:
@@ -122,5 +126,5 @@ def _calls_schema(tools: Sequence[Tool], parallel: bool) -> dict[str, Any]:
     return {"type": "array", "minItems": 1, **({} if parallel else {"maxItems": 1}), "items": {"anyOf": one}}
 
 
-def _schema(schema: dict[str, Any], param: str) -> GuideText:
-    return GuideText("json_schema", json.dumps(schema, ensure_ascii=False), param)
+def _schema(schema: dict[str, Any], param: str) -> _Form:
+    return _Form("json_schema", [json.dumps(schema)], param)

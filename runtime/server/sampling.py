@@ -48,9 +48,6 @@ def _common(request: GenerationRequest, defaults: SamplingParams, limits: Limits
         raise RequestError(name, "to be left out", what=f"The parameter {name} is not supported by this server")
     if request.stream_options and not request.stream:
         raise RequestError("stream_options", "stream to be true as well")
-    if guide := requested_guide(request, limits):
-        what = f"The parameter {guide.param} is not supported yet: this server cannot force the form of an answer"
-        raise RequestError(guide.param, "to be left out", what=what)
     given: dict[str, Any] = {
         "seed": None if request.seed is None else request.seed % (1 << 64),
         "stop": request.stop,
@@ -60,6 +57,7 @@ def _common(request: GenerationRequest, defaults: SamplingParams, limits: Limits
         "logit_bias": _logit_bias(request, limits),
         "bad_words": request.bad_words,
         "n": request.n,
+        "guide": requested_guide(request, limits),
         **{name: getattr(request, name) for name in _CHOICES},
     }
     if request.top_p is not None:

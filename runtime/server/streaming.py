@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from warploom.runtime.guide import STUCK
 from warploom.runtime.output import Delta
 from warploom.runtime.server.errors import APIError, as_api_error, logger
 from warploom.runtime.server.generation import Answer, Generation
@@ -96,5 +97,7 @@ def event(body: msgspec.Struct) -> bytes:
 
 
 def _unusable(reason: object) -> APIError:
+    if str(reason).startswith(STUCK):
+        return APIError(400, f"{STUCK}: the form is too complex, or other parameters ban what it needs.")
     logger.error("the output of a request was unusable: %s", reason)
     return APIError(500, "The model's output was unusable.")

@@ -19,6 +19,10 @@ def sample_inputs(seed: int, rows: int, vocab_size: int, plain: bool = False) ->
         ids = np.stack([rng.choice(vocab_size, width, replace=False) for _ in range(rows)])
         return np.where(rng.random(ids.shape) < used, ids, -1).astype(np.int32)
 
+    def banned(neutral: float) -> np.ndarray:
+        bits = rng.integers(-(2**31), 2**31, (rows, -(-vocab_size // 32)))
+        return np.where(rng.random((rows, 1)) < neutral, 0, bits).astype(np.int32)
+
     scale = rng.choice([0.3, 1, 6], (rows, 1))
     return {
         "logits": (rng.standard_normal((rows, vocab_size)) * scale).astype(np.float32),
@@ -35,4 +39,5 @@ def sample_inputs(seed: int, rows: int, vocab_size: int, plain: bool = False) ->
         "penalty_counts": rng.integers(0, 4, (rows, 300)).astype(np.int32),
         "bias_tokens": distinct(3, 0.0 if plain else 0.5),
         "bias_values": rng.choice([-np.inf, 5.0, -2.5], (rows, 3)).astype(np.float32),
+        "banned_bits": banned(1.0 if plain else 0.7),
     }

@@ -472,7 +472,8 @@ def sample_arrays(inputs: dict[str, np.ndarray]) -> Arrays:
 
 
 def sample_dims(arrays: Arrays) -> dict[str, int]:
-    return {"R": len(arrays["logits"]), "H": arrays["penalty_tokens"].shape[1], "B": arrays["bias_tokens"].shape[1]}
+    widths = {"H": "penalty_tokens", "B": "bias_tokens", "M": "banned_bits"}
+    return {"R": len(arrays["logits"])} | {dim: arrays[name].shape[1] for dim, name in widths.items()}
 
 
 def check_sample(bench: Bench, case: Case) -> Iterator[tuple[str, list[str]]]:

@@ -32,7 +32,7 @@ from warploom.codegen.cpu.values import (
     to_f32,
 )
 from warploom.ir.function import Function
-from warploom.ir.ops.sample import sample
+from warploom.ir.ops.sample import BANNED, sample
 from warploom.ir.types import type_of
 
 KIND = "sample"
@@ -48,7 +48,7 @@ class SampleSpec:
 
     vocab_size: int
 
-    dims = ("R", "H", "B")
+    dims = ("R", "H", "B", "M")
     tiles = "R"
 
     @property
@@ -64,7 +64,7 @@ class SampleSpec:
     @property
     def bytes(self) -> str:
         """The logits once, and what the row is told of tokens."""
-        return f"R * ({4 * self.vocab_size} + 8 * H + 8 * B)"
+        return f"R * ({4 * self.vocab_size} + 8 * H + 8 * B + 4 * M)"
 
     @property
     def padded(self) -> int:
@@ -104,14 +104,16 @@ class _Row:
         peak, likeliest = argmax_row(raw, self.size)
         tokens[self.row] = likeliest
         sampled, penalized = self.parameter("temperature").ne(0.0), self.is_penalized()
-        biased = self.is_biased()
-        with when(sampled | penalized | biased):
+        biased, banned = self.is_biased(), self.is_any_banned()
+        with when(sampled | penalized | biased | banned):
             with loop(0, self.size, LANES) as i:
                 self.x.store(i, raw(i))
             with when(biased):
                 self.add_biases()
             with when(penalized):
                 self.penalize()
+            with when(banned):
+                self.ban()
             with when(~sampled):
                 tokens[self.row] = argmax_row(self.x.load, self.size)[1]
             with when(sampled):
@@ -126,6 +128,11 @@ class _Row:
     def is_biased(self) -> Value:
         tokens, width = self.listed("bias_tokens", "B")
         (found,) = carry(0, width, [constant(0, "i1")], lambda i, found: [found | (tokens[i] >= 0)])
+        return found
+
+    def is_any_banned(self) -> Value:
+        words, width = self.listed("banned_bits", "M")
+        (found,) = carry(0, width, [constant(0, "i1")], lambda i, found: [found | words[i].ne(0)])
         return found
 
     def listed(self, name: str, dim: str) -> tuple[Ptr, Value]:
@@ -151,6 +158,15 @@ class _Row:
             x = self.x[token]
             repeated = select(x > 0.0, x / repetition, x * repetition)
             self.x[token] = repeated - (select(count > 0, presence, 0.0) + frequency * to_f32(count))
+
+    def ban(self) -> None:
+        """Lower the banned tokens, a vector of them per half of a word."""
+        words, width = self.listed("banned_bits", "M")
+        with loop(0, minimum(width * 32, constant(self.size, "i64")), LANES) as i:
+            shifts = iota() + broadcast(convert_int(i & LANES, "i32"))
+            bits = (broadcast(words[i >> 5]) >> shifts) & 1
+            x = self.x.load(i)
+            self.x.store(i, select(bits.ne(0), minimum(x, BANNED), x))
 
     def in_vocabulary(self, token: Value) -> Value:
         return (token >= 0) & (token < self.size)
@@ -230,9 +246,10 @@ def match(group: Function) -> Match | str:
         return operation
     values = dict(zip((operand.name for operand in sample.operands), operation.operands, strict=True))
     rows, vocab_size = type_of(values["logits"]).shape
-    history, biases = type_of(values["penalty_tokens"]).shape[1], type_of(values["bias_tokens"]).shape[1]
+    widths = {"H": "penalty_tokens", "B": "bias_tokens", "M": "banned_bits"}
+    dims = {"R": str(rows)} | {dim: str(type_of(values[name]).shape[1]) for dim, name in widths.items()}
     operands = (
         *(input_slot(group, value) for value in values.values()),
         *(result_slot(group, value) for value in operation.results),
     )
-    return Match(SampleSpec(static(vocab_size)), operands, {"R": str(rows), "H": str(history), "B": str(biases)})
+    return Match(SampleSpec(static(vocab_size)), operands, dims)

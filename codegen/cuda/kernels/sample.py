@@ -23,7 +23,7 @@ from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, Step, Te
 from warploom.codegen.cuda.render import render
 from warploom.ir.function import Function
 from warploom.ir.ops.random import PARITY, ROTATIONS
-from warploom.ir.ops.sample import sample
+from warploom.ir.ops.sample import BANNED, sample
 from warploom.ir.types import DType, tensor, type_of
 
 KIND = "sample"
@@ -55,10 +55,10 @@ class SampleSpec:
     def temps(self) -> tuple[Temp, ...]:
         """Of a row.
 
-        adjusted: logits with biases and penalties. chunks: of each, the largest logit, the sum of exponentials, the
-        best with noise, the largest adjusted and the sum of exponentials of these. sums: count and mass above each
-        bound in each chunk, of two phases in turn. best_tokens: of the chunks. counters: chunks that have met, and
-        that are done; at last, of all rows, blocks that have started, and rows that are done.
+        adjusted: logits with biases and penalties, banned ones lowered. chunks: of each, the largest logit, the sum
+        of exponentials, the best with noise, the largest adjusted and the sum of exponentials of these. sums: count
+        and mass above each bound in each chunk, of two phases in turn. best_tokens: of the chunks. counters: chunks
+        that have met, and that are done; at last, of all rows, blocks that have started, and rows that are done.
         """
         return (
             Temp(tensor(("R", self.vocab_size), DType.F32)),
@@ -70,7 +70,7 @@ class SampleSpec:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        return "R", "H", "B"
+        return "R", "H", "B", "M"
 
     @property
     def chunk(self) -> int:
@@ -105,6 +105,7 @@ class SampleSpec:
             spec=self,
             bounds=BOUNDS,
             chunks_padded=1 << (self.chunks - 1).bit_length(),
+            banned=BANNED,
             parity=PARITY,
             rotations=ROTATIONS,
         )
@@ -121,11 +122,11 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     values = dict(zip((operand.name for operand in sample.operands), operation.operands, strict=True))
     rows, vocab_size = type_of(values["logits"]).shape
     spec = SampleSpec(static(vocab_size), target.has_tma)
-    history, biases = type_of(values["penalty_tokens"]).shape[1], type_of(values["bias_tokens"]).shape[1]
+    widths = {"H": "penalty_tokens", "B": "bias_tokens", "M": "banned_bits"}
     operands = (
         *(input_slot(group, value) for value in values.values()),
         *(Slot("temp", index) for index in range(len(spec.temps))),
         *(result_slot(group, value) for value in operation.results),
     )
-    dims = {"R": str(rows), "H": str(history), "B": str(biases)}
+    dims = {"R": str(rows)} | {dim: str(type_of(values[name]).shape[1]) for dim, name in widths.items()}
     return Match((Variant((Step(spec, operands, dims),)),), spec.temps)

@@ -42,6 +42,7 @@ def sample_inputs() -> Arrays:
         "penalty_tokens": np.tile([3, 50, -1], (rows, 1)),
         "penalty_counts": np.tile([2, 0, 0], (rows, 1)),
         "bias_tokens": np.tile([-1, 7], (rows, 1)),
+        "banned_bits": np.array([[0], [0b10010], [-2], [0], [0b1010], [0]]),
     }
     typed = {name: np.asarray(value, np.float32) for name, value in floats.items()}
     return typed | {name: np.asarray(value, np.int32) for name, value in ints.items()}

@@ -41,6 +41,7 @@ def neutral(logits: np.ndarray, **changes: Any) -> Inputs:
         "penalty_counts": np.zeros((rows, 1), np.int32),
         "bias_tokens": np.full((rows, 1), -1, np.int32),
         "bias_values": np.zeros((rows, 1), np.float32),
+        "banned_bits": np.zeros((rows, 1), np.int32),
     }
     return {name: np.asarray(changes.get(name, value), value.dtype) for name, value in inputs.items()}
 
@@ -49,7 +50,8 @@ def run(inputs: Inputs, isa: Isa, threads: int = 1) -> tuple[np.ndarray, np.ndar
     rows, vocab_size = inputs["logits"].shape
     tokens, logprobs = np.full(rows, -9, np.int32), np.full(rows, np.nan, np.float32)
     arrays = [np.ascontiguousarray(array) for array in inputs.values()]
-    dims = {"R": rows, "H": inputs["penalty_tokens"].shape[1], "B": inputs["bias_tokens"].shape[1]}
+    widths = {"H": "penalty_tokens", "B": "bias_tokens", "M": "banned_bits"}
+    dims = {"R": rows} | {dim: inputs[name].shape[1] for dim, name in widths.items()}
     compiled(SampleSpec(vocab_size), isa)([*arrays, tokens, logprobs], dims, threads)
     return tokens, logprobs
 
@@ -70,6 +72,13 @@ def distinct(rng: np.random.Generator, rows: int, width: int, vocab_size: int) -
     """Per row up to `width` distinct tokens, padded with -1."""
     ids = np.stack([rng.permutation(max(vocab_size, width))[:width] for _ in range(rows)])
     return np.where((ids < vocab_size) & (rng.random(ids.shape) < 0.8), ids, -1).astype(np.int32)
+
+
+def banned_bits(rng: np.random.Generator, rows: int, vocab_size: int) -> np.ndarray:
+    """None, or many tokens banned in some rows, of the whole vocabulary or of its beginning."""
+    words = int(rng.choice([1, -(-vocab_size // 32)]))
+    bits = rng.integers(-(2**31), 2**31, (rows, words)) | rng.integers(-(2**31), 2**31, (rows, words))
+    return np.where(rng.random((rows, 1)) < 0.5, 0, bits & ~1).astype(np.int32)  # token 0 is left
 
 
 @on_every_isa
@@ -98,6 +107,7 @@ def test_any_row_is_its_meaning(isa: Isa, seed: int, vocab_size: int) -> None:
         penalty_counts=rng.integers(0, 4, (rows, history)),
         bias_tokens=distinct(rng, rows, 3, vocab_size) if rng.random() < 0.5 else np.full((rows, 3), -1),
         bias_values=bias,
+        banned_bits=banned_bits(rng, rows, vocab_size),
     )
     check(inputs, isa)
 

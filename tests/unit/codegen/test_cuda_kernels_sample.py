@@ -41,6 +41,7 @@ def neutral(logits: np.ndarray, **changes: Any) -> Inputs:
         "penalty_counts": np.zeros((rows, 1), np.int32),
         "bias_tokens": np.full((rows, 1), -1, np.int32),
         "bias_values": np.zeros((rows, 1), np.float32),
+        "banned_bits": np.zeros((rows, 1), np.int32),
     }
     return {name: np.asarray(changes.get(name, value), value.dtype) for name, value in inputs.items()}
 
@@ -48,7 +49,8 @@ def neutral(logits: np.ndarray, **changes: Any) -> Inputs:
 def run(inputs: Inputs, max_chunk: int = 4096) -> tuple[np.ndarray, np.ndarray]:
     rows, vocab_size = inputs["logits"].shape
     spec = SampleSpec(vocab_size, pdl=False, max_chunk=max_chunk)
-    dims = {"R": rows, "H": inputs["penalty_tokens"].shape[1], "B": inputs["bias_tokens"].shape[1]}
+    widths = {"H": "penalty_tokens", "B": "bias_tokens", "M": "banned_bits"}
+    dims = {"R": rows} | {dim: inputs[name].shape[1] for dim, name in widths.items()}
     temps = [np.zeros(temp.type.resolve(dims), temp.type.dtype.numpy) for temp in spec.temps]
     tokens, logprobs = np.full(rows, -9, np.int32), np.full(rows, np.nan, np.float32)
     arrays = [np.ascontiguousarray(array) for array in inputs.values()]
@@ -75,6 +77,13 @@ def distinct(rng: np.random.Generator, rows: int, width: int, vocab_size: int) -
     return np.where((ids < vocab_size) & (rng.random(ids.shape) < 0.8), ids, -1).astype(np.int32)
 
 
+def banned_bits(rng: np.random.Generator, rows: int, vocab_size: int) -> np.ndarray:
+    """None, or many tokens banned in some rows, of the whole vocabulary or of its beginning."""
+    words = int(rng.choice([1, -(-vocab_size // 32)]))
+    bits = rng.integers(-(2**31), 2**31, (rows, words)) | rng.integers(-(2**31), 2**31, (rows, words))
+    return np.where(rng.random((rows, 1)) < 0.5, 0, bits & ~1).astype(np.int32)  # token 0 is left
+
+
 def random_inputs(rng: np.random.Generator, rows: int, vocab_size: int, truncated: bool) -> Inputs:
     def mixed(neutral_value: float, low: float, high: float, share: float = 0.4) -> np.ndarray:
         return np.where(rng.random(rows) < share, neutral_value, rng.uniform(low, high, rows)).astype(np.float32)
@@ -95,6 +104,7 @@ def random_inputs(rng: np.random.Generator, rows: int, vocab_size: int, truncate
         penalty_counts=rng.integers(0, 4, (rows, history)),
         bias_tokens=distinct(rng, rows, 3, vocab_size) if rng.random() < 0.5 else np.full((rows, 3), -1),
         bias_values=rng.choice([-np.inf, 5.0, -2.5], (rows, 3)).astype(np.float32),
+        banned_bits=banned_bits(rng, rows, vocab_size),
     )
 
 

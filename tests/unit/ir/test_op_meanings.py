@@ -58,8 +58,9 @@ def sampling_row(rng: np.random.Generator, vocab: int, **changes: Any) -> list[n
         "repetition_penalty": [1.0], "presence_penalty": [0.0], "frequency_penalty": [0.0],
         "seeds": rng.integers(-(2**31), 2**31, (1, 2)), "sample_positions": rng.integers(0, 2**20, 1),
         "penalty_tokens": [[-1]], "penalty_counts": [[0]], "bias_tokens": [[-1]], "bias_values": [[0.0]],
+        "banned_bits": [[0]],
     }  # fmt: skip
-    integers = ("top_k", "seeds", "sample_positions", "penalty_tokens", "penalty_counts", "bias_tokens")
+    integers = ("top_k", "seeds", "sample_positions", "penalty_tokens", "penalty_counts", "bias_tokens", "banned_bits")
     return [np.array(v, np.int32 if n in integers else np.float32) for n, v in (plain | changes).items()]
 
 
@@ -119,6 +120,8 @@ def test_the_distribution_of_draws_is_the_softmax() -> None:
         ({"logits": [[1, 3, 3, 2]]}, 1),  # the lowest index wins ties
         ({"logits": [[1, 3, 2.5, 2]], "bias_tokens": [[2]], "bias_values": [[1.0]]}, 2),
         ({"logits": [[1, 3, 2.5, 2]], "bias_tokens": [[1]], "bias_values": [[-np.inf]]}, 2),
+        ({"logits": [[1, 3, 2.5, 2]], "banned_bits": [[0b0010]]}, 2),
+        ({"logits": [[1, 3, 2.5, 2]], "banned_bits": [[0b0110]], "bias_tokens": [[1]], "bias_values": [[100.0]]}, 3),
         ({"logits": [[1, 3, 2.5, 2]], "repetition_penalty": [1.5], "penalty_tokens": [[1]]}, 2),
         ({"logits": [[-2, -1, -1.2, -3]], "repetition_penalty": [1.5], "penalty_tokens": [[1]]}, 2),
         # a token of the prompt only (count 0) is not presence-penalized; one of the output is

@@ -37,8 +37,7 @@ def neighbours(choice: Choice) -> Iterator[Choice]:
     elif isinstance(tile, MixedTile):
         steps = [{"num_stages": tile.num_stages + n} for n in (-1, 1)]
     else:
-        steps = [{"group": n} for n in (1, 4, 16, 32)] + [{"ahead": n} for n in (0, 2, 4, 8)]
-        steps += [{"num_stages": tile.num_stages + n} for n in (-1, 1)]
+        steps = [{"group": n} for n in (1, 4, 16, 32)] + [{"num_stages": tile.num_stages + n} for n in (-1, 1)]
     for step in steps:
         if (found := change(tile, **step)) != tile:
             yield change(choice, tile=found)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warploom.codegen.cuda.kernel import Operand, Options, Pointer, TensorMap
+from warploom.codegen.cuda.kernel import Operand, Options, TensorMap
 from warploom.codegen.cuda.kernels.linear_problem import TMA_BYTES, LinearProblem
 from warploom.codegen.cuda.kernels.tiles import GemmTile
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
-
-LINE = 128  # bytes of a line of the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,6 @@ class GemmSpec:
         t = self.tile
         shape = f"{t.block_t}x{t.block_n}x{t.block_k}g{t.group}"
         kind = f"{'_tma' if t.tma else ''}{'_h' if t.halves else ''}{f'_p{t.blocks}' if t.blocks else ''}"
-        kind += f"_a{t.ahead}" if self.extra_operands else ""
         return f"{self.problem.name}_gemm_{shape}{kind}_w{t.num_warps}s{t.num_stages}"
 
     @property
@@ -50,23 +47,7 @@ class GemmSpec:
         if self.out_by_tma:
             stored = t.block_t, self.block_out // (2 if t.halves else 1)
             maps["out"] = TensorMap("out", p.out, ("T", p.width), stored)
-        extra = (Pointer(name, p.weight.dtype) for name in self.extra_operands)
-        return (*(maps.get(operand.name, operand) for operand in p.operands), *extra)
-
-    @property
-    def extra_operands(self) -> tuple[str, ...]:
-        """`w_rows`: W once more, as an address to prefetch."""
-        return ("w_rows",) if self.tile.tma and self.tile.ahead else ()
-
-    @property
-    def per_line(self) -> int:
-        """Columns of W in a line of the cache."""
-        return LINE // self.problem.weight.dtype.numpy.itemsize
-
-    @property
-    def lines_ahead(self) -> int:
-        """Lines of every row of W that are called into L2 at the start."""
-        return self.tile.ahead * self.tile.block_k // self.per_line
+        return tuple(maps.get(operand.name, operand) for operand in p.operands)
 
     @property
     def out_by_tma(self) -> bool:

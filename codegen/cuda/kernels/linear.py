@@ -89,7 +89,7 @@ def _steps(
         problem, slots = problem.unpacked(), slots | {"w": wide}
     _check_end(problem, choice)
     spec = linear_spec(problem, choice.tile, target)
-    if isinstance(spec, SkinnySpec | RingSpec | GemmSpec):
+    if isinstance(spec, SkinnySpec | RingSpec):
         slots = slots | _extra_slots(spec, slots, choice, memory)
     return [*steps, Step(spec, tuple(slots[operand.name] for operand in spec.operands), {"T": rows})]
 
@@ -139,9 +139,9 @@ def linear_spec(
     return GemmSpec(problem, tile, target.has_tma)
 
 
-def _extra_slots(spec: SkinnySpec | RingSpec | GemmSpec, slots: Slots, choice: Choice, memory: _Temps) -> Slots:
+def _extra_slots(spec: SkinnySpec | RingSpec, slots: Slots, choice: Choice, memory: _Temps) -> Slots:
     extra = {"w_rows": slots["w"]}  # once more, as an address to prefetch
-    if not isinstance(spec, GemmSpec) and spec.tile.splits > 1:
+    if spec.tile.splits > 1:
         assert choice.up_to is not None
         tiles = spec.tiles(choice.up_to)
         extra["partials"] = memory.slot("partials", Temp(tensor((spec.tile.splits, tiles, spec.part), DType.F32)))

@@ -74,7 +74,6 @@ class GemmTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gem
         blocks: of a persistent grid; 0: one block for each tile.
         tma: operands and the result go through tensor maps; sm_90 and later.
         halves: the result is stored in two halves, which need half of the shared memory.
-        ahead: how many pieces of W are called into L2 before the previous kernel is waited for.
     """
 
     block_t: int
@@ -86,7 +85,6 @@ class GemmTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gem
     blocks: int = 0
     tma: bool = False
     halves: bool = False
-    ahead: int = 0
 
 
 Tile: TypeAlias = GemvTile | SkinnyTile | RingTile | MixedTile | GemmTile

@@ -6,7 +6,7 @@ import mlir.ir as mlir
 
 from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.linear import linear
-from warploom.ir.ops.quantization import scaled_linear
+from warploom.ir.ops.quantized_linear import scaled_linear
 from warploom.ir.ops.shape import slice_axis
 from warploom.ir.rewrite import is_op, users
 from warploom.ir.types import DType, type_of

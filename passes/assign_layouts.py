@@ -12,7 +12,8 @@ import mlir.ir as mlir
 from warploom.ir.layouts import side_layout
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.packing import pack
-from warploom.ir.ops.quantization import quantized_embed, quantized_linear, scaled_linear
+from warploom.ir.ops.quantized_embed import quantized_embed
+from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.patterns import feeds_swiglu, weight_operands
 from warploom.ir.rewrite import entries, is_op, is_weight, users
 from warploom.ir.target import Target

@@ -16,9 +16,12 @@ from warploom.ir.function import Function, path_of
 from warploom.ir.op import Op, op_of
 from warploom.ir.ops.attention import attention, kv_write
 from warploom.ir.ops.elementwise import add, cast
+from warploom.ir.ops.experts import expert_linear
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.norm import layer_norm, rms_norm
-from warploom.ir.ops.quantization import quantize, quantized_embed, quantized_linear, scaled_linear
+from warploom.ir.ops.quantize import quantize
+from warploom.ir.ops.quantized_embed import quantized_embed
+from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.sample import sample, top_logprobs
 from warploom.ir.ops.shape import reshape, slice_axis
@@ -215,6 +218,7 @@ PHASES: tuple[Rules, ...] = (
         linear: ("linear", _linear),
         quantized_linear: ("linear", _linear),
         scaled_linear: ("linear", _linear),
+        expert_linear: ("expert_linear", _alone),
         kv_write: ("rope_kv_write", _kv_write),
         attention: ("attention", _alone),
         embed: ("embed", _and_cast),

@@ -12,7 +12,7 @@ import mlir.ir as mlir
 
 from warploom.ir.op import op_of
 from warploom.ir.ops.linear import linear
-from warploom.ir.ops.quantization import quantized_linear
+from warploom.ir.ops.quantized_linear import quantized_linear
 from warploom.ir.ops.shape import concat, slice_axis
 from warploom.ir.patterns import weight_operands
 from warploom.ir.rewrite import before, entries, is_op, is_weight, replace

@@ -9,7 +9,8 @@ from __future__ import annotations
 import mlir.ir as mlir
 
 from warploom.ir.ops.linear import linear
-from warploom.ir.ops.quantization import quantize, quantized_linear, scaled_linear
+from warploom.ir.ops.quantize import quantize
+from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.rewrite import before, entries, is_op, replace
 from warploom.ir.target import Numbers, Target
 from warploom.ir.types import DType, type_of

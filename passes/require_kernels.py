@@ -6,7 +6,8 @@ import mlir.ir as mlir
 
 from warploom.errors import CompileError
 from warploom.ir.function import Function, path_of
-from warploom.ir.ops.quantization import quantized_embed, quantized_linear, scaled_linear
+from warploom.ir.ops.quantized_embed import quantized_embed
+from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.rewrite import entries, is_op
 from warploom.ir.target import Target
 from warploom.passes.decisions import recorded

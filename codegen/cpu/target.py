@@ -10,7 +10,7 @@ from warploom.codegen.cpu.templates import find_kernel, templates
 from warploom.ir.function import Function
 from warploom.ir.layouts import PANEL
 from warploom.ir.ops.linear import linear
-from warploom.ir.ops.quantization import scaled_linear
+from warploom.ir.ops.quantized_linear import scaled_linear
 from warploom.ir.patterns import weight_operands
 from warploom.ir.rewrite import is_op
 from warploom.ir.target import Numbers, Target

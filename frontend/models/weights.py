@@ -10,8 +10,8 @@ import mlir.ir as mlir
 from warploom.errors import CheckpointError
 from warploom.frontend.tensors import LazyTensor
 from warploom.ir.function import FunctionBuilder, scope
+from warploom.ir.ops.dequantize import dequantize
 from warploom.ir.ops.parameters import checkpoint, export, param
-from warploom.ir.ops.quantization import dequantize
 
 
 @dataclass

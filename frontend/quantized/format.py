@@ -1,6 +1,6 @@
 """What a format is, and reading the weights of a quantized checkpoint.
 
-Whatever the format, a weight becomes parts that `ir/ops/quantization.py` describes: numbers q [n, k] of i4, i8 or f8,
+Whatever the format, a weight becomes parts that `ir/ops/dequantize.py` describes: numbers q [n, k] of i4, i8 or f8,
 scales [n, groups] and, where the format is asymmetric, offsets [n, groups]: q * scale + offset.
 """
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import mlir.ir as mlir
 
+from warploom.ir.ops.dequantize import dequantize
 from warploom.ir.ops.elementwise import as_dtype
-from warploom.ir.ops.quantization import dequantize
 from warploom.ir.rewrite import producer
 from warploom.ir.types import DType
 from warploom.passes.quantization.scheme import Matrices, Scheme, SchemeFamily

@@ -7,7 +7,8 @@ from functools import partial
 
 from warploom.errors import CompileError
 from warploom.ir.op import Op
-from warploom.ir.ops.quantization import dequantize, quantize, quantize_affine
+from warploom.ir.ops.dequantize import dequantize
+from warploom.ir.ops.quantize import quantize, quantize_affine
 from warploom.passes.quantization.scheme import Scheme, SchemeFamily, whole_groups
 
 DEFAULT_GROUP = 32

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from warploom.ir.ops.quantization import quantize
+from warploom.ir.ops.quantize import quantize
 from warploom.passes.quantization.scheme import Scheme, SchemeFamily
 
 

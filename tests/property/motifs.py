@@ -19,7 +19,8 @@ from warploom.ir.ops.attention import attention, kv_write
 from warploom.ir.ops.elementwise import add, cast, maximum, mul, neg, select
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.norm import along_columns, rms_norm
-from warploom.ir.ops.quantization import quantize, quantize_affine, quantized_linear
+from warploom.ir.ops.quantize import quantize, quantize_affine
+from warploom.ir.ops.quantized_linear import quantized_linear
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import concat, full, iota, reshape, slice_axis, transpose
 from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of

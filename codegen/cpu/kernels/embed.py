@@ -19,7 +19,7 @@ from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.layouts import columns_of
 from warploom.ir.ops.linear import embed
-from warploom.ir.ops.quantization import quantized_embed
+from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.patterns import has_row_scales, weight_operands
 from warploom.ir.types import DType, type_of
 

@@ -17,7 +17,8 @@ from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.elementwise import add
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
-from warploom.ir.ops.quantization import quantize, quantized_linear, scaled_linear
+from warploom.ir.ops.quantize import quantize
+from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.patterns import feeds_swiglu, has_row_scales, weight_operands
 from warploom.ir.rewrite import defining_op, is_op, producer
 from warploom.ir.types import DType, type_of

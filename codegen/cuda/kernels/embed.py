@@ -16,7 +16,7 @@ from warploom.ir.layouts import columns_of, split_block
 from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import cast
 from warploom.ir.ops.linear import embed
-from warploom.ir.ops.quantization import quantized_embed
+from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import FLOATS as ANY_FLOATS
 from warploom.ir.types import DType, type_of

@@ -11,7 +11,7 @@ from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernels.embed import EmbedSpec
 from warploom.ir.layouts import pack_array
 from warploom.ir.ops.linear import embed
-from warploom.ir.ops.quantization import quantized_embed
+from warploom.ir.ops.quantized_embed import quantized_embed
 
 DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "i8": np.dtype(np.int8)}
 

@@ -18,7 +18,8 @@ from warploom.codegen.cpu.isa import LEVELS
 from warploom.codegen.cpu.kernels.linear_spec import LinearSpec
 from warploom.codegen.cpu.values import LANES
 from warploom.ir.layouts import pack_array
-from warploom.ir.ops.quantization import dequantize, quantize
+from warploom.ir.ops.dequantize import dequantize
+from warploom.ir.ops.quantize import quantize
 from warploom.runtime.machine import cpu_features
 
 F8 = ml_dtypes.float8_e4m3fn

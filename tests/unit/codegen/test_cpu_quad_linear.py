@@ -17,7 +17,8 @@ from warploom.codegen.cpu.isa import LEVELS, Isa
 from warploom.codegen.cpu.kernels.linear_spec import LinearSpec
 from warploom.codegen.cpu.kernels.quads import QuadFormat
 from warploom.ir.layouts import pack_array
-from warploom.ir.ops.quantization import dequantize, quantize, quantize_affine
+from warploom.ir.ops.dequantize import dequantize
+from warploom.ir.ops.quantize import quantize, quantize_affine
 from warploom.runtime.machine import cpu_features
 
 RUNNABLE = [level for level in LEVELS if cpu_features().issuperset(level.features)]

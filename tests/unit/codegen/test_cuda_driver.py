@@ -25,9 +25,9 @@ from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.elementwise import add, mul
 from warploom.ir.ops.elementwise import cast as cast_op
 from warploom.ir.ops.linear import linear
-from warploom.ir.ops.quantization import quantized_linear
 from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.parameters import param
+from warploom.ir.ops.quantized_linear import quantized_linear
 from warploom.ir.ops.shape import slice_axis
 from warploom.ir.types import DType, TensorType, tensor
 from warploom.ir.verify import verify

@@ -14,7 +14,7 @@ from warploom.codegen.cuda.kernels.projection import Projection, Range
 from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
 from warploom.ir.layouts import pack_array
 from warploom.ir.ops.attention import kv_write
-from warploom.ir.ops.quantization import dequantize
+from warploom.ir.ops.dequantize import dequantize
 from warploom.ir.ops.rope import rope
 from warploom.ir.types import DType
 

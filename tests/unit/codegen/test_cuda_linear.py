@@ -20,7 +20,8 @@ from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, Mixe
 from warploom.codegen.cuda.tuning import choices_for, table
 from warploom.errors import CompileError
 from warploom.ir.layouts import pack_array, unpack_array
-from warploom.ir.ops.quantization import dequantize, quantize
+from warploom.ir.ops.dequantize import dequantize
+from warploom.ir.ops.quantize import quantize
 from warploom.ir.types import DType
 from warploom.runtime.expr import evaluate
 

@@ -18,8 +18,8 @@ from warploom.ir.function import FunctionBuilder
 from warploom.ir.interpreter import evaluate, evaluate_exports, loader
 from warploom.ir.ops.elementwise import add, bitcast, cast, exp, mul, sub
 from warploom.ir.ops.linear import linear
-from warploom.ir.ops.quantization import quantize
 from warploom.ir.ops.parameters import checkpoint, export, param
+from warploom.ir.ops.quantize import quantize
 from warploom.ir.ops.shape import full, iota, reshape, transpose
 from warploom.ir.types import tensor
 from warploom.ir.verify import verify
@@ -127,7 +127,9 @@ def prepare(wl: mlir.Context) -> mlir.Module:
         for i in range(5):
             own = checkpoint(name=f"own{i}", shape=(4, 3), dtype="f32")
             export(mul(own, shared) if i in (0, 4) else add(own, own), name=f"p{i}")
-        q, _scale = quantize(checkpoint(name="quantized", shape=(4, 3), dtype="f32"), dtype="i8", group=0, scale_dtype="f32")
+        q, _scale = quantize(
+            checkpoint(name="quantized", shape=(4, 3), dtype="f32"), dtype="i8", group=0, scale_dtype="f32"
+        )
         export(q, name="q")
     builder.finish({})
     verify(module)

@@ -18,7 +18,7 @@ from warploom.ir.op import op_of
 from warploom.ir.ops.attention import kv_write
 from warploom.ir.ops.packing import pack
 from warploom.ir.ops.parameters import param
-from warploom.ir.ops.quantization import quantize
+from warploom.ir.ops.quantize import quantize
 from warploom.ir.ops.shape import concat
 from warploom.ir.rewrite import entries, is_op, is_weight
 from warploom.ir.types import type_of

@@ -21,7 +21,8 @@ from warploom.frontend.trace import trace
 from warploom.ir.function import functions
 from warploom.ir.interpreter import evaluate, evaluate_exports
 from warploom.ir.op import op_of
-from warploom.ir.ops.quantization import quantize, quantize_affine, quantized_linear, scaled_linear
+from warploom.ir.ops.quantize import quantize, quantize_affine
+from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.rewrite import is_op, users
 from warploom.ir.types import DType, type_of
 from warploom.passes.pipeline import pipeline, run

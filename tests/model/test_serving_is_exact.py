@@ -1,4 +1,4 @@
-"""The real model on the CPU: prefix hits, preemption, batching and prompt scores change no bit of what a request gets."""
+"""Nothing that the engine does to a request changes a bit of its answer: batches, prefix hits, preemption, scores."""
 
 from __future__ import annotations
 

@@ -71,7 +71,11 @@ CASES: dict[str, tuple[Change, type[errors.WarploomError], list[str]]] = {
         errors.UnsupportedModelError,
         ["novel", "llama3"],
     ),
-    "heads do not divide": (edit_config(num_key_value_heads=3), errors.UnsupportedModelError, ["num_key_value_heads=3", "num_attention_heads=4"]),
+    "heads do not divide": (
+        edit_config(num_key_value_heads=3),
+        errors.UnsupportedModelError,
+        ["num_key_value_heads=3", "num_attention_heads=4"],
+    ),
     "missing tensor": (edit_weights(lambda t: t.pop(DOWN)), errors.CheckpointError, [DOWN]),
     "wrong shape": (
         edit_weights(lambda t: t.update({DOWN: np.zeros((64, 95), np.float32)})),

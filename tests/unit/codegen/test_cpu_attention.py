@@ -14,7 +14,11 @@ from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernels.attention import PAGE, AttentionSpec
 from warploom.ir.ops.attention import attention
 
-DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f8e4m3": np.dtype(ml_dtypes.float8_e4m3fn)}
+DTYPES = {
+    "f32": np.dtype(np.float32),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "f8e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+}
 
 
 @dataclass

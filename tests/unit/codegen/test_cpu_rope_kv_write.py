@@ -18,7 +18,11 @@ from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.types import tensor
 
-DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f8e4m3": np.dtype(ml_dtypes.float8_e4m3fn)}
+DTYPES = {
+    "f32": np.dtype(np.float32),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "f8e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+}
 
 
 def fused(heads: int, kv_heads: int, size: int, dtype: str, rotary: int = 0) -> RopeKvWriteSpec:

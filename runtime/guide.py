@@ -69,8 +69,8 @@ class Guide:
 class Matcher:
     """Where one answer is in its guide."""
 
-    def __init__(self, matcher: LLMatcher, output: Sequence[int]) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: LLMatcher, num_words: int, output: Sequence[int]) -> None:
+        self._matcher, self._num_words = matcher, num_words
         matcher.consume_tokens(list(output))
 
     def advance(self, token: int) -> None:
@@ -86,18 +86,18 @@ class Matcher:
         allowed = np.frombuffer(self._matcher.compute_bitmask(), np.int32)
         if self._matcher.is_error():
             raise GuideError(STUCK, found=self._matcher.get_error()[:300])
-        return ~allowed
+        return ~allowed[: self._num_words]  # there may be a word more
 
 
 class CompiledGuide:
     """A guide that has been understood; makes the matchers of answers."""
 
-    def __init__(self, start: LLMatcher) -> None:
-        self._start = start
+    def __init__(self, start: LLMatcher, num_words: int) -> None:
+        self._start, self._num_words = start, num_words
 
     def matcher(self, output: Sequence[int]) -> Matcher:
         """Return a matcher of an answer that begins with the tokens `output`."""
-        return Matcher(self._start.deep_copy(), output)
+        return Matcher(self._start.deep_copy(), self._num_words, output)
 
 
 class GuideCompiler:
@@ -127,7 +127,7 @@ class GuideCompiler:
             if found := self._compiled.get(guide):
                 self._compiled.move_to_end(guide)
                 return found
-        compiled = CompiledGuide(_start(guide, self._tokenizer))
+        compiled = CompiledGuide(_start(guide, self._tokenizer), -(-self._vocab_size // 32))
         with self._lock:
             self._compiled[guide] = compiled
             if len(self._compiled) > _MAX_COMPILED:

@@ -33,8 +33,8 @@ def next_token(
 ) -> int:
     """The fake model: any change of history, position or seed changes the token."""
     code = zlib.crc32(np.array([seed & 0xFFFFFFFF, seed >> 32, len(history), *history], "<i8").tobytes())
-    while code % vocab_size in banned:
-        code += 1
+    for _ in range(vocab_size if banned else 0):  # if all are, one of them
+        code += code % vocab_size in banned
     return code % vocab_size
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from warploom.compiler import compile
     from warploom.runtime.artifact import Artifact, load
     from warploom.runtime.async_llm import AsyncLLM
+    from warploom.runtime.guide import Guide
     from warploom.runtime.llm import LLM
     from warploom.runtime.sampling_params import SamplingParams
 
@@ -28,12 +29,13 @@ _HOMES = {
     "compile": "warploom.compiler",
     "load": "warploom.runtime.artifact",
     "Artifact": "warploom.runtime.artifact",
+    "Guide": "warploom.runtime.guide",
     "LLM": "warploom.runtime.llm",
     "AsyncLLM": "warploom.runtime.async_llm",
     "SamplingParams": "warploom.runtime.sampling_params",
 }
 
-__all__ = ["LLM", "Artifact", "AsyncLLM", "SamplingParams", "__version__", "compile", "errors", "load"]
+__all__ = ["LLM", "Artifact", "AsyncLLM", "Guide", "SamplingParams", "__version__", "compile", "errors", "load"]
 
 
 def __getattr__(name: str) -> Any:

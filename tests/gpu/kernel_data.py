@@ -20,7 +20,8 @@ def sample_inputs(seed: int, rows: int, vocab_size: int, plain: bool = False) ->
         return np.where(rng.random(ids.shape) < used, ids, -1).astype(np.int32)
 
     def banned(neutral: float) -> np.ndarray:
-        bits = rng.integers(-(2**31), 2**31, (rows, -(-vocab_size // 32)))
+        words = 1 if plain else -(-vocab_size // 32)
+        bits = rng.integers(-(2**31), 2**31, (rows, words))
         return np.where(rng.random((rows, 1)) < neutral, 0, bits).astype(np.int32)
 
     scale = rng.choice([0.3, 1, 6], (rows, 1))

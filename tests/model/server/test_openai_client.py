@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 
 from tests.model.server.conftest import MODEL, Compile, ServerProcess
@@ -113,3 +115,20 @@ def test_errors_are_those_of_the_client(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="context"):
         client.completions.create(model=MODEL, prompt="word " * 9000)
     assert [model.id for model in client.models.list()] == [MODEL]
+
+
+class City(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=20)
+    country: Literal["France", "Italy"]
+    population: int = pydantic.Field(ge=0, le=99_999_999)
+
+
+def test_structured_output(client: openai.OpenAI) -> None:
+    """As the client makes it of a class, which it also parses; whole and streamed."""
+    asked: Any = [{"role": "user", "content": "Tell me of Paris, as JSON."}]
+    options: Any = {"model": MODEL, "messages": asked, "max_tokens": 120, "temperature": 0, "response_format": City}
+    [choice] = client.chat.completions.parse(**options).choices
+    assert choice.finish_reason == "stop"
+    assert isinstance(choice.message.parsed, City)
+    with client.chat.completions.stream(**options) as stream:
+        assert stream.get_final_completion().choices[0].message.parsed == choice.message.parsed

@@ -102,11 +102,11 @@ def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]
             return (*few, Choice(None, some))
         return (*few, Choice(UNPACKED_FROM, some), Choice(None, _gemms(problem.unpacked(), target)[1]))
     large = target.has_tma and _is_large(target) and problem.operands_by_tma
-    few = GemmTile(64 if rings else 16, 128, 128 if large else 64, num_warps=4, num_stages=3, tma=large)
+    small = GemmTile(64 if rings else 16, 128, 128 if large else 64, num_warps=4, num_stages=3, tma=large)
     if not large:
-        return (Choice(128, few), Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3)))
+        return (Choice(128, small), Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3)))
     many = GemmTile(128, 256, 128, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
-    return (*rings, Choice(512, few), Choice(None, many if problem.out is DType.BF16 else few))
+    return (*rings, Choice(512, small), Choice(None, many if problem.out is DType.BF16 else small))
 
 
 def _ring(problem: LinearProblem, tokens: int) -> RingTile:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rounded_rows import LARGEST
 
 from warploom.tools.kernel_launcher import number
 from warploom.tools.tuning_runs import LoadedPrograms
@@ -25,7 +26,6 @@ TORCH = {
     "i8": torch.int8,
     "i32": torch.int32,
 }
-LARGEST = 448  # of f8
 BLOCKS = (128, 64, 32)  # columns of a block of `row4`: the largest that divides K
 Problem = dict[str, Any]
 Row = dict[str, Any]
@@ -130,19 +130,24 @@ def values_of(p: Problem, arrays: Arrays) -> torch.Tensor:
     return values.view(p["n"], p["k"])
 
 
-def reference(p: Problem, arrays: Arrays, tokens: int, unpacked: bool) -> torch.Tensor:
-    """The meaning, in f64; the norm before a rounding in f32, whose last bits decide what a number is rounded to.
+def rounded_by(program: Row, temps: list[torch.Tensor], tokens: int) -> list[torch.Tensor]:
+    """Numbers and scales of the rows of x that a program rounded first; empty if it rounds none."""
+    first = program["steps"][0]
+    return [temps[o][:tokens] for o in first["operands"][-2:]] if first["kernel"].startswith("round_rows") else []
+
+
+def reference(p: Problem, arrays: Arrays, tokens: int, unpacked: bool, rounded: list[torch.Tensor]) -> torch.Tensor:
+    """The meaning, in f64.
 
     Args:
         unpacked: quantized weights are made bf16, as `quantized_linear` of bf16 activations says.
+        rounded: numbers and scales that stand for the rows after their norm, checked by themselves (`wrong_rows`).
     """
-    x = arrays["x"][:tokens].to(torch.float32 if p["rounded"] else torch.float64)
-    if p["norm"]:
-        x = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + p["norm"]["eps"]) * arrays["gain"].to(x.dtype)
-    if p["rounded"]:
-        x = x.bfloat16().float()
-        scale = x.abs().amax(-1, keepdim=True) / LARGEST
-        x = (x / scale).to(torch.float8_e4m3fn).double() * scale.double()
+    x = arrays["x"][:tokens].double()
+    if rounded:
+        x = rounded[0].double() * rounded[1].double()[:, None]
+    elif p["norm"]:
+        x = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + p["norm"]["eps"]) * arrays["gain"].double()
     w = values_of(p, arrays)
     y = x @ (w.bfloat16().double() if unpacked else w).T
     if p["epilogue"] == "swiglu":

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from linear_programs import Arrays, Bench, Row, addresses, in_range, label, make_arrays, reference
+from linear_programs import Arrays, Bench, Row, addresses, in_range, label, make_arrays, reference, rounded_by
+from rounded_rows import wrong_rows
 
 from warploom.tools.tuning_runs import ROTATED, room_of, timed_tokens
 
@@ -65,7 +66,10 @@ def check_program(bench: Bench, program: Row) -> list[Row]:
             torch.cuda.synchronize()
             runs.append(arrays["out"].clone())
         unpacked = any(step["kernel"].startswith("unpack") for step in program["steps"])
-        expected = reference(p, arrays, tokens, unpacked)
+        rounded = rounded_by(program, temps, tokens)
+        if p["rounded"]:
+            failures += wrong_rows(arrays["x"][:tokens], p["norm"], arrays["gain"], rounded)
+        expected = reference(p, arrays, tokens, unpacked, rounded)
         scale = expected.square().mean().sqrt()
         wrong = ((runs[0][:tokens].double() - expected).abs() / (scale + expected.abs() / 4)).nan_to_num(1e9)
         if wrong.max() > 0.03 or wrong.mean() > 0.004:

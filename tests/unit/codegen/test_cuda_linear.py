@@ -131,7 +131,7 @@ def meaning(problem: LinearProblem, arrays: dict[str, np.ndarray], tokens: int) 
     if problem.norm is not None:
         x = x / np.sqrt((x**2).mean(1, keepdims=True) + problem.norm.eps) * arrays["gain"].astype(np.float64)
     if problem.rounded:
-        rows = x.astype(DType.BF16.numpy).astype(np.float64)
+        rows = x.astype(DType.BF16.numpy).astype(np.float32)  # in which a tie is one
         q, scale = quantize.evaluate(rows, dtype="f8e4m3", group=0, scale_dtype="f32")
         x = q.astype(np.float64) * scale
     y = x @ values_of(problem, arrays).T

@@ -121,7 +121,7 @@ def llama(request: pytest.FixtureRequest) -> Any:
 
 def test_every_group_has_its_family(llama: Any) -> None:
     kinds = {kind_of(group) for group in functions(llama[0]).values() if group.is_private}
-    assert kinds >= {"linear", "attention", "sample", "top_logprobs", "loops"}
+    assert kinds >= {"embed", "linear", "attention", "sample", "top_logprobs", "loops"}
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,11 @@ def test_steps_are_their_meaning(llama: Any, sequences: list[tuple[int, int]]) -
     inputs = step_inputs(sequences)
     expected, actual = evaluate(module, "step", inputs, params), run_entry(module, "step", inputs, params)
     spread, error = expected["logits"].std(), abs(actual["logits"] - expected["logits"])
-    rounds = any(array.dtype == DType.F8.numpy for array in params.values())  # the last bit of a bf16 may decide an f8
+    # The last bit of a bf16, 1 / 256, may decide which f8 it becomes: 1 / 16 away. The last bits of attention alone
+    # move a logit by 0.007 of the spread in bf16, and by 0.091 where activations are f8.
+    rounds = any(array.dtype == DType.F8.numpy for array in params.values())
     assert error.mean() < 0.05 * spread
-    assert error.max() < (0.3 if rounds else 0.05) * spread
+    assert error.max() < (0.15 if rounds else 0.05) * spread
     tokens = (2, -1, 2, SIZES["num_key_value_heads"], PAGE_SIZE, SIZES["head_dim"])
     got, wanted, before = (kv.astype(np.float32).reshape(tokens) for kv in (actual["kv"], expected["kv"], inputs["kv"]))
     np.testing.assert_allclose(got, wanted, rtol=0.05, atol=0.03)

@@ -28,7 +28,9 @@ ROOMS = {
         "warploom.runtime.expr",
         "mlir", "triton", "jinja2", "numpy", "ml_dtypes", "msgspec",
     },
-    "runtime": {"numpy", "msgspec", "tokenizers", "jinja2", "cuda", "starlette", "uvicorn", "prometheus_client"},
+    "runtime": {
+        "numpy", "msgspec", "tokenizers", "jinja2", "cuda", "starlette", "uvicorn", "prometheus_client", "llguidance",
+    },
 }  # fmt: skip
 EXCEPTIONS = {"frontend/pickle_reader.py": {"torch"}}  # with weights_only=True, and nowhere else
 FILES = sorted(path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py"))

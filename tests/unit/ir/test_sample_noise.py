@@ -20,7 +20,7 @@ def test_a_draw_of_all_ones_does_not_win_by_itself() -> None:
     seeds, positions = np.full((1, 2), SEED, np.int32), np.array([POSITION], np.int32)
     penalties = (one, zero, zero)
     tokens, logprobs = sample.evaluate(
-        logits, one, ints, one, zero, *penalties, seeds, positions, none, none * 0, none, zero[:, None]
+        logits, one, ints, one, zero, *penalties, seeds, positions, none, none * 0, none, zero[:, None], ints[:, None]
     )
     assert tokens[0] != TOKEN
     assert np.isfinite(logprobs).all()

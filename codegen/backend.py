@@ -29,7 +29,7 @@ class Backend(Protocol):
 
     @property
     def k_layout(self) -> str:
-        """Of the blocks of keys; see `ir/ops/attention.py`."""
+        """Of the blocks of keys; see `ir/ops/paged_cache.py`."""
 
     @property
     def activation(self) -> DType:

@@ -19,7 +19,7 @@ from warploom.errors import CompileError
 from warploom.ir.dims import DimLike, product
 from warploom.ir.function import Function, path_of
 from warploom.ir.op import op_of
-from warploom.ir.ops.attention import kv_write
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.parameters import param
 from warploom.ir.ops.shape import reshape
 from warploom.ir.rewrite import producer

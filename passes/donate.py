@@ -9,7 +9,7 @@ from __future__ import annotations
 import mlir.ir as mlir
 
 from warploom.ir.function import Function
-from warploom.ir.ops.attention import kv_write
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.rewrite import entries, is_op, producer, users
 
 IN_PLACE, REFUSED = "wl.in_place", "wl.refused"

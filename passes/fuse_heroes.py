@@ -14,8 +14,9 @@ import mlir.ir as mlir
 
 from warploom.ir.function import Function, path_of
 from warploom.ir.op import Op, op_of
-from warploom.ir.ops.attention import attention, kv_write
+from warploom.ir.ops.attention import attention
 from warploom.ir.ops.elementwise import add, cast
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.norm import layer_norm, rms_norm
 from warploom.ir.ops.quantize import quantize

@@ -17,7 +17,8 @@ from warploom.errors import InvalidRequestError
 from warploom.ir.dims import DimRange
 from warploom.ir.function import Function, functions
 from warploom.ir.op import op_of
-from warploom.ir.ops.attention import attention, kv_write
+from warploom.ir.ops.attention import attention
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.parameters import checkpoint
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import TensorType, type_of

@@ -15,7 +15,8 @@ from warploom.frontend.models.rope import Rotary, angles
 from warploom.frontend.models.sizes import Sizes
 from warploom.frontend.models.weights import Weights
 from warploom.ir.attributes import AttrValue
-from warploom.ir.ops.attention import attention, kv_write
+from warploom.ir.ops.attention import attention
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import concat, reshape, slice_axis, transpose
 from warploom.ir.types import type_of

@@ -11,7 +11,7 @@ from warploom.ir.types import DType
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """How a target lays out the paged KV cache; see `ir/ops/attention.py`."""
+    """How a target lays out the paged KV cache; see `ir/ops/paged_cache.py`."""
 
     page_size: int
     dtype: DType

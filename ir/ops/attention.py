@@ -1,9 +1,4 @@
-"""The paged KV cache as a value: writing a step's keys and values, and attending over pages.
-
-`kv` is [layers, C, 2, kv_heads, page_size * head_dim]: C pages, index 2 is 0 for keys and 1 for values. A value block
-is [page_size, head_dim]; a key block is that (`token_major`) or its transpose (`dim_major`, so that consecutive
-numbers belong to consecutive tokens). Paging follows Kwon et al., SOSP 2023.
-"""
+"""Attending over the pages of the KV cache; see `paged_cache.py`."""
 
 from __future__ import annotations
 
@@ -14,131 +9,19 @@ import numpy as np
 
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
-from warploom.ir.dims import DimLike, equal, product
+from warploom.ir.dims import DimLike, product
 from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
 from warploom.ir.ops.activation import softcap as soften
-from warploom.ir.ops.elementwise import (
-    add,
-    bit_and,
-    cast,
-    compare,
-    div,
-    exp,
-    maximum,
-    minimum,
-    mul,
-    select,
-    sub,
-)
+from warploom.ir.ops.elementwise import add, bit_and, cast, compare, div, exp, maximum, mul, select, sub
 from warploom.ir.ops.norm import softmax
+from warploom.ir.ops.paged_cache import CACHE, PAGING, cache_type, check_cache, generate_paging, token_rows, view_pages
 from warploom.ir.ops.reduce import dot_general, reduce_max, reduce_sum
-from warploom.ir.ops.shape import (
-    broadcast,
-    concat,
-    full,
-    gather,
-    iota,
-    reshape,
-    scatter,
-    slice_axis,
-    transpose,
-)
+from warploom.ir.ops.shape import broadcast, concat, full, gather, iota, reshape
 from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
 
-F32, I32 = frozenset({DType.F32}), frozenset({DType.I32})
-CACHE = frozenset({DType.F32, DType.BF16, DType.F8})
-F8_MAX = 448.0
-KEY_LAYOUTS = ("token_major", "dim_major")
+I32 = frozenset({DType.I32})
 MASKED = -1e30
-PAGING = (Attribute("layer", Kind.INT), Attribute("page_size", Kind.INT), Attribute("k_layout", Kind.STR))
 Generated = tuple[list[mlir.Value], dict[str, AttrValue]]
-
-
-class KvWrite(Op):
-    """kv with the keys and values of this step's tokens written at their slots, in one layer.
-
-    slot = page * page_size + offset within the page; a negative slot writes nothing; slots are distinct. A cache of f8
-    holds the nearest numbers that it can, up to 448 and without a scale: an E4M3 number has its own exponent.
-    """
-
-    name = "kv_write"
-    operands = (Operand("kv", CACHE), activation("k"), activation("v"), Operand("slots", I32))
-    attributes = PAGING
-
-    def infer(
-        self,
-        kv: TensorType,
-        k: TensorType,
-        v: TensorType,
-        slots: TensorType,
-        *,
-        layer: int,
-        page_size: int,
-        k_layout: str,
-    ) -> TensorType:
-        """The type of kv; k and v [T, kv_heads, head_dim], slots [T]."""
-        if k.rank != 3 or not v.matches(k) or not slots.matches(tensor((k.shape[0],), DType.I32)):
-            raise IRError("k, v [T, kv_heads, head_dim] and slots [T] disagree", found=f"{k}, {v}, {slots}")
-        _check_cache(kv, layer, k.shape[1], k.shape[2], page_size, k_layout)
-        return kv
-
-    def evaluate(
-        self,
-        kv: np.ndarray,
-        k: np.ndarray,
-        v: np.ndarray,
-        slots: np.ndarray,
-        *,
-        layer: int,
-        page_size: int,
-        k_layout: str,
-    ) -> np.ndarray:
-        """A copy with assigned rows."""
-        result = kv.copy()
-        keys, values = view_pages(result, layer, k.shape[2], k_layout)
-        kept = slots >= 0
-        page, offset = slots[kept] // page_size, slots[kept] % page_size
-        limit = F8_MAX if kv.dtype == DType.F8.numpy else np.inf
-        keys[page, :, offset] = np.clip(k[kept], -limit, limit)
-        values[page, :, offset] = np.clip(v[kept], -limit, limit)
-        return result
-
-    def decompose(
-        self,
-        kv: mlir.Value,
-        k: mlir.Value,
-        v: mlir.Value,
-        slots: mlir.Value,
-        *,
-        layer: int,
-        page_size: int,
-        k_layout: str,
-    ) -> mlir.Value:
-        """Each block as rows of tokens, scattered to, put back."""
-        layers, count, _, heads, _ = type_of(kv).shape
-        size = type_of(k).shape[2]
-        parts = []
-        for which, new in ((0, k), (1, v)):
-            transposed = which == 0 and k_layout == "dim_major"
-            tokens = _token_rows(kv, layer, which, page_size, transposed)  # [C * page_size, heads, head_dim]
-            written = scatter(tokens, slots, _narrowed(new, type_of(kv).dtype))
-            paged = reshape(written, shape=(count, page_size, heads, size))
-            order = (0, 2, 3, 1) if transposed else (0, 2, 1, 3)
-            parts.append(reshape(transpose(paged, permutation=order), shape=(1, count, 1, heads, page_size * size)))
-        middle = concat(*parts, axis=2)
-        assert isinstance(layers, int)
-        before = [slice_axis(kv, axis=0, start=0, stop=layer)] if layer else []
-        after = [slice_axis(kv, axis=0, start=layer + 1, stop=layers)] if layer + 1 < layers else []
-        return concat(*before, middle, *after, axis=0)
-
-    def generate(self, choose: Chooser) -> Generated:
-        """One or two tokens at distinct slots of a two-layer cache."""
-        heads, size, attrs = _generate_paging(choose)
-        kv = choose.like(_cache_type(heads, size, attrs["page_size"], choose.choice([DType.F32, DType.BF16])))
-        count = choose.integer(1, 2)
-        k, v = (choose.like(tensor((count, heads, size))) for _ in range(2))
-        slots = concat(*(choose.input(tensor((1,), DType.I32), 2 * i - 1, 2 * i) for i in range(count)), axis=0)
-        return [kv, k, v, slots], attrs
 
 
 class Attention(Op):
@@ -192,7 +75,7 @@ class Attention(Op):
             raise IRError("one sink per query head is needed", expected=f"[{heads}]", found=str(sinks))
         if attrs["softcap"] < 0:
             raise IRError("softcap must be positive, or 0 for none", found=str(attrs["softcap"]))
-        _check_cache(kv, attrs["layer"], kv_heads, q.shape[2], attrs["page_size"], attrs["k_layout"])
+        check_cache(kv, attrs["layer"], kv_heads, q.shape[2], attrs["page_size"], attrs["k_layout"])
         return q
 
     def evaluate(
@@ -282,10 +165,10 @@ class Attention(Op):
 
     def generate(self, choose: Chooser) -> Generated:
         """Two sequences, one mid-prompt, one decoding, and possibly a padding token."""
-        heads, size, paging = _generate_paging(choose)
+        heads, size, paging = generate_paging(choose)
         page_size = paging["page_size"]
         group, first, context = choose.integer(1, 3), choose.integer(1, 4), choose.integer(4, 2 * page_size)
-        kv = choose.input(_cache_type(heads, size, page_size, choose.choice([DType.F32, DType.BF16])), -2, 2)
+        kv = choose.input(cache_type(heads, size, page_size, choose.choice([DType.F32, DType.BF16])), -2, 2)
         tokens = first + 1 + choose.integer(0, 1)
         table = choose.input(tensor((2, 2), DType.I32), 0, 3)
         starts, lens = (choose.input(tensor((1,), DType.I32), value, value) for value in (first, context))
@@ -296,16 +179,6 @@ class Attention(Op):
         operands += [choose.input(tensor((heads * group,)), -2, 2) for _ in range(choose.choice([0, 0, 1]))]
         attrs = {"scale": size**-0.5, "window": choose.choice([0, 0, 3]), "softcap": choose.choice([0.0, 0.0, 1.5])}
         return operands, paging | attrs
-
-
-def view_pages(kv: np.ndarray, layer: int, head_dim: int, k_layout: str) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and values of one layer as writable views [C, kv_heads, page_size, head_dim], whatever the key layout."""
-    count, _, heads, block = kv.shape[1:]
-    keys, values = kv[layer, :, 0], kv[layer, :, 1]
-    token_major = (count, heads, block // head_dim, head_dim)
-    if k_layout == "token_major":
-        return keys.reshape(token_major), values.reshape(token_major)
-    return keys.reshape(count, heads, head_dim, block // head_dim).swapaxes(-1, -2), values.reshape(token_major)
 
 
 def _tokens(pages: np.ndarray, count: int, group: int) -> np.ndarray:
@@ -356,33 +229,11 @@ def _softmax_with_sinks(scores: mlir.Value, sinks: mlir.Value) -> mlir.Value:
     return div(weights, broadcast(total, shape=shape, dims=(0, 1, 2)))
 
 
-def _narrowed(x: mlir.Value, dtype: DType) -> mlir.Value:
-    """x as a cache has it."""
-    if dtype is DType.F8:
-        type_ = type_of(x)
-        low, high = (full(shape=type_.shape, value=v, dtype=type_.dtype.value) for v in (-F8_MAX, F8_MAX))
-        x = minimum(maximum(x, low), high)
-    result: mlir.Value = cast(x, dtype=dtype.value)
-    return result
-
-
-def _token_rows(kv: mlir.Value, layer: int, which: int, page_size: int, transposed: bool) -> mlir.Value:
-    """Keys (0) or values (1) of one layer as [C * page_size, kv_heads, head_dim]."""
-    _, count, _, heads, block = type_of(kv).shape
-    assert isinstance(block, int)
-    size = block // page_size
-    one = slice_axis(slice_axis(kv, axis=0, start=layer, stop=layer + 1), axis=2, start=which, stop=which + 1)
-    inner = (size, page_size) if transposed else (page_size, size)
-    blocks = reshape(one, shape=(count, heads, *inner))
-    order = (0, 3, 1, 2) if transposed else (0, 2, 1, 3)
-    return reshape(transpose(blocks, permutation=order), shape=(count * page_size, heads, size))
-
-
 def _gather_tokens(
     kv: mlir.Value, pages: mlir.Value, layer: int, which: int, page_size: int, transposed: bool
 ) -> mlir.Value:
     """[T, P * page_size, kv_heads, head_dim] of every token's page list [T, P], as f32."""
-    rows = _token_rows(kv, layer, which, page_size, transposed)
+    rows = token_rows(kv, layer, which, page_size, transposed)
     _, heads, size = type_of(rows).shape
     tokens, width = type_of(pages).shape
     grid = (tokens, width, page_size)
@@ -392,26 +243,4 @@ def _gather_tokens(
     return cast(reshape(gather(rows, flat), shape=(tokens, width * page_size, heads, size)), dtype="f32")
 
 
-def _check_cache(kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_size: int, k_layout: str) -> None:
-    if k_layout not in KEY_LAYOUTS:
-        raise IRError("unknown key layout", expected=", ".join(KEY_LAYOUTS), found=k_layout)
-    fits = kv.rank == 5 and isinstance(kv.shape[0], int) and 0 <= layer < kv.shape[0] and kv.shape[2] == 2
-    if not fits or not equal(kv.shape[3], heads) or not equal(kv.shape[4], page_size * size):
-        raise IRError(
-            f"kv does not fit layer {layer}",
-            expected=f"[layers, C, 2, {heads}, {page_size * size}]",
-            found=str(kv),
-        )
-
-
-def _cache_type(heads: int, size: int, page_size: int, dtype: DType) -> TensorType:
-    return tensor((2, 4, 2, heads, page_size * size), dtype)
-
-
-def _generate_paging(choose: Chooser) -> tuple[int, int, dict[str, Any]]:
-    heads, size = choose.integer(1, 2), choose.choice([16, 64])
-    layer, k_layout = choose.integer(0, 1), choose.choice(list(KEY_LAYOUTS))
-    return heads, size, {"layer": layer, "page_size": 16, "k_layout": k_layout}
-
-
-kv_write, attention = KvWrite(), Attention()
+attention = Attention()

@@ -10,8 +10,8 @@ import numpy as np
 
 from tests.property.motifs import HIDDEN, PAGE_SIZE, PAGES, Builder
 from warploom.ir.ops.activation import swiglu
-from warploom.ir.ops.attention import kv_write
 from warploom.ir.ops.elementwise import add, maximum, mul, neg, sub
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import concat, full, reshape, slice_axis, transpose

@@ -15,8 +15,9 @@ from warploom.ir.attributes import AttrValue
 from warploom.ir.dims import DimLike
 from warploom.ir.op import Chooser
 from warploom.ir.ops.activation import swiglu
-from warploom.ir.ops.attention import attention, kv_write
+from warploom.ir.ops.attention import attention
 from warploom.ir.ops.elementwise import add, cast, maximum, mul, neg, select
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.norm import along_columns, rms_norm
 from warploom.ir.ops.quantize import quantize, quantize_affine

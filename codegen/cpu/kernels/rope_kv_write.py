@@ -26,7 +26,7 @@ from warploom.codegen.cpu.kernels.groups import (
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, convert_int, maximum, minimum
 from warploom.ir.function import Function
-from warploom.ir.ops.attention import F8_MAX, kv_write
+from warploom.ir.ops.kv_write import F8_MAX, kv_write
 from warploom.ir.ops.rope import rope
 from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import type_of

@@ -22,7 +22,8 @@ from warploom.codegen.cuda.kernels.ragged_attention import RaggedAttentionSpec, 
 from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE
 from warploom.ir.function import Function
-from warploom.ir.ops.attention import attention, kv_write
+from warploom.ir.ops.attention import attention
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import DType, type_of
 from warploom.runtime.expr import Expr

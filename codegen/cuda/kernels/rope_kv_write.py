@@ -14,7 +14,7 @@ from warploom.codegen.cuda.kernels.projection import Projection, projected
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE
 from warploom.ir.function import Function
-from warploom.ir.ops.attention import kv_write
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import DType, type_of
 

@@ -17,8 +17,8 @@ from warploom.codegen.cpu.values import LANES, convert_int
 from warploom.ir.dims import DimRange
 from warploom.ir.function import Function, FunctionBuilder
 from warploom.ir.op import op_of
-from warploom.ir.ops.attention import kv_write
 from warploom.ir.ops.elementwise import add
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.types import TensorType, tensor, type_of
 
 DIMS = {"T": DimRange(0, 8), "C": DimRange(1, 8)}

@@ -13,7 +13,7 @@ from warploom.codegen.cpu.kernel import Match, Slot
 from warploom.codegen.cpu.kernels.rope_kv_write import PAGE, Range, RopeKvWriteSpec, match
 from warploom.ir.dims import DimRange
 from warploom.ir.function import Function, FunctionBuilder
-from warploom.ir.ops.attention import kv_write
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.types import tensor

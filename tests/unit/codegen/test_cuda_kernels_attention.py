@@ -14,7 +14,9 @@ from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, DecodeTile
 from warploom.codegen.cuda.kernels.projection import Projection, Range
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec
-from warploom.ir.ops.attention import attention, kv_write, view_pages
+from warploom.ir.ops.attention import attention
+from warploom.ir.ops.kv_write import kv_write
+from warploom.ir.ops.paged_cache import view_pages
 from warploom.ir.ops.rope import rope
 from warploom.ir.types import DType
 from warploom.runtime.expr import evaluate

@@ -13,8 +13,8 @@ from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.codegen.cuda.kernels.projection import Projection, Range
 from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
 from warploom.ir.layouts import pack_array
-from warploom.ir.ops.attention import kv_write
 from warploom.ir.ops.dequantize import dequantize
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.rope import rope
 from warploom.ir.types import DType
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from warploom.errors import IRError
 from warploom.ir.layouts import LAYOUTS, pack_array, rows_of, unpack_array
-from warploom.ir.ops.attention import attention, kv_write
+from warploom.ir.ops.attention import attention
 from warploom.ir.ops.dequantize import dequantize
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.quantize import quantize, quantize_affine, quantize_static
 from warploom.ir.ops.random import random_bits, threefry2x32

@@ -15,7 +15,7 @@ from warploom.errors import CompileError
 from warploom.ir.function import Function, functions
 from warploom.ir.interpreter import evaluate, evaluate_exports
 from warploom.ir.op import op_of
-from warploom.ir.ops.attention import kv_write
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.packing import pack
 from warploom.ir.ops.parameters import param
 from warploom.ir.ops.quantize import quantize

@@ -1,0 +1,71 @@
+"""The paged KV cache as a value, and its layers as pages or as rows of tokens.
+
+`kv` is [layers, C, 2, kv_heads, page_size * head_dim]: C pages, index 2 is 0 for keys and 1 for values. A value block
+is [page_size, head_dim]; a key block is that (`token_major`) or its transpose (`dim_major`, so that consecutive
+numbers belong to consecutive tokens). Paging follows Kwon et al., SOSP 2023.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlir.ir as mlir
+import numpy as np
+
+from warploom.errors import IRError
+from warploom.ir.attributes import Kind
+from warploom.ir.dims import DimLike, equal
+from warploom.ir.op import Attribute, Chooser
+from warploom.ir.ops.shape import reshape, slice_axis, transpose
+from warploom.ir.types import DType, TensorType, tensor, type_of
+
+CACHE = frozenset({DType.F32, DType.BF16, DType.F8})
+KEY_LAYOUTS = ("token_major", "dim_major")
+PAGING = (Attribute("layer", Kind.INT), Attribute("page_size", Kind.INT), Attribute("k_layout", Kind.STR))
+
+
+def view_pages(kv: np.ndarray, layer: int, head_dim: int, k_layout: str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and values of one layer as writable views [C, kv_heads, page_size, head_dim], whatever the key layout."""
+    count, _, heads, block = kv.shape[1:]
+    keys, values = kv[layer, :, 0], kv[layer, :, 1]
+    token_major = (count, heads, block // head_dim, head_dim)
+    if k_layout == "token_major":
+        return keys.reshape(token_major), values.reshape(token_major)
+    return keys.reshape(count, heads, head_dim, block // head_dim).swapaxes(-1, -2), values.reshape(token_major)
+
+
+def token_rows(kv: mlir.Value, layer: int, which: int, page_size: int, transposed: bool) -> mlir.Value:
+    """Keys (0) or values (1) of one layer as [C * page_size, kv_heads, head_dim]."""
+    _, count, _, heads, block = type_of(kv).shape
+    assert isinstance(block, int)
+    size = block // page_size
+    one = slice_axis(slice_axis(kv, axis=0, start=layer, stop=layer + 1), axis=2, start=which, stop=which + 1)
+    inner = (size, page_size) if transposed else (page_size, size)
+    blocks = reshape(one, shape=(count, heads, *inner))
+    order = (0, 3, 1, 2) if transposed else (0, 2, 1, 3)
+    return reshape(transpose(blocks, permutation=order), shape=(count * page_size, heads, size))
+
+
+def check_cache(kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_size: int, k_layout: str) -> None:
+    """A cache without this layer, or of other heads or pages, is an IRError."""
+    if k_layout not in KEY_LAYOUTS:
+        raise IRError("unknown key layout", expected=", ".join(KEY_LAYOUTS), found=k_layout)
+    fits = kv.rank == 5 and isinstance(kv.shape[0], int) and 0 <= layer < kv.shape[0] and kv.shape[2] == 2
+    if not fits or not equal(kv.shape[3], heads) or not equal(kv.shape[4], page_size * size):
+        raise IRError(
+            f"kv does not fit layer {layer}",
+            expected=f"[layers, C, 2, {heads}, {page_size * size}]",
+            found=str(kv),
+        )
+
+
+def cache_type(heads: int, size: int, page_size: int, dtype: DType) -> TensorType:
+    """A generated program's cache: two layers, four pages."""
+    return tensor((2, 4, 2, heads, page_size * size), dtype)
+
+
+def generate_paging(choose: Chooser) -> tuple[int, int, dict[str, Any]]:
+    """Heads, their size, and the attributes of `PAGING`."""
+    heads, size = choose.integer(1, 2), choose.choice([16, 64])
+    layer, k_layout = choose.integer(0, 1), choose.choice(list(KEY_LAYOUTS))
+    return heads, size, {"layer": layer, "page_size": 16, "k_layout": k_layout}

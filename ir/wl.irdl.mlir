@@ -166,6 +166,16 @@ module {
       irdl.operands(x: %0)
       irdl.results(out: %1)
     }
+    irdl.operation @expert_linear {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "#builtin.integer"
+      irdl.operands(x: %0, experts: %1, weight: %2)
+      irdl.results(out: %3)
+      irdl.attributes {"n" = %4}
+    }
     irdl.operation @export {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "#builtin.string"

@@ -16,6 +16,7 @@ from warploom.ir.function import Function, path_of
 from warploom.ir.op import Op, op_of
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.elementwise import add, cast
+from warploom.ir.ops.experts import expert_linear
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.norm import layer_norm, rms_norm
@@ -218,6 +219,7 @@ PHASES: tuple[Rules, ...] = (
         linear: ("linear", _linear),
         quantized_linear: ("linear", _linear),
         scaled_linear: ("linear", _linear),
+        expert_linear: ("expert_linear", _alone),
         kv_write: ("rope_kv_write", _kv_write),
         attention: ("attention", _alone),
         embed: ("embed", _and_cast),

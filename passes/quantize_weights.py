@@ -9,6 +9,7 @@ import mlir.ir as mlir
 
 from warploom.errors import CompileError
 from warploom.ir.function import path_of
+from warploom.ir.ops.experts import expert_linear
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear
@@ -30,11 +31,14 @@ def quantize_weights(module: mlir.Module, rules: Rules) -> None:
                     if found is not None:
                         chosen = found if kind is linear else scheme(found.table)
                         done.update(_store(operation.operands[1], operation, chosen))
+        for operation in function.ops:
+            if is_op(operation, expert_linear) and is_weight(operation.operands[2]):
+                _store_experts(operation, rules)
 
 
 def module_paths(operation: mlir.Operation) -> list[str]:
     """Paths of modules that a weight belongs to: where it is used, and where it is stored."""
-    names = _parameters(operation.operands[1])
+    names = _parameters(operation.operands[2 if is_op(operation, expert_linear) else 1])
     stored = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
     return [path_of(operation), *stored]
 
@@ -72,3 +76,20 @@ def _store(weight: mlir.Value, first: mlir.Operation, chosen: Scheme) -> list[ml
             with before(reader):
                 replace(reader, [QUANTIZED[spec](reader.operands[0], *matrices, **linear.attrs_of(reader))])
     return [matrices[0]]
+
+
+def _store_experts(operation: mlir.Operation, rules: Rules) -> None:
+    """Rewrite the product with chosen experts; their weight can only be stored in floats."""
+    paths = module_paths(operation)
+    chosen = rules.scheme_of(paths)
+    if chosen is None:
+        return
+    if chosen.quantizes:
+        raise CompileError(
+            f"the experts of {paths[0]} cannot be stored as {chosen.name}",
+            expected="bf16 or f32: there are no kernels of quantized experts yet",
+            found=chosen.name,
+            fix=f'store experts otherwise: quantization={{"*.experts.*": "bf16", "*": "{chosen.name}"}}',
+        )
+    with before(operation):
+        (operation.operands[2],) = chosen.store(operation.operands[2])

@@ -24,10 +24,12 @@ from warploom.frontend.trace import Limits, geometry_of, trace
 from warploom.ir.context import new_context, print_module
 from warploom.ir.function import functions, path_of
 from warploom.ir.interpreter import evaluate_exports
+from warploom.ir.ops.experts import expert_linear
 from warploom.ir.ops.parameters import checkpoint as checkpoint_op
 from warploom.ir.rewrite import entries, is_op
 from warploom.ir.types import DType, type_of
 from warploom.ir.verify import PREPARE, verify
+from warploom.passes.decisions import recorded
 from warploom.passes.donate import REFUSED
 from warploom.passes.pipeline import pipeline, run
 from warploom.passes.quantization.scheme import Choice, Rules
@@ -246,6 +248,7 @@ def _lower(job: _Job, writer: ArtifactWriter) -> mlir.Module:
             writer.add_text(f"{folder}/{number:02}-{name}.mlir", text)
         previous = text
     _check_in_place(module)
+    _check_experts(module, job.backend.target.name)
     return module
 
 
@@ -256,6 +259,20 @@ def _check_in_place(module: mlir.Module) -> None:
             if REFUSED in operation.attributes:
                 reason = operation.attributes[REFUSED].value
                 raise CompileError(f"{path_of(operation)}: the KV cache would be copied", found=reason)
+
+
+def _check_experts(module: mlir.Module, target: str) -> None:
+    """In core ops every token would copy the matrices of its experts: right, but far too slow."""
+    for function in entries(module):
+        for line in recorded(function):
+            path, _, reason = line.partition(f": {expert_linear.name}: no kernel for 1 ops: ")
+            if reason:
+                raise CompileError(
+                    f"{target} has no kernel for the experts of {path}",
+                    expected="a target and sizes that its kernels of mixtures of experts take",
+                    found=reason,
+                    fix="compile for a target that has one (`cpu`, f32 activations), or use a dense model",
+                )
 
 
 def _prepare(job: _Job, module: mlir.Module, wanted: Container[str], writer: ArtifactWriter) -> None:

@@ -52,6 +52,7 @@ def make_checkpoint(case: Case, folder: Path) -> PreTrainedModel:
         fields = COMMON | fields
     config = getattr(transformers, case.config)(**fields)
     config._attn_implementation = "eager"  # the only one that has everything
+    config._experts_implementation = "eager"  # the only one that takes any size
     model: PreTrainedModel = getattr(transformers, case.model)(config)
     for name, parameter in model.named_parameters():
         if name.endswith(("bias", "sinks")):

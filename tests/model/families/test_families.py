@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from tests.model.families.case import VOCAB, Case, make_checkpoint
 from tests.model.families.dense_cases import DENSE
+from tests.model.families.expert_cases import EXPERTS
 from tests.model.teacher import Teacher
 from tests.unit.codegen.cpu_harness import RUNNABLE
 from warploom.compiler import compile
@@ -25,7 +26,7 @@ from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.llm import LLM
 from warploom.runtime.sampling_params import SamplingParams
 
-CASES = DENSE
+CASES = DENSE + EXPERTS
 TOLERANCE = 2e-4
 LENGTH, NEW_TOKENS = 128, 64
 

@@ -54,6 +54,12 @@ LLAMA3_SCALING = {
     "rope_type": "llama3",
 }
 QWEN: dict[str, Any] = {"use_sliding_window": False, "max_window_layers": 28, "rope_theta": 1e6}
+QWEN_EXPERTS: dict[str, Any] = {
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+}
 GEMMA: dict[str, Any] = {
     **V4,
     "attention_bias": False,
@@ -192,6 +198,27 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "granite-3.3-8b": of(
         "GraniteForCausalLM", "granite", LLAMA, sizes(49159, 4096, 12800, 40, 32, 8, 131072), MULTIPLIERS,
         {"rope_theta": 10000000.0, "tie_word_embeddings": True},
+    ),
+    "Mixtral-8x7B-v0.1": of(
+        "MixtralForCausalLM", "mixtral", without(LLAMA, "attention_bias", "rope_scaling"),
+        sizes(32000, 4096, 14336, 32, 32, 8, 32768), {"sliding_window": None, "rope_theta": 1e6},
+        {"num_experts_per_tok": 2, "num_local_experts": 8, "output_router_logits": False, "router_aux_loss_coef": 0.02},
+    ),
+    "Qwen3-30B-A3B": of(
+        "Qwen3MoeForCausalLM", "qwen3_moe", LLAMA, sizes(151936, 2048, 6144, 48, 32, 4, 40960), QWEN, QWEN_EXPERTS,
+        {"head_dim": 128, "max_window_layers": 48, "moe_intermediate_size": 768, "num_experts": 128,
+         "num_experts_per_tok": 8, "norm_topk_prob": True, "sliding_window": None},
+    ),
+    "Qwen1.5-MoE-A2.7B": of(
+        "Qwen2MoeForCausalLM", "qwen2_moe", without(LLAMA, "attention_bias"),
+        sizes(151936, 2048, 5632, 24, 16, 16, 8192), QWEN, QWEN_EXPERTS,
+        {"max_window_layers": 21, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632,
+         "num_experts": 60, "num_experts_per_tok": 4, "norm_topk_prob": False, "sliding_window": 32768},
+    ),
+    "OLMoE-1B-7B-0924": of(
+        "OlmoeForCausalLM", "olmoe", LLAMA, sizes(50304, 2048, 1024, 16, 16, 16, 4096),
+        {"clip_qkv": None, "norm_topk_prob": False, "num_experts": 64, "num_experts_per_tok": 8},
+        {"output_router_logits": False, "router_aux_loss_coef": 0.01},
     ),
     "OLMo-2-7B": of("Olmo2ForCausalLM", "olmo2", LLAMA, sizes(100352, 4096, 11008, 32, 32, 32, 4096),
                     {"rope_theta": 500000}),

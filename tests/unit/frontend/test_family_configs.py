@@ -74,6 +74,9 @@ def test_a_config_means_what_transformers_makes_of_it(name: str) -> None:
         ("starcoder2-3b", "norm_type", "rms_norm"),
         ("command-r7b", "position_embedding_type", "alibi"),
         ("Phi-3.5-mini", "attention_bias", True),
+        ("Mixtral-8x7B-v0.1", "num_experts_per_tok", 9),
+        ("Qwen3-30B-A3B", "use_sliding_window", True),
+        ("OLMoE-1B-7B-0924", "clip_qkv", 8.0),
     ],
 )
 def test_a_value_that_we_do_not_have_is_refused_by_family_and_field(name: str, field: str, value: Any) -> None:

@@ -27,6 +27,7 @@ MODELS: dict[str, tuple[str, Op]] = {
     "Nemotron-Mini-4B": ("num_hidden_layers", add),
     "gpt2": ("n_layer", transpose),
     "Qwen2.5-7B": ("num_hidden_layers", concat),
+    "Mixtral-8x7B-v0.1": ("num_hidden_layers", concat),
 }
 
 

@@ -1,0 +1,136 @@
+"""Products with the chosen experts, whose matrices lie as checkpoints store them.
+
+A tile is a block of rows of an expert and one choice of a token. Choices come first, so that the blocks that one thread
+reads stay in its cache while all tokens pass by; each result is one fixed tree of sums, whatever the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warploom.codegen.cpu.control import carry, loop
+from warploom.codegen.cpu.emitter import Kernel, Library
+from warploom.codegen.cpu.kernel import Match
+from warploom.codegen.cpu.kernels.groups import input_slot, only_op, refuse_activations, result_slot, static
+from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
+from warploom.codegen.cpu.values import (
+    LANES,
+    Value,
+    constant,
+    convert_int,
+    fma,
+    maximum,
+    minimum,
+    reduce_add,
+)
+from warploom.ir.function import Function
+from warploom.ir.ops.experts import expert_linear
+from warploom.ir.types import DType, type_of
+
+KIND = "expert_linear"
+BLOCK = 16  # rows of an expert in a tile
+WEIGHTS = (DType.F32, DType.BF16)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLinearSpec:
+    """y [T, choices, n] f32 of x [T, choices or 1, k] f32.
+
+    Attributes:
+        experts: how many there are.
+        n: rows of each.
+        choices: experts of a token.
+        shared: all choices of a token read one row of x.
+        weight: dtype of [experts * n, k] in memory.
+    """
+
+    experts: int
+    n: int
+    k: int
+    choices: int
+    shared: bool
+    weight: str
+
+    dims = ("T",)
+    scratch_bytes = 0
+
+    @property
+    def name(self) -> str:
+        """Symbol, unique per spec."""
+        sizes = f"{self.choices}of{self.experts}_{self.n}x{self.k}"
+        return f"expert_linear_{self.weight}_{sizes}{'_shared' if self.shared else ''}"
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of rows of an expert."""
+        return -(-self.n // BLOCK)
+
+    @property
+    def tiles(self) -> str:
+        """One per block and choice."""
+        return f"T * {self.choices * self.blocks}"
+
+    @property
+    def flops(self) -> str:
+        """A product and a sum for each weight that is met."""
+        return f"T * {2 * self.choices * self.n * self.k}"
+
+    @property
+    def bytes(self) -> str:
+        """Experts that are met, at most all; x and y."""
+        matrix = self.n * self.k * ELEMENT_BYTES[self.weight]
+        rows = 4 * (self.k * (1 if self.shared else self.choices) + self.n * self.choices)
+        return f"min(T * {self.choices}, {self.experts}) * {matrix} + T * {rows}"
+
+    def emit(self, library: Library) -> None:
+        """Operands: x, experts, weight, y."""
+        operands = {"x": "f32", "experts": "i32", "weight": self.weight, "y": "f32"}
+        with library.kernel(self.name, operands, self.dims) as kernel, kernel.tiles() as tile:
+            self._tile(kernel, tile)
+
+    def _tile(self, kernel: Kernel, tile: Value) -> None:
+        x, experts, weight, y = kernel.operands.values()
+        choices = kernel.dims["T"] * self.choices
+        choice, first = tile % choices, (tile // choices) * BLOCK
+        expert = convert_int(minimum(maximum(experts[choice], 0), self.experts - 1), "i64")
+        row = x.at((choice // self.choices if self.shared else choice) * self.k)
+        matrix, out = weight.at(expert * (self.n * self.k)), y.at(choice * self.n)
+        end = minimum(first + BLOCK, self.n)
+        at_once = 8 if kernel.isa.accumulators > 8 else 4
+        whole = first + (end - first) // at_once * at_once
+        for lower, upper, count in ((first, whole, at_once), (whole, end, 1)):
+            with loop(lower, upper, count) as n:
+                for i, total in enumerate(self._dots(row, matrix.at(n * self.k), count)):
+                    out[n + i] = total
+
+    def _dots(self, x: Ptr, rows: Ptr, count: int) -> list[Value]:
+        """x [k] times `count` rows that follow one another."""
+
+        def step(i: Value, *totals: Value, mask: Value | None = None) -> list[Value]:
+            vector = x.load(i, mask=mask)
+            return [fma(rows.load(i + row * self.k, mask=mask), vector, total) for row, total in enumerate(totals)]
+
+        def tail(i: Value, *totals: Value) -> list[Value]:
+            return step(i, *totals, mask=first_lanes(self.k - i))
+
+        whole = self.k // LANES * LANES
+        totals = carry(0, whole, [constant(0.0, "f32", LANES)] * count, step, LANES)
+        if whole < self.k:
+            totals = carry(whole, self.k, totals, tail, LANES)
+        return [reduce_add(total) for total in totals]
+
+
+def match(group: Function) -> Match | str:
+    """The kernel of a group that is one `expert_linear`, or why there is none."""
+    operation = only_op(group, expert_linear)
+    if isinstance(operation, str):
+        return operation
+    x, experts, weight = operation.operands
+    refusal = refuse_activations(x)
+    if refusal is not None or type_of(weight).dtype not in WEIGHTS:
+        return refusal or f"takes weights of {', '.join(WEIGHTS)}; here {type_of(weight)}"
+    n, (rows, k), choices = expert_linear.attrs_of(operation)["n"], type_of(weight).shape, type_of(experts).shape[1]
+    shared = type_of(x).shape[1] == 1
+    spec = ExpertLinearSpec(static(rows) // n, n, static(k), static(choices), shared, type_of(weight).dtype.value)
+    operands = (*(input_slot(group, value) for value in operation.operands), result_slot(group, operation.results[0]))
+    return Match(spec, operands, {"T": str(type_of(experts).shape[0])})

@@ -1,0 +1,102 @@
+"""Mixture of experts: a router gives each token to a few of many feed-forward blocks (Shazeer et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlir.ir as mlir
+
+from warploom.frontend.models.config import ConfigReader
+from warploom.frontend.models.dense import dense, split, width
+from warploom.frontend.models.mlp import Mlp, gate_with, gated
+from warploom.frontend.models.weights import Weights
+from warploom.ir.ops.elementwise import add, as_dtype, div, logistic, mul
+from warploom.ir.ops.experts import expert_linear
+from warploom.ir.ops.norm import along_rows, softmax
+from warploom.ir.ops.reduce import reduce_sum, top_k
+from warploom.ir.ops.shape import concat, reshape
+from warploom.ir.types import DType, type_of
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The feed-forward blocks of a layer.
+
+    Attributes:
+        count: how many there are.
+        chosen: of each token.
+        size: inner columns of one.
+        normalized: shares of the chosen sum to 1; else they are their parts of the softmax over all.
+        names: of gate, up and down of one.
+    """
+
+    count: int
+    chosen: int
+    size: int
+    normalized: bool = True
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+
+
+def read_experts(read: ConfigReader, size: int, *, normalized: bool | None = None) -> Experts:
+    """Read the counts, and `norm_topk_prob` (false by default) unless the family says whether shares are normalized.
+
+    Raises:
+        UnsupportedModelError: a count is missing, or more experts are chosen than there are.
+    """
+    count = read.integer("num_experts" if "num_experts" in read else "num_local_experts")
+    chosen = read.integer("num_experts_per_tok")
+    if chosen > count:
+        raise read.refusal("num_experts_per_tok", f"at most {count} experts")
+    read.ignore("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")  # of training
+    shares = read.flag("norm_topk_prob", False) if normalized is None else normalized
+    return Experts(count, chosen, size, shares)
+
+
+def mixture(experts: Experts, act: str = "silu") -> Mlp:
+    """sum of share * expert(x) over the chosen experts, each a `gated` block (Mixtral)."""
+
+    def mlp(weights: Weights, x: mlir.Value) -> mlir.Value:
+        tokens, hidden = type_of(x).shape[0], width(x)
+        shares, chosen = route(experts, dense(weights / "gate", x, experts.count))
+        gate_name, up_name, down_name = experts.names
+        inner, outer = (experts.size, hidden), (hidden, experts.size)
+        each = [weights / "experts" / index for index in range(experts.count)]
+        first = stack([concat(*((e / name)("weight", inner) for name in (gate_name, up_name)), axis=0) for e in each])
+        second = stack([(e / down_name)("weight", outer) for e in each])
+        both = expert_linear(reshape(x, shape=(tokens, 1, hidden)), chosen, first, n=2 * experts.size)
+        gated_ = gate_with(act, *split(both, (experts.size, experts.size)))
+        y = as_dtype(expert_linear(gated_, chosen, second, n=hidden), DType.F32)
+        return as_dtype(reduce_sum(mul(y, along_rows(shares, y)), axis=1), type_of(x).dtype)
+
+    return mlp
+
+
+def with_shared(experts: Experts, size: int, act: str = "silu") -> Mlp:
+    """`mixture` and a block for every token, by a gate of its own (Qwen 2 MoE): + sigmoid(gate(x)) * shared(x)."""
+    routed, shared = mixture(experts, act), gated(size, act)
+
+    def mlp(weights: Weights, x: mlir.Value) -> mlir.Value:
+        gate = logistic(dense(weights / "shared_expert_gate", x, 1))
+        own = shared(weights / "shared_expert", x)
+        share = along_rows(reshape(gate, shape=type_of(x).shape[:1]), own)
+        return add(routed(weights, x), mul(share, own))
+
+    return mlp
+
+
+def route(experts: Experts, logits: mlir.Value) -> tuple[mlir.Value, mlir.Value]:
+    """Shares f32 [T, chosen] and indices i32 [T, chosen] of the experts with the largest logits [T, count]."""
+    shares, chosen = top_k(softmax(as_dtype(logits, DType.F32)), k=experts.chosen)
+    if experts.normalized:
+        shares = div(shares, along_rows(reduce_sum(shares, axis=1), shares))
+    return shares, chosen
+
+
+def stack(matrices: Sequence[mlir.Value]) -> mlir.Value:
+    """Rows of all matrices in order, by halves: each number is copied log2(matrices) times, not once for each."""
+    if len(matrices) == 1:
+        return matrices[0]
+    middle = len(matrices) // 2
+    result: mlir.Value = concat(stack(matrices[:middle]), stack(matrices[middle:]), axis=0)
+    return result

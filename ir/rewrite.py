@@ -33,6 +33,21 @@ def replace(operation: mlir.Operation, values: Sequence[mlir.Value]) -> None:
     operation.erase()
 
 
+def copy_op(operation: mlir.Operation, mapping: dict[mlir.Value, mlir.Value]) -> None:
+    """Copy an op to MLIR's current insertion point and location.
+
+    Args:
+        mapping: from the values that it reads to those that the copy reads; its results are added with the copy's.
+    """
+    copy = mlir.Operation.create(
+        operation.name,
+        results=[r.type for r in operation.results],
+        operands=[mapping[o] for o in operation.operands],
+        attributes=dict(operation.attributes.items()),
+    )
+    mapping.update(zip(operation.results, copy.results, strict=True))
+
+
 def users(value: mlir.Value) -> list[mlir.Operation]:
     """The ops that read a value, once per use."""
     return [use.owner.operation for use in value.uses]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlir.ir as mlir
 
 from warploom.ir.function import Function, functions
-from warploom.ir.rewrite import entries, replace
+from warploom.ir.rewrite import copy_op, entries, replace
 
 
 def inline_groups(module: mlir.Module) -> None:
@@ -24,11 +24,5 @@ def _inline(call: mlir.Operation, group: Function) -> None:
     values = dict(zip(group.body.arguments, call.operands, strict=True))
     for operation in group.ops:
         with mlir.InsertionPoint(call), call.location:
-            copy = mlir.Operation.create(
-                operation.name,
-                results=[r.type for r in operation.results],
-                operands=[values[o] for o in operation.operands],
-                attributes=dict(operation.attributes.items()),
-            )
-        values.update(zip(operation.results, copy.results, strict=True))
+            copy_op(operation, values)
     replace(call, [values[v] for v in group.terminator.operands])

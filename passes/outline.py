@@ -12,7 +12,7 @@ from mlir.dialects import func
 
 from warploom.ir.dims import Dim
 from warploom.ir.function import Function, FunctionBuilder, functions
-from warploom.ir.rewrite import users
+from warploom.ir.rewrite import copy_op, users
 from warploom.ir.types import type_of
 
 KIND, HERO = "wl.kind", "wl.hero"
@@ -35,7 +35,8 @@ class Outliner:
         for i, value in enumerate(inputs_of(ops)):
             mapping[value] = builder.input(str(i), type_of(value))
         for operation in ops:
-            _copy(operation, mapping, builder)
+            with builder.point, mlir.Location.unknown():  # equal groups of different layers must have equal text
+                copy_op(operation, mapping)
         function = builder.finish({str(i): mapping[v] for i, v in enumerate(results_of(ops))})
         function.operation.attributes[KIND] = mlir.StringAttr.get(kind)
         function.operation.attributes[HERO] = mlir.StringAttr.get(hero)
@@ -94,18 +95,6 @@ def completes_late(ops: Sequence[mlir.Operation]) -> str | None:
         if early:
             return f"{early[0].name} needs a result before the group is complete"
     return None
-
-
-def _copy(operation: mlir.Operation, mapping: dict[mlir.Value, mlir.Value], builder: FunctionBuilder) -> None:
-    """Clone without location: equal groups of different layers must have equal text."""
-    with builder.point, mlir.Location.unknown():
-        copy = mlir.Operation.create(
-            operation.name,
-            results=[r.type for r in operation.results],
-            operands=[mapping[o] for o in operation.operands],
-            attributes=dict(operation.attributes.items()),
-        )
-    mapping.update(zip(operation.results, copy.results, strict=True))
 
 
 def _symbols(ops: Sequence[mlir.Operation]) -> set[str]:

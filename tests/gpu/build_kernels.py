@@ -26,6 +26,7 @@ from tests.tolerances import sensitivity
 from tests.unit.codegen.loops_groups import GroupBuilder
 from tests.unit.codegen.test_cpu_loops import CORE_OPS
 from tests.unit.codegen.test_cpu_loops_groups import SHAPES
+from warploom.codegen.cpu.kernels.groups import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, TensorMap
@@ -35,7 +36,7 @@ from warploom.codegen.cuda.kernels.embed import EmbedSpec
 from warploom.codegen.cuda.kernels.hopper_attention import HopperAttentionSpec, takes
 from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.codegen.cuda.kernels.loops import match
-from warploom.codegen.cuda.kernels.projection import Projection, Range
+from warploom.codegen.cuda.kernels.projection import Projection
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec, tile_for
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec

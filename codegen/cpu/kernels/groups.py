@@ -63,12 +63,28 @@ def refuse_cache(kv: mlir.Value, head_dim: DimLike, page_size: int, k_layout: st
 
 
 @dataclass(frozen=True, slots=True)
+class Range:
+    """Columns from `start` on of a matrix [T, stride]."""
+
+    start: int
+    stride: int
+
+    def __str__(self) -> str:
+        return f"{self.start}of{self.stride}"
+
+
+@dataclass(frozen=True, slots=True)
 class Columns:
     """A value [T, ..] as a range of columns of a matrix [T, stride]: element (t, i) is matrix[t, start + i]."""
 
     matrix: mlir.Value
     stride: int
     start: int
+
+    @property
+    def range(self) -> Range:
+        """Which columns of the matrix."""
+        return Range(self.start, self.stride)
 
 
 def columns_of(value: mlir.Value) -> Columns | str:

@@ -15,6 +15,7 @@ from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.groups import (
     Columns,
+    Range,
     columns_of,
     input_slot,
     kv_slot,
@@ -33,17 +34,6 @@ from warploom.ir.types import type_of
 
 KIND = "rope_kv_write"
 PAGE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Columns from `start` on of a matrix [T, stride]."""
-
-    start: int
-    stride: int
-
-    def __str__(self) -> str:
-        return f"{self.start}of{self.stride}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +164,10 @@ def match(group: Function) -> Match | str:
     if isinstance(sources, str):
         return sources
     *rotated, values = sources
-    q = _range(rotated[0]) if queries else None
+    q = rotated[0].range if queries else None
     shape = (static(type_of(queries[0]).shape[1]) if queries else 0, static(num_kv_heads), static(head_dim))
     rotary_dim = 2 * static(type_of(angles[0]).shape[1]) if angles else 0
-    spec = RopeKvWriteSpec(*shape, rotary_dim, type_of(kv).dtype.value, q, _range(rotated[-1]), _range(values))
+    spec = RopeKvWriteSpec(*shape, rotary_dim, type_of(kv).dtype.value, q, rotated[-1].range, values.range)
     operands = (
         *(input_slot(group, source.matrix) for source in sources),
         *(input_slot(group, value) for value in (*angles, slots)),
@@ -197,7 +187,3 @@ def _sources(rotated: Sequence[mlir.Value], v: mlir.Value, angles: list[mlir.Val
     sources = [columns_of(value) for value in (*plain, v)]
     refusals = [source for source in sources if isinstance(source, str)]
     return refusals[0] if refusals else [source for source in sources if isinstance(source, Columns)]
-
-
-def _range(columns: Columns) -> Range:
-    return Range(columns.start, columns.stride)

@@ -6,21 +6,10 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 
-from warploom.codegen.cpu.kernels.groups import Columns, columns_of, static
+from warploom.codegen.cpu.kernels.groups import Columns, Range, columns_of, static
 from warploom.ir.ops.rope import rope
 from warploom.ir.rewrite import producer
 from warploom.ir.types import type_of
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Columns from `start` on of a matrix [T, stride]."""
-
-    start: int
-    stride: int
-
-    def __str__(self) -> str:
-        return f"{self.start}of{self.stride}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +51,7 @@ def projected(query: mlir.Value | None, key: mlir.Value, value: mlir.Value) -> P
     if refusals:
         return refusals[0]
     found = [source for source in sources if isinstance(source, Columns)]
-    *q, k, v = [Range(columns.start, columns.stride) for columns in found]
+    *q, k, v = [columns.range for columns in found]
     half = static(type_of(angles[0][0]).shape[1]) if angles[0] else 0
     matrices = tuple(columns.matrix for columns in found)
     return Projected(Projection(q[0] if q else None, k, v, half), matrices, angles[0])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from warploom.codegen.cpu.kernels.groups import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.hopper_attention import HopperAttentionSpec, takes
-from warploom.codegen.cuda.kernels.projection import Projection, Range
+from warploom.codegen.cuda.kernels.projection import Projection
 from warploom.ir.types import DType
 
 HOPPER = CudaTarget("sm_90")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from tests.unit.codegen.triton_interpreter import run_kernel
+from warploom.codegen.cpu.kernels.groups import Range
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, DecodeTile
-from warploom.codegen.cuda.kernels.projection import Projection, Range
+from warploom.codegen.cuda.kernels.projection import Projection
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.kv_write import kv_write

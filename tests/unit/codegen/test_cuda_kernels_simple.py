@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.unit.codegen.triton_interpreter import run_kernel
+from warploom.codegen.cpu.kernels.groups import Range
 from warploom.codegen.cuda.kernels.embed import EmbedSpec
 from warploom.codegen.cuda.kernels.linear_problem import Weight
-from warploom.codegen.cuda.kernels.projection import Projection, Range
+from warploom.codegen.cuda.kernels.projection import Projection
 from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
 from warploom.ir.layouts import pack_array
 from warploom.ir.ops.dequantize import dequantize

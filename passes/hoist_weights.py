@@ -10,7 +10,7 @@ from itertools import takewhile
 
 import mlir.ir as mlir
 
-from warploom.ir.function import Function, functions
+from warploom.ir.function import functions
 from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import cast
 from warploom.ir.ops.packing import pack
@@ -26,11 +26,12 @@ def hoist_weights(module: mlir.Module) -> None:
     prepare = functions(module).get(PREPARE)
     if prepare is None:
         return
+    terminator = prepare.terminator  # looked up once: it is found by walking all ops
     exported = {op.attributes["name"].value: op.operands[0] for op in prepare.ops if op_of(op) is export}
     for function in entries(module):
         for operation in function.ops:
             if _is_foldable(operation):
-                _fold(operation, prepare, exported)
+                _fold(operation, terminator, exported)
 
 
 def _is_foldable(operation: mlir.Operation) -> bool:
@@ -43,10 +44,9 @@ def _is_foldable(operation: mlir.Operation) -> bool:
     return all(type_of(result).is_static for result in operation.results)
 
 
-def _fold(operation: mlir.Operation, prepare: Function, exported: dict[str, mlir.Value]) -> None:
+def _fold(operation: mlir.Operation, terminator: mlir.Operation, exported: dict[str, mlir.Value]) -> None:
     """Compute the op in `@prepare`, export its results, and make them parameters here."""
     names = [name for operand in operation.operands if (name := param_name(operand)) is not None]
-    terminator = prepare.terminator
     clone = operation.clone(ip=mlir.InsertionPoint(terminator)).operation
     for i, operand in enumerate(operation.operands):
         name = param_name(operand)

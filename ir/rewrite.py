@@ -10,6 +10,7 @@ import mlir.ir as mlir
 from warploom.ir.function import Function, public_functions
 from warploom.ir.op import Effect, Op, op_of
 from warploom.ir.ops.parameters import param
+from warploom.ir.ops.shape import constant, full
 from warploom.ir.types import type_of
 from warploom.ir.verify import PREPARE
 
@@ -92,10 +93,13 @@ def param_name(value: mlir.Value) -> str | None:
 
 
 def is_weight(value: mlir.Value) -> bool:
-    """Whether a value has a static shape and depends on parameters only, and so can be computed in `@prepare`."""
+    """Whether a value has a static shape and depends on parameters, and beside them on constants only, so that it can
+    be computed in `@prepare`.
+    """
     operation = defining_op(value)
     if operation is None or op_of(operation) is None or not type_of(value).is_static:
         return False
-    return is_op(operation, param) or (
-        len(operation.operands) > 0 and is_pure(operation) and all(is_weight(o) for o in operation.operands)
-    )
+    if is_op(operation, param):
+        return True
+    inputs = [operand for operand in operation.operands if producer(operand, full, constant) is None]
+    return len(inputs) > 0 and is_pure(operation) and all(map(is_weight, inputs))

@@ -116,7 +116,7 @@ def test_a_model_of_the_new_family_compiles_in_the_new_scheme(folder: Path) -> N
     prepare, step = stages[-1].read_text().split("func.func @step")
     assert '"wl.quantize"' in prepare
     assert '"wl.min"' in prepare, "what the scheme does to weights is done at compile time"
-    assert '"wl.quantize"' not in step
+    assert '"wl.min"' not in step, "and not again; what is quantized there are activations"
     command = ["-m", "warploom.tools.cli", "run", str(stages[0]), "--plugin", "snakes"]
     assert "logits" in run_python(folder, *command, "--on", "cpu", "--against", "interpreter")
 

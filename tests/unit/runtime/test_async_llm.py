@@ -136,9 +136,9 @@ def test_leaving_a_stream_frees_everything(artifact: Artifact, device: FakeDevic
             break
         async with await llm.start([5], ENDLESS) as stream:
             await anext(stream)
-        task = asyncio.create_task(read(llm.generate([6], SamplingParams(max_tokens=None, ignore_eos=True, n=4))))
-        while llm.stats().running + llm.stats().waiting < 4:
-            await asyncio.sleep(0.001)
+        four = await llm.start([6], SamplingParams(max_tokens=None, ignore_eos=True, n=4))
+        task = asyncio.create_task(read(four))
+        await asyncio.sleep(0)  # so that it waits
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -243,9 +243,7 @@ def test_a_hung_step_shows_in_the_heartbeat_and_fails_requests(artifact: Artifac
 def test_closing_drains_and_then_ends_what_is_left(artifact: Artifact, device: FakeDevice) -> None:
     async def run() -> None:
         llm = AsyncLLM.load(artifact, device=device)
-        short = asyncio.create_task(read(llm.generate([5], SamplingParams(seed=1, max_tokens=20, ignore_eos=True))))
-        while not llm.stats().running:
-            await asyncio.sleep(0.001)
+        short = asyncio.create_task(read(await llm.start([5], SamplingParams(seed=1, max_tokens=20, ignore_eos=True))))
         await llm.close(drain_s=30)
         assert len(answer(await short)[0]) == 20
         with pytest.raises(EngineError, match="being closed"):

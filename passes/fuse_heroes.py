@@ -184,6 +184,8 @@ def _kv_write(proposal: Proposal) -> Proposal:
     """The rotations of q and k, if any, and the slices of a fused projection that they and v read."""
     (hero,) = proposal.ops
     if IN_PLACE not in hero.attributes:
+        proposal.leave(hero, "kernels write in place, and others need the cache as it was")
+        proposal.is_whole = True
         return proposal
     _, key, value, _ = hero.operands
     sources = [key, value]

@@ -215,6 +215,15 @@ module {
       irdl.operands(x: %0)
       irdl.results(out: %1)
     }
+    irdl.operation @head_linear {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.integer"
+      irdl.operands(x: %0, weight: %1)
+      irdl.results(out: %2)
+      irdl.attributes {"n" = %3}
+    }
     irdl.operation @iota {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "#builtin.array"
@@ -234,6 +243,33 @@ module {
       irdl.operands(kv: %0, k: %1, v: %2, slots: %3)
       irdl.results(out: %4)
       irdl.attributes {"layer" = %5, "page_size" = %6, "k_layout" = %7}
+    }
+    irdl.operation @latent_attention {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "!builtin.tensor"
+      %6 = irdl.base "!builtin.tensor"
+      %7 = irdl.base "#builtin.integer"
+      %8 = irdl.base "#builtin.integer"
+      %9 = irdl.base "#builtin.float"
+      irdl.operands(q_latent: %0, q_rope: %1, kv: %2, page_table: %3, query_start: %4, context_lens: %5)
+      irdl.results(out: %6)
+      irdl.attributes {"layer" = %7, "page_size" = %8, "scale" = %9}
+    }
+    irdl.operation @latent_write {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "#builtin.integer"
+      %6 = irdl.base "#builtin.integer"
+      irdl.operands(kv: %0, latent: %1, rope_key: %2, slots: %3)
+      irdl.results(out: %4)
+      irdl.attributes {"layer" = %5, "page_size" = %6}
     }
     irdl.operation @layer_norm {
       %0 = irdl.base "!builtin.tensor"

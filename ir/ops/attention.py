@@ -9,14 +9,22 @@ import numpy as np
 
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
-from warploom.ir.dims import DimLike, product
 from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
 from warploom.ir.ops.activation import softcap as soften
-from warploom.ir.ops.elementwise import add, bit_and, cast, compare, div, exp, maximum, mul, select, sub
+from warploom.ir.ops.elementwise import add, cast, div, exp, maximum, mul, select, sub
 from warploom.ir.ops.norm import softmax
-from warploom.ir.ops.paged_cache import CACHE, PAGING, cache_type, check_cache, generate_paging, token_rows, view_pages
+from warploom.ir.ops.paged_cache import (
+    CACHE,
+    PAGING,
+    cache_type,
+    check_cache,
+    gather_tokens,
+    generate_paging,
+    view_pages,
+)
+from warploom.ir.ops.ragged import causal_mask, locate, visible_keys
 from warploom.ir.ops.reduce import dot_general, reduce_max, reduce_sum
-from warploom.ir.ops.shape import broadcast, concat, full, gather, iota, reshape
+from warploom.ir.ops.shape import broadcast, concat, full, gather, reshape
 from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
 
 I32 = frozenset({DType.I32})
@@ -108,7 +116,7 @@ class Attention(Op):
             if softcap:
                 scores = q.dtype.type(softcap) * np.tanh(scores * q.dtype.type(1 / softcap))
             position = np.arange(context - (end - begin), context)[:, None]
-            visible = _visible(np.arange(context), position, window)
+            visible = visible_keys(np.arange(context), position, window)
             scores = np.where(visible, scores, MASKED)
             peak = scores.max(-1, keepdims=True)
             sink = np.full_like(peak, -np.inf) if sinks is None else np.broadcast_to(sinks[:, None, None], peak.shape)
@@ -139,12 +147,12 @@ class Attention(Op):
         kv_heads = type_of(kv).shape[3]
         assert isinstance(heads, int)
         assert isinstance(kv_heads, int)
-        sequence, position, live = _locate(tokens, query_start, context_lens)
+        sequence, position, live = locate(tokens, query_start, context_lens)
         width = type_of(page_table).shape[1]
         span = width * page_size
         pages = gather(page_table, sequence)  # [T, P]
         keys, values = (
-            _gather_tokens(kv, pages, layer, which, page_size, which == 0 and k_layout == "dim_major")
+            gather_tokens(kv, pages, layer, which, page_size, which == 0 and k_layout == "dim_major")
             for which in (0, 1)
         )  # [T, P * page_size, kv_heads, head_dim]
         group = heads // kv_heads
@@ -154,7 +162,7 @@ class Attention(Op):
         scores = mul(scores, full(shape=shape, value=scale, dtype="f32"))
         if softcap:
             scores = soften(scores, cap=softcap)
-        visible = _mask(position, live, span, window)
+        visible = causal_mask(position, live, span, window)
         wide = broadcast(visible, shape=shape, dims=(0, 3))
         masked = select(wide, scores, full(shape=shape, value=MASKED, dtype="f32"))
         weights = softmax(masked) if sinks is None else _softmax_with_sinks(masked, cast(sinks, dtype="f32"))
@@ -187,37 +195,6 @@ def _tokens(pages: np.ndarray, count: int, group: int) -> np.ndarray:
     return np.repeat(pages.swapaxes(0, 1).reshape(heads, -1, size)[:, :count], group, 0)
 
 
-def _visible(key: np.ndarray, position: np.ndarray, window: int) -> np.ndarray:
-    causal = key <= position
-    return causal & (key > position - window) if window else causal
-
-
-def _locate(tokens: DimLike, query_start: mlir.Value, context_lens: mlir.Value) -> tuple[mlir.Value, ...]:
-    """Per token: its sequence, its position, and whether it is no padding."""
-    sequences = type_of(context_lens).shape[0]
-    matrix = (tokens, sequences)
-    ends = gather(query_start, add(iota(shape=(sequences,), axis=0), full(shape=(sequences,), value=1.0, dtype="i32")))
-    past = compare(iota(shape=matrix, axis=0), broadcast(ends, shape=matrix, dims=(1,)), direction="ge")
-    sequence = reduce_sum(cast(past, dtype="i32"), axis=1)  # sequences that end before the token
-    last = gather(query_start, add(sequence, full(shape=(tokens,), value=1.0, dtype="i32")))
-    from_end = sub(last, iota(shape=(tokens,), axis=0))
-    position = sub(gather(context_lens, sequence), from_end)
-    live = compare(from_end, full(shape=(tokens,), value=0.0, dtype="i32"), direction="gt")
-    return sequence, position, live
-
-
-def _mask(position: mlir.Value, live: mlir.Value, span: DimLike, window: int) -> mlir.Value:
-    """[T, span]: which keys a token attends."""
-    tokens = type_of(position).shape[0]
-    matrix = (tokens, span)
-    key, at = iota(shape=matrix, axis=1), broadcast(position, shape=matrix, dims=(0,))
-    visible: mlir.Value = compare(key, at, direction="le")
-    if window:
-        edge = sub(at, full(shape=matrix, value=float(window), dtype="i32"))
-        visible = bit_and(visible, compare(key, edge, direction="gt"))
-    return visible
-
-
 def _softmax_with_sinks(scores: mlir.Value, sinks: mlir.Value) -> mlir.Value:
     """Weights [T, kv_heads, group, keys] of scores beside one sink [kv_heads * group] per head."""
     tokens, kv_heads, group, _ = shape = type_of(scores).shape
@@ -227,20 +204,6 @@ def _softmax_with_sinks(scores: mlir.Value, sinks: mlir.Value) -> mlir.Value:
     weights = exp(sub(scores, broadcast(peak, shape=shape, dims=(0, 1, 2))))
     total = add(reduce_sum(weights, axis=3), exp(sub(sink, peak)))
     return div(weights, broadcast(total, shape=shape, dims=(0, 1, 2)))
-
-
-def _gather_tokens(
-    kv: mlir.Value, pages: mlir.Value, layer: int, which: int, page_size: int, transposed: bool
-) -> mlir.Value:
-    """[T, P * page_size, kv_heads, head_dim] of every token's page list [T, P], as f32."""
-    rows = token_rows(kv, layer, which, page_size, transposed)
-    _, heads, size = type_of(rows).shape
-    tokens, width = type_of(pages).shape
-    grid = (tokens, width, page_size)
-    first = mul(pages, full(shape=(tokens, width), value=float(page_size), dtype="i32"))
-    index = add(broadcast(first, shape=grid, dims=(0, 1)), iota(shape=grid, axis=2))
-    flat = reshape(index, shape=(product(grid),))
-    return cast(reshape(gather(rows, flat), shape=(tokens, width * page_size, heads, size)), dtype="f32")
 
 
 attention = Attention()

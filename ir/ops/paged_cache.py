@@ -3,6 +3,9 @@
 `kv` is [layers, C, 2, kv_heads, page_size * head_dim]: C pages, index 2 is 0 for keys and 1 for values. A value block
 is [page_size, head_dim]; a key block is that (`token_major`) or its transpose (`dim_major`, so that consecutive
 numbers belong to consecutive tokens). Paging follows Kwon et al., SOSP 2023.
+
+A cache of latent rows (see `latent_attention.py`) is [layers, C, 1, 1, page_size * width]: its blocks are
+[page_size, width], keys and values at once.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ import numpy as np
 
 from warploom.errors import IRError
 from warploom.ir.attributes import Kind
-from warploom.ir.dims import DimLike, equal
+from warploom.ir.dims import DimLike, equal, product
 from warploom.ir.op import Attribute, Chooser
-from warploom.ir.ops.shape import reshape, slice_axis, transpose
+from warploom.ir.ops.elementwise import add, cast, mul
+from warploom.ir.ops.shape import broadcast, full, gather, iota, reshape, slice_axis, transpose
 from warploom.ir.types import DType, TensorType, tensor, type_of
 
 CACHE = frozenset({DType.F32, DType.BF16, DType.F8})
@@ -46,6 +50,20 @@ def token_rows(kv: mlir.Value, layer: int, which: int, page_size: int, transpose
     return reshape(transpose(blocks, permutation=order), shape=(count * page_size, heads, size))
 
 
+def gather_tokens(
+    kv: mlir.Value, pages: mlir.Value, layer: int, which: int, page_size: int, transposed: bool
+) -> mlir.Value:
+    """[T, P * page_size, kv_heads, head_dim] of every token's page list [T, P], as f32."""
+    rows = token_rows(kv, layer, which, page_size, transposed)
+    _, heads, size = type_of(rows).shape
+    tokens, width = type_of(pages).shape
+    grid = (tokens, width, page_size)
+    first = mul(pages, full(shape=(tokens, width), value=float(page_size), dtype="i32"))
+    index = add(broadcast(first, shape=grid, dims=(0, 1)), iota(shape=grid, axis=2))
+    flat = reshape(index, shape=(product(grid),))
+    return cast(reshape(gather(rows, flat), shape=(tokens, width * page_size, heads, size)), dtype="f32")
+
+
 def check_cache(kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_size: int, k_layout: str) -> None:
     """A cache without this layer, or of other heads or pages, is an IRError."""
     if k_layout not in KEY_LAYOUTS:
@@ -57,6 +75,14 @@ def check_cache(kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_
             expected=f"[layers, C, 2, {heads}, {page_size * size}]",
             found=str(kv),
         )
+
+
+def check_latent_cache(kv: TensorType, layer: int, width: DimLike, page_size: int) -> None:
+    """A cache without this layer, or of rows of another width, is an IRError."""
+    fits = kv.rank == 5 and isinstance(kv.shape[0], int) and 0 <= layer < kv.shape[0] and kv.shape[2:4] == (1, 1)
+    if not fits or not equal(kv.shape[4], page_size * width):
+        expected = f"[layers, C, 1, 1, {page_size * width}]"
+        raise IRError(f"kv holds no latent rows for layer {layer}", expected=expected, found=str(kv))
 
 
 def cache_type(heads: int, size: int, page_size: int, dtype: DType) -> TensorType:

@@ -68,11 +68,14 @@ Mixer = Callable[[Weights, mlir.Value, Place], tuple[mlir.Value, mlir.Value]]  #
 Project = Callable[[Weights, mlir.Value], tuple[mlir.Value, mlir.Value, mlir.Value]]  # -> q, k, v [T, heads, head_dim]
 
 
-def self_attention(heads: Heads, project_qkv: Project, *, out: str = "o_proj", out_bias: bool = False) -> Mixer:
-    """Project, attend, project back."""
+def self_attention(
+    heads: Heads, project_qkv: Project, *, out: str = "o_proj", out_bias: bool = False, sinks: bool = False
+) -> Mixer:
+    """Project, attend (with the module's `sinks` if it has them), project back."""
 
     def mix(weights: Weights, x: mlir.Value, place: Place) -> tuple[mlir.Value, mlir.Value]:
-        mixed, kv = attend(heads, *project_qkv(weights, x), place)
+        sink = weights("sinks", (heads.num_heads,)) if sinks else None
+        mixed, kv = attend(heads, *project_qkv(weights, x), place, sink)
         return dense(weights / out, mixed, width(x), bias=out_bias), kv
 
     return mix

@@ -220,6 +220,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         {"clip_qkv": None, "norm_topk_prob": False, "num_experts": 64, "num_experts_per_tok": 8},
         {"output_router_logits": False, "router_aux_loss_coef": 0.01},
     ),
+    "gpt-oss-20b": of(
+        "GptOssForCausalLM", "gpt_oss", without(LLAMA, "bos_token_id"), sizes(201088, 2880, 2880, 24, 64, 8, 131072),
+        {"attention_bias": True, "experts_per_token": 4, "head_dim": 64, "initial_context_length": 4096,
+         "layer_types": ["sliding_attention", "full_attention"] * 12, "num_experts_per_tok": 4, "num_local_experts": 32,
+         "output_router_logits": False, "rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128,
+         "swiglu_limit": 7.0, "quantization_config": {"quant_method": "mxfp4"},
+         "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "rope_type": "yarn", "truncate": False,
+                          "original_max_position_embeddings": 4096}},
+    ),
     "OLMo-2-7B": of("Olmo2ForCausalLM", "olmo2", LLAMA, sizes(100352, 4096, 11008, 32, 32, 32, 4096),
                     {"rope_theta": 500000}),
     "EXAONE-4.0-32B": of(

@@ -81,6 +81,13 @@ module {
       irdl.results(out: %0)
       irdl.attributes {"name" = %1, "shape" = %2, "dtype" = %3}
     }
+    irdl.operation @combine_experts {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(y: %0, shares: %1)
+      irdl.results(out: %2)
+    }
     irdl.operation @compare {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
@@ -502,6 +509,16 @@ module {
       %1 = irdl.base "!builtin.tensor"
       irdl.operands(x: %0)
       irdl.results(out: %1)
+    }
+    irdl.operation @route_experts {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.integer"
+      %4 = irdl.base "#builtin.integer"
+      irdl.operands(logits: %0)
+      irdl.results(shares: %1, experts: %2)
+      irdl.attributes {"k" = %3, "normalized" = %4}
     }
     irdl.operation @rsqrt {
       %0 = irdl.base "!builtin.tensor"

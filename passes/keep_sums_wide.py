@@ -18,6 +18,7 @@ import mlir.ir as mlir
 from warploom.ir.ops.elementwise import add, as_dtype, cast
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
+from warploom.ir.ops.routing import combine_experts
 from warploom.ir.ops.shape import gather
 from warploom.ir.rewrite import before, entries, is_op, producer, users
 from warploom.ir.types import DType, TensorType, type_of
@@ -58,14 +59,16 @@ def _is_narrow_row(type_: TensorType) -> bool:
 
 
 def _widened(value: mlir.Value, wide: dict[mlir.Value, mlir.Value]) -> mlir.Value:
-    """What is added, in f32; a product before it is rounded."""
+    """What is added, in f32; a product, or the sum of what experts made, before it is rounded."""
     if value in wide:
         return wide[value]
-    product = producer(value, linear)
+    product = producer(value, linear, combine_experts)
     if product is None or len(users(value)) > 1:
         return as_dtype(value, DType.F32)
-    x, weight = product.operands
-    return linear(as_dtype(x, DType.F32), weight, **linear.attrs_of(product))
+    x, other = product.operands
+    op = linear if is_op(product, linear) else combine_experts
+    result: mlir.Value = op(as_dtype(x, DType.F32), other, **op.attrs_of(product))
+    return result
 
 
 def _read_wide(reader: mlir.Operation, narrow: mlir.Value, sum_: mlir.Value) -> None:

@@ -11,12 +11,12 @@ from warploom.frontend.models.config import ConfigReader
 from warploom.frontend.models.dense import dense, split, width
 from warploom.frontend.models.mlp import Mlp, gate_with, gated
 from warploom.frontend.models.weights import Weights
-from warploom.ir.ops.elementwise import add, as_dtype, div, logistic, mul
+from warploom.ir.ops.elementwise import add, logistic, mul
 from warploom.ir.ops.experts import expert_linear
-from warploom.ir.ops.norm import along_rows, softmax
-from warploom.ir.ops.reduce import reduce_sum, top_k
+from warploom.ir.ops.norm import along_rows
+from warploom.ir.ops.routing import combine_experts, route_experts
 from warploom.ir.ops.shape import concat, reshape
-from warploom.ir.types import DType, type_of
+from warploom.ir.types import type_of
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def mixture(experts: Experts, act: str = "silu") -> Mlp:
         second = stack([(e / down_name)("weight", outer) for e in each])
         both = expert_linear(reshape(x, shape=(tokens, 1, hidden)), chosen, first, n=2 * experts.size)
         gated_ = gate_with(act, *split(both, (experts.size, experts.size)))
-        y = as_dtype(expert_linear(gated_, chosen, second, n=hidden), DType.F32)
-        return as_dtype(reduce_sum(mul(y, along_rows(shares, y)), axis=1), type_of(x).dtype)
+        result: mlir.Value = combine_experts(expert_linear(gated_, chosen, second, n=hidden), shares)
+        return result
 
     return mlp
 
@@ -87,9 +87,7 @@ def with_shared(experts: Experts, size: int, act: str = "silu") -> Mlp:
 
 def route(experts: Experts, logits: mlir.Value) -> tuple[mlir.Value, mlir.Value]:
     """Shares f32 [T, chosen] and indices i32 [T, chosen] of the experts with the largest logits [T, count]."""
-    shares, chosen = top_k(softmax(as_dtype(logits, DType.F32)), k=experts.chosen)
-    if experts.normalized:
-        shares = div(shares, along_rows(reduce_sum(shares, axis=1), shares))
+    shares, chosen = route_experts(logits, k=experts.chosen, normalized=int(experts.normalized))
     return shares, chosen
 
 

@@ -20,6 +20,7 @@ from warploom.ir.dims import DimLike, product
 from warploom.ir.function import Function, path_of
 from warploom.ir.op import op_of
 from warploom.ir.ops.kv_write import kv_write
+from warploom.ir.ops.latent_attention import latent_write
 from warploom.ir.ops.parameters import param
 from warploom.ir.ops.shape import reshape
 from warploom.ir.rewrite import producer
@@ -127,13 +128,13 @@ def callee(call: mlir.Operation) -> str:
 
 
 def updated_input(group: Function, result: int) -> int | None:
-    """The group's input that result `result` is an update of, following `kv_write`s; None if it is a new value."""
+    """The group's input that result `result` is an update of, following cache writes; None if it is a new value."""
     value = group.terminator.operands[result]
     arguments = list(group.body.arguments)
     if value in arguments:
         return None
     while value not in arguments:
-        if op_of(value.owner) is not kv_write:
+        if op_of(value.owner) not in (kv_write, latent_write):
             return None
         value = value.owner.operands[0]
     return arguments.index(value)
@@ -207,7 +208,7 @@ def _place_returned(draft: _Draft) -> None:
         if name in draft.function.donated and memory.name != name:
             raise CompileError(
                 f"the result {name} of @{draft.function.name} is not its donated input, updated in place, but a copy",
-                expected="kernels that write into it (kv_write in the target's key layout)",
+                expected="kernels that write into it (kv_write in the target's key layout, latent_write)",
                 found=f"{memory.name}, computed anew",
             )
         if memory.kind == "temp":

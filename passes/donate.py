@@ -10,17 +10,19 @@ import mlir.ir as mlir
 
 from warploom.ir.function import Function
 from warploom.ir.ops.kv_write import kv_write
+from warploom.ir.ops.latent_attention import latent_write
 from warploom.ir.rewrite import entries, is_op, producer, users
 
 IN_PLACE, REFUSED = "wl.in_place", "wl.refused"
+WRITES = (kv_write, latent_write)
 
 
 def donate(module: mlir.Module) -> None:
-    """Mark every `kv_write` of an entry as in place, or say why it is not."""
+    """Mark every cache write of an entry as in place, or say why it is not."""
     for function in entries(module):
         donated = {function.inputs[name] for name in function.donated}
         for operation in function.ops:
-            if is_op(operation, kv_write):
+            if is_op(operation, *WRITES):
                 reason = refusal(operation, donated, function)
                 if reason is None:
                     operation.attributes[IN_PLACE] = mlir.UnitAttr.get()
@@ -31,7 +33,7 @@ def donate(module: mlir.Module) -> None:
 def refusal(operation: mlir.Operation, donated: set[mlir.Value], function: Function) -> str | None:
     """Why a write needs a copy of its operand, or None."""
     old = operation.operands[0]
-    previous = producer(old, kv_write)
+    previous = producer(old, *WRITES)
     if old not in donated and (previous is None or IN_PLACE not in previous.attributes):
         return "the cache is neither a donated input nor the result of an in-place write"
     if any(old == value for value in function.results.values()):

@@ -17,7 +17,9 @@ from warploom.ir.op import Op, op_of
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.elementwise import add, cast
 from warploom.ir.ops.experts import expert_linear
+from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.kv_write import kv_write
+from warploom.ir.ops.latent_attention import latent_attention, latent_write
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.norm import layer_norm, rms_norm
 from warploom.ir.ops.quantize import quantize
@@ -199,6 +201,22 @@ def _kv_write(proposal: Proposal) -> Proposal:
     return proposal
 
 
+def _latent_write(proposal: Proposal) -> Proposal:
+    """Alone, if it may write in place."""
+    (hero,) = proposal.ops
+    if IN_PLACE not in hero.attributes:
+        proposal.leave(hero, "kernels write in place, and others need the cache as it was")
+        proposal.is_whole = True
+    return proposal
+
+
+def _head_linear(proposal: Proposal) -> Proposal:
+    """The slices of a projection that it alone reads."""
+    (hero,) = proposal.ops
+    _take_slices(proposal, hero.operands[0])
+    return proposal
+
+
 def _queries(write: mlir.Operation, rotated_k: mlir.Operation) -> list[mlir.Operation]:
     """The rotations, by the angles of k, of the queries that attend the written cache."""
     readers = [u for u in users(write.results[0]) if is_op(u, attention)]
@@ -222,6 +240,9 @@ PHASES: tuple[Rules, ...] = (
         quantized_linear: ("linear", _linear),
         scaled_linear: ("linear", _linear),
         expert_linear: ("expert_linear", _alone),
+        head_linear: ("head_linear", _head_linear),
+        latent_write: ("latent_write", _latent_write),
+        latent_attention: ("latent_attention", _alone),
         kv_write: ("rope_kv_write", _kv_write),
         attention: ("attention", _alone),
         embed: ("embed", _and_cast),

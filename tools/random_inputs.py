@@ -19,6 +19,7 @@ from warploom.ir.function import Function, functions
 from warploom.ir.op import op_of
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.kv_write import kv_write
+from warploom.ir.ops.latent_attention import latent_attention, latent_write
 from warploom.ir.ops.parameters import checkpoint
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import TensorType, type_of
@@ -114,7 +115,7 @@ def _page_size(module: mlir.Module) -> int:
         int(op.attributes["page_size"].value)
         for function in functions(module).values()
         for op in function.ops
-        if is_op(op, attention, kv_write)
+        if is_op(op, attention, kv_write, latent_attention, latent_write)
     )
     return next(sizes, 16)
 

@@ -107,7 +107,7 @@ class AttentionSpec:
 
     @property
     def scratch_bytes(self) -> int:
-        """See `_State`."""
+        """See `Rows`."""
         return 4 * self.tokens * self.heads * (BLOCK + self.head_dim + LANES + 2)
 
     def emit(self, library: Library) -> None:
@@ -123,10 +123,10 @@ class AttentionSpec:
         }
         with library.kernel(self.name, operands, self.dims) as k, k.tiles() as tile:
             blocks = (k.dims["T"] + (self.tokens - 1)) // self.tokens
-            _emit_tile(self, k, tile % blocks * self.tokens, tile // blocks)
+            emit_tile(Rows, self, k, tile % blocks * self.tokens, tile // blocks)
 
 
-def _emit_tile(spec: AttentionSpec, k: Kernel, first: Value, group: Value) -> None:
+def emit_tile(rows: type[Rows], spec: AttentionSpec, k: Kernel, first: Value, group: Value) -> None:
     """All tokens of the tile at once when one sequence holds them all, else one by one."""
     starts, sequences = k.operands["query_start"], k.dims["S"]
     live = load_index(starts, sequences)
@@ -134,17 +134,17 @@ def _emit_tile(spec: AttentionSpec, k: Kernel, first: Value, group: Value) -> No
     sequence = find_sequence(starts, sequences, first)
     together = (first + spec.tokens <= live) & (first + spec.tokens <= load_index(starts, sequence + 1))
     with when(together):
-        _Rows(spec, k, spec.tokens, first, group, sequence).emit()
+        rows(spec, k, spec.tokens, first, group, sequence).emit()
     with when(~together), loop(first, stop) as token:
         with when(token < live):
-            _Rows(spec, k, 1, token, group, find_sequence(starts, sequences, token)).emit()
+            rows(spec, k, 1, token, group, find_sequence(starts, sequences, token)).emit()
         with when(token >= live), loop(0, spec.heads * spec.head_dim, LANES) as i:
             row = (token * spec.num_heads + group * spec.heads) * spec.head_dim
             k.operands["out"].store(row + i, constant(0.0, "f32", LANES))
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class Rows:
     """`tokens` consecutive tokens of one sequence times the heads of a tile; row = token * heads + head.
 
     Scratch, f32: scores [rows, 64], out [rows, head_dim], sums [rows, 16], maxima [rows], decay [rows].
@@ -159,27 +159,38 @@ class _Rows:
 
     @property
     def count(self) -> int:
+        """Rows."""
         return self.tokens * self.spec.heads
 
     @property
     def scores(self) -> Ptr:
+        """Of the block of keys; then weights."""
         return self.k.scratch.cast("f32")
 
     @property
     def out(self) -> Ptr:
+        """Sums of weighted values."""
         return self.scores.at(self.count * BLOCK)
 
     @property
     def sums(self) -> Ptr:
+        """Of weights, by lanes."""
         return self.out.at(self.count * self.spec.head_dim)
 
     @property
     def maxima(self) -> Ptr:
+        """The largest score of each row so far."""
         return self.sums.at(self.count * LANES)
 
     @property
     def decay(self) -> Ptr:
+        """What a row's state is multiplied with for a block."""
         return self.maxima.at(self.count)
+
+    @property
+    def values_at(self) -> tuple[int, int]:
+        """Where the values of a page are, from its keys on, and from one value to the next."""
+        return self.spec.num_kv_heads * PAGE * self.spec.head_dim, self.spec.head_dim
 
     def row_offset(self, row: int) -> int:
         """Of a row in q and in the result, from the tile's first row."""
@@ -264,7 +275,7 @@ class _Rows:
 
     def add_values(self, pages: Sequence[Ptr], begin: Value, end: Value) -> None:
         """out[row] = out[row] * decay[row] + sum over keys [begin, end) of weight * v[key], keys in order."""
-        size, shift = self.spec.head_dim, self.spec.num_kv_heads * PAGE * self.spec.head_dim
+        size, (shift, stride) = self.spec.head_dim, self.values_at
         for rows, columns in register_blocks(self.count, size // LANES, self.k.isa):
             state = [
                 self.out.load(row * size + column * LANES) * self.decay[row] for row, column in product(rows, columns)
@@ -275,7 +286,7 @@ class _Rows:
                     state,
                     (low, high),
                     [scalars(self.scores.at(row * BLOCK + number * PAGE)) for row in rows],
-                    [vectors(page.at(shift + column * LANES), size) for column in columns],
+                    [vectors(page.at(shift + column * LANES), stride) for column in columns],
                 )
             for total, (row, column) in zip(state, product(rows, columns), strict=True):
                 self.out.store(row * size + column * LANES, total)

@@ -62,6 +62,13 @@ def refuse_cache(kv: mlir.Value, head_dim: DimLike, page_size: int, k_layout: st
     return None if isinstance(heads, int) else f"the number of kv heads must be static; here {heads}"
 
 
+def refuse_rows(latent: DimLike, rotated: DimLike, page_size: int) -> str | None:
+    """Why the kernels cannot use a cache of latent rows, or None."""
+    if page_size != 16 or not isinstance(latent, int) or not isinstance(rotated, int) or latent % 16 or rotated % 16:
+        return f"rows are multiples of 16, latent and rotated, in pages of 16; here {latent}, {rotated}, {page_size}"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """Columns from `start` on of a matrix [T, stride]."""

@@ -1,10 +1,11 @@
 """Check and time the linear kernels that `build_linear.py` compiled. Runs on the GPU machine.
 
-    python tests/gpu/run_linear.py FOLDER OUT [--sweep] [--only check|bench]
+    python tests/gpu/run_linear.py FOLDER OUT [--sweep] [--only check|bench] [--small]
 
 needs cuda-bindings; torch allocates, draws random numbers and is the oracle (f64). Timed: graphs of many launches of
 our kernels with programmatic dependent launch, over weights that rotate through more than L2, medians. Writes JSON to
 OUT and prints tables; a program that fails is reported and the rest goes on. Exit status 1 if a check failed.
+--small checks one program of a kind for each layer: for compute-sanitizer (see sanitize.py).
 """
 
 from __future__ import annotations
@@ -26,32 +27,42 @@ from warploom.tools.tuning_runs import ROTATED, room_of, timed_tokens
 BANDWIDTH = 3.17e12  # bytes/s, measured read stream of an H100
 PEAK = 798e12  # flop/s, measured cuBLAS bf16 8192^3 on random data
 CHECKED_TOKENS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 256, 300, 512, 2048, 4096)
+SMALL_TOKENS = (1, 13, 35, 130)  # one for each kernel of a few tokens, and one for the others
 TIMED_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 
-def check(bench: Bench) -> list[Row]:
-    """Every checked program against f64, for every number of tokens in its range."""
+def checked_programs(programs: list[Row], small: bool) -> list[Row]:
+    """Those to check; of `small`, the first of each kind of kernel for each layer."""
+    found = [p for p in programs if p["use"] == "check"]
+    if not small:
+        return found
+    kinds = {(p["name"], p["choice"]["tile"]["type"], len(p["steps"])): p for p in reversed(found)}
+    return list(reversed(kinds.values()))
+
+
+def check(bench: Bench, small: bool) -> list[Row]:
+    """The checked programs against f64, for every number of tokens in their ranges; for one or two if `small`."""
     rows = []
-    for program in bench.programs:
-        if program["use"] != "check":
-            continue
+    tokens, room = (SMALL_TOKENS, max(SMALL_TOKENS)) if small else (CHECKED_TOKENS, 4224)
+    for program in checked_programs(bench.programs, small):
         try:
-            rows += check_program(bench, program)
+            rows += check_program(bench, program, tuple(in_range(program, tokens)), room)
         except Exception as error:
             rows.append({"name": program["name"], "program": label(program), "failures": [f"{error}"]})
             traceback.print_exc()
     return rows
 
 
-def check_program(bench: Bench, program: Row) -> list[Row]:
-    p, limit = program["problem"], 4224
+def check_program(bench: Bench, program: Row, counts: tuple[int, ...], limit: int) -> list[Row]:
+    """One row of findings for each number of tokens; arrays have room for `limit`."""
+    p = program["problem"]
     torch.manual_seed(0)
     arrays, (weight,) = make_arrays(p, limit)
     arrays |= weight
     rows = []
     last = bench.infos[program["steps"][-1]["kernel"]]["operands"][program["steps"][-1]["operands"].index("out")]
     by_tma = last["kind"] == "tensormap"  # may write leftovers past the tokens
-    for tokens in in_range(program, CHECKED_TOKENS):
+    for tokens in counts:
         failures = []
         x = arrays["x"].clone()
         arrays["x"][tokens:] = float("nan")  # leftovers
@@ -208,7 +219,9 @@ def main() -> int:
     parser.add_argument("--sweep", action="store_true", help="time every candidate tile")
     parser.add_argument("--only", choices=["check", "bench"])
     parser.add_argument("--seconds", type=float, default=150, help="for timing")
+    parser.add_argument("--small", action="store_true", help="check few programs")
     given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.cuda.init()
     torch.zeros(1, device="cuda")
@@ -216,7 +229,7 @@ def main() -> int:
     bench, failed = Bench(given.folder), 0
     if given.only != "bench":
         begin = time.monotonic()
-        rows = check(bench)
+        rows = check(bench, given.small)
         failed = sum(bool(r["failures"]) for r in rows)
         print(f"{len(rows)} checks, {failed} failed, {time.monotonic() - begin:.0f} s", flush=True)
         show_invariance(rows)

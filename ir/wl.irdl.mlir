@@ -132,6 +132,13 @@ module {
       irdl.operands(q: %0, scale: %1, offset: optional %2)
       irdl.results(out: %3)
     }
+    irdl.operation @dequantize_mxfp4 {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(q: %0, scale: %1)
+      irdl.results(out: %2)
+    }
     irdl.operation @div {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
@@ -331,6 +338,17 @@ module {
       irdl.operands(x: %0, y: %1)
       irdl.results(out: %2)
     }
+    irdl.operation @mxfp4_expert_linear {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "#builtin.integer"
+      irdl.operands(x: %0, experts: %1, q: %2, scale: %3)
+      irdl.results(out: %4)
+      irdl.attributes {"n" = %5}
+    }
     irdl.operation @neg {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
@@ -406,6 +424,13 @@ module {
       irdl.operands(x: %0)
       irdl.results(q: %1, scale: %2, offset: %3)
       irdl.attributes {"dtype" = %4, "group" = %5, "scale_dtype" = %6}
+    }
+    irdl.operation @quantize_mxfp4 {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0)
+      irdl.results(q: %1, scale: %2)
     }
     irdl.operation @quantize_static {
       %0 = irdl.base "!builtin.tensor"

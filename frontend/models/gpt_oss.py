@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import mlir.ir as mlir
@@ -22,8 +23,8 @@ from warploom.frontend.models.weights import Weights
 from warploom.frontend.models.windows import read_windows
 from warploom.ir.ops.elementwise import add, as_dtype, logistic, maximum, minimum, mul
 from warploom.ir.ops.experts import expert_linear
-from warploom.ir.ops.norm import along_rows
-from warploom.ir.ops.reduce import reduce_sum
+from warploom.ir.ops.mxfp4 import dequantize_mxfp4
+from warploom.ir.ops.routing import combine_experts
 from warploom.ir.ops.shape import full, gather, reshape, transpose
 from warploom.ir.types import DType, type_of
 
@@ -69,48 +70,66 @@ def _mixture(experts: Experts, alpha: float, limit: float) -> Mlp:
     def mlp(weights: Weights, x: mlir.Value) -> mlir.Value:
         tokens, hidden = type_of(x).shape[0], width(x)
         shares, chosen = route(experts, dense(weights / "router", x, count, bias=True))
-        inside = weights / "experts"
-        first = _gate_then_up(inside("gate_up_proj", (count, hidden, 2 * size)))
-        second = transpose(inside("down_proj", (count, size, hidden)), permutation=(0, 2, 1))
-        biases = _gate_then_up(inside("gate_up_proj_bias", (count, 2 * size)))
-        both = _product(reshape(x, shape=(tokens, 1, hidden)), chosen, first, biases)
-        gate, up = split(both, (size, size))
-        y = _product(_gated(gate, up, alpha, limit), chosen, second, inside("down_proj_bias", (count, hidden)))
-        y = as_dtype(y, DType.F32)
-        return as_dtype(reduce_sum(mul(y, along_rows(shares, y)), axis=1), type_of(x).dtype)
+        first = Product(weights / "experts", "gate_up_proj", count, 2 * size, _gate_then_up)
+        second = Product(weights / "experts", "down_proj", count, hidden)
+        gate, up = split(first(reshape(x, shape=(tokens, 1, hidden)), chosen), (size, size))
+        inner = as_dtype(_gated(gate, up, alpha, limit), type_of(x).dtype)
+        result: mlir.Value = combine_experts(as_dtype(second(inner, chosen), type_of(x).dtype), shares)
+        return result
 
     return mlp
 
 
-def _product(x: mlir.Value, chosen: mlir.Value, weight: mlir.Value, bias: mlir.Value) -> mlir.Value:
-    """x [T, J or 1, K] times the weight [E, n, K] of each chosen expert, plus its bias [E, n]: [T, J, n]."""
-    count, n, k = (int(size) for size in type_of(weight).shape)  # type: ignore[arg-type]
-    y = expert_linear(x, chosen, reshape(weight, shape=(count * n, k)), n=n)
-    result: mlir.Value = add(y, as_dtype(gather(bias, chosen), type_of(y).dtype))
-    return result
+@dataclass(frozen=True)
+class Product:
+    """x [T, J or 1, K] times the matrix of each chosen expert, plus its bias, in f32: [T, J, n].
+
+    Attributes:
+        weights: of the module that holds `name` [count, K, n], or what stands for [count, n, K], and its bias.
+        ordered: what brings the n rows of [count, n, ..] into order.
+    """
+
+    weights: Weights
+    name: str
+    count: int
+    n: int
+    ordered: Callable[[mlir.Value], mlir.Value] = lambda rows: rows
+
+    def __call__(self, x: mlir.Value, chosen: mlir.Value) -> mlir.Value:
+        """Of the experts `chosen` [T, J]."""
+        y = expert_linear(x, chosen, self._matrix(width(x)), n=self.n)
+        bias = self.ordered(self.weights(f"{self.name}_bias", (self.count, self.n)))
+        result: mlir.Value = add(as_dtype(y, DType.F32), as_dtype(gather(bias, chosen), DType.F32))
+        return result
+
+    def _matrix(self, k: int) -> mlir.Value:
+        """[count * n, k]."""
+        shape = (self.count, k, self.n)
+        if parts := self.weights.parts(self.name, shape):
+            return dequantize_mxfp4(*map(self._rows, parts))
+        return self._rows(transpose(self.weights(self.name, shape), permutation=(0, 2, 1)))
+
+    def _rows(self, value: mlir.Value) -> mlir.Value:
+        rows, columns = self.count * self.n, width(value)
+        each = self.ordered(reshape(value, shape=(self.count, self.n, columns)))
+        return reshape(each, shape=(rows, columns))
 
 
 def _gated(gate: mlir.Value, up: mlir.Value, alpha: float, limit: float) -> mlir.Value:
     """(up + 1) * gate * sigmoid(alpha * gate), gate up to the limit, up within it."""
-    type_ = type_of(gate)
-
-    def all_(value: float) -> mlir.Value:
-        return full(shape=type_.shape, value=value, dtype=type_.dtype.value)
-
-    gate = minimum(gate, all_(limit))
-    up = maximum(minimum(up, all_(limit)), all_(-limit))
-    result: mlir.Value = mul(add(up, all_(1.0)), mul(gate, logistic(mul(gate, all_(alpha)))))
+    most, least, one, gain = (full(shape=type_of(up).shape, value=v, dtype="f32") for v in (limit, -limit, 1.0, alpha))
+    gate, up = minimum(gate, most), maximum(minimum(up, most), least)
+    result: mlir.Value = mul(add(up, one), mul(gate, logistic(mul(gate, gain))))
     return result
 
 
-def _gate_then_up(value: mlir.Value) -> mlir.Value:
-    """[E, .., 2 * size], whose columns are gate and up in turn, as [E, 2 * size, ..] with all of gate first."""
-    count, *inner, both = type_of(value).shape
+def _gate_then_up(rows: mlir.Value) -> mlir.Value:
+    """[E, 2 * size, ..], whose rows are gate and up in turn, with all of gate first."""
+    count, both, *rest = shape = type_of(rows).shape
     assert isinstance(both, int)
-    pairs = reshape(value, shape=(count, *inner, both // 2, 2))
-    rank = type_of(pairs).rank
-    turned = transpose(pairs, permutation=(0, rank - 1, rank - 2, *range(1, rank - 2)))
-    result: mlir.Value = reshape(turned, shape=(count, both, *inner))
+    pairs = reshape(rows, shape=(count, both // 2, 2, *rest))
+    turned = transpose(pairs, permutation=(0, 2, 1, *range(3, 3 + len(rest))))
+    result: mlir.Value = reshape(turned, shape=shape)
     return result
 
 

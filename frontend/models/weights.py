@@ -55,10 +55,13 @@ class Weights:
         """
         full = self.prefix + name
         if full not in self.params:
-            tensor = self.require(full, shape)
-            parts = [self._param(part) for part in tensor.parts]
-            self.params[full] = dequantize(*parts) if parts else self._param(tensor)
+            parts = self.parts(name, shape)
+            self.params[full] = dequantize(*parts) if parts else self._param(self.require(full, shape))
         return self.params[full]
+
+    def parts(self, name: str, shape: tuple[int, ...]) -> tuple[mlir.Value, ...]:
+        """Of a quantized tensor that is to stay so the parameters that stand for it: numbers, scales, maybe offsets."""
+        return tuple(self._param(part) for part in self.require(self.prefix + name, shape).parts)
 
     def _param(self, tensor: LazyTensor) -> mlir.Value:
         with self.prepare.point, scope(tensor.name):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -27,10 +27,14 @@ Tensors = Mapping[str, LazyTensor]
 
 @dataclass(frozen=True)
 class Parts:
-    """A quantized weight: `read` gives q, scale and maybe offset of these shapes and dtypes; or floats alone."""
+    """A quantized weight: `read` gives q, scale and maybe offset of these shapes and dtypes; or floats alone.
+
+    `whole` is what they stand for in the unquantized model, where that is not the matrix `weight` of a module.
+    """
 
     types: tuple[tuple[tuple[int, ...], str], ...]
     read: Callable[[], tuple[Array, ...]]
+    whole: LazyTensor | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ def read_quantized(config: Mapping[str, Any], tensors: Tensors, model_id: str) -
     result: dict[str, LazyTensor] = {}
     taken: set[str] = set()
     for path, parts, sources in format_of(config, model_id).modules(config, tensors):
-        result |= quantized_weight(f"{path}.weight", parts, tensors[sources[0]].source)
+        name = f"{path}.weight" if parts.whole is None else parts.whole.name
+        result |= quantized_weight(name, parts, tensors[sources[0]].source)
         taken.update(sources)
     return {name: tensor for name, tensor in tensors.items() if name not in taken} | result
 
@@ -94,8 +99,8 @@ def quantized_weight(name: str, parts: Parts, source: str) -> dict[str, LazyTens
         LazyTensor(f"{name}.{PARTS[i]}", shape, dtype, source, _part(parts, i))
         for i, (shape, dtype) in enumerate(parts.types)
     )
-    whole = LazyTensor(name, parts.types[0][0], "f32", source, lambda: values(*parts.read()), found)
-    return {tensor.name: tensor for tensor in (whole, *found)}
+    whole = parts.whole or LazyTensor(name, parts.types[0][0], "f32", source, lambda: values(*parts.read()))
+    return {tensor.name: tensor for tensor in (replace(whole, parts=found), *found)}
 
 
 def _part(parts: Parts, index: int) -> Callable[[], Array]:

@@ -29,6 +29,7 @@ class Device(Protocol):
         num_pages, page_size: capacity of the KV cache.
         max_tokens: most tokens of one step. max_seqs: most sequences of one step.
         max_rows: most rows of logits of one step, at least `max_seqs`.
+        cheap_tokens: tokens of a step of decodes that take about the time of one, because it reads all weights anyway.
     """
 
     num_pages: int
@@ -36,6 +37,7 @@ class Device(Protocol):
     max_tokens: int
     max_seqs: int
     max_rows: int
+    cheap_tokens: int
 
     def launch(self, batch: StepBatch, token_sources: NDArray[np.int32] | None = None) -> Any:
         """Start one step, which writes K and V of the batch's tokens and samples a token for each logit row.

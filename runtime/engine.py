@@ -8,17 +8,18 @@ A step is planned and launched while the one before it runs:
 So the last token of a decoding request may be known to the device only, which feeds it to the next step itself. A
 request that turns out to have ended in step N is in step N+1 already: what that gives is dropped, and the pages are
 fenced until it has ended. Where sampling depends on the output so far (penalties, bad words of several tokens, logits
-processors, guides), the host reads step N before it plans N+1.
+processors, guides), and where drafts are verified (speculative decoding, runtime/speculation.py), the host reads step N
+before it plans N+1.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count
+from itertools import count, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,9 @@ from warploom.runtime.request_limits import RequestLimits
 from warploom.runtime.sampler_inputs import SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.scheduler import Schedule, Scheduler
-from warploom.runtime.step_plan import StepPlan, StepPlanner
+from warploom.runtime.speculation import Speculator, make_proposer
+from warploom.runtime.speculative_config import SpeculativeConfig
+from warploom.runtime.step_plan import StepPlan, StepPlanner, Verification
 from warploom.runtime.step_reader import StepReader
 
 
@@ -72,6 +75,7 @@ class Engine:
         eos_token_ids: the model's end tokens.
         max_waiting: requests that may queue beside the running ones.
         guides: compiles the guides of requests; None: none is taken.
+        speculation: how tokens are drafted; None: they are not. drafter: the device of a draft model.
 
     Attributes:
         max_context: the model's, or the KV cache's capacity if that is smaller.
@@ -86,6 +90,8 @@ class Engine:
         eos_token_ids: Sequence[int],
         max_waiting: int = 1024,
         guides: GuideCompiler | None = None,
+        speculation: SpeculativeConfig | None = None,
+        drafter: Device | None = None,
     ) -> None:
         max_pages = -(-max_context // device.page_size)
         self._device, self._vocab_size, self._max_waiting = device, vocab_size, max_waiting
@@ -103,6 +109,12 @@ class Engine:
         self._ids = count()
         self._last_end = 0.0  # of a step
         self._stats = EngineStats(max_running=device.max_seqs)
+        self._speculator: Speculator | None = None
+        if speculation is not None:
+            proposer = make_proposer(speculation, self._scheduler, self._sampler, drafter)
+            self._speculator = Speculator(
+                speculation, proposer, self._scheduler, self._sampler, self._stats, device.cheap_tokens
+            )
         self.max_context = min(max_context, self._kv_cache.max_tokens)
         self._limits = RequestLimits(vocab_size, self.max_context, frozenset(eos_token_ids), guides)
 
@@ -217,9 +229,10 @@ class Engine:
         started = time.perf_counter()
         waited = self._stats.wait_seconds
         outputs: list[RequestOutput] = []
-        if self._flights and self._sampler.needs_tokens[self._scheduler.rows].any():
+        if self._flights and self._must_read():
             outputs = self._read()
-        schedule = self._scheduler.schedule()
+        drafts = {} if self._speculator is None or self._flights else self._speculator.drafts()
+        schedule = self._scheduler.schedule(drafts)
         if schedule is None:  # pages are needed that only the end of the step in flight frees
             outputs += self._read()
             schedule = self._scheduler.schedule()
@@ -233,6 +246,12 @@ class Engine:
             outputs += self._read()
         self._stats.host_seconds += time.perf_counter() - started - (self._stats.wait_seconds - waited)
         return outputs
+
+    def _must_read(self) -> bool:
+        """Whether the next step depends on what the one in flight gives."""
+        if self._flights[-1].plan.verified or self._sampler.needs_tokens[self._scheduler.rows].any():
+            return True
+        return self._speculator is not None and self._speculator.waits()
 
     def _launch(self, schedule: Schedule) -> None:
         for request in schedule.admitted:
@@ -263,24 +282,39 @@ class Engine:
         self._flights.popleft()
         pool = self._kv_cache.pool
         pool.end_steps(pool.launched - len(self._flights))
-        for request, context in flight.plan.filled:
+        plan, reader = flight.plan, StepReader(output, self._vocab_size)
+        accepted = self._verify(plan.verified, reader)
+        for request, context in plan.filled:
             if request.row is not None:  # it goes on
-                self._kv_cache.remember(request.row, request.token_ids, context)
-        reader = StepReader(output, self._vocab_size)
-        reader.score(flight.plan.scored, len(flight.plan.sampled))
-        return self._append(flight.plan.sampled, reader)
+                tokens = [*request.token_ids, *accepted[request]] if request in accepted else request.token_ids
+                self._kv_cache.remember(request.row, tokens, min(context, len(tokens)))
+        reader.score(plan.scored, plan.num_sampled)
+        outputs = self._append(enumerate(plan.sampled), reader)
+        for one in plan.verified:
+            if one.request in accepted:
+                rows = range(one.first, one.first + 1 + len(accepted[one.request]))
+                outputs += self._append(zip(rows, repeat(one.request)), reader)
+        return outputs
 
-    def _append(self, sampled: Sequence[Request], reader: StepReader) -> list[RequestOutput]:
-        """Give each request its token, which may end it."""
+    def _verify(self, verified: Sequence[Verification], reader: StepReader) -> dict[Request, tuple[int, ...]]:
+        """Return the drafts that turned out to be the next tokens of requests that go on."""
+        if not verified:
+            return {}
+        assert self._speculator is not None
+        going = [one for one in verified if not one.request.is_done]
+        return {one.request: one.drafts[: self._speculator.verify(one, reader)] for one in going}
+
+    def _append(self, sampled: Iterable[tuple[int, Request]], reader: StepReader) -> list[RequestOutput]:
+        """Give requests the tokens of rows, which may end them."""
         outputs: list[RequestOutput] = []
-        observed = self._sampler.observes
-        for index, (request, token) in enumerate(zip(sampled, reader.tokens, strict=False)):
+        observed, tokens = self._sampler.observes, reader.tokens
+        for index, request in sampled:
             if request.is_done:
                 continue
             if reader.unusable and index in reader.unusable:
                 outputs.append(self._end(request, reader.unusable[index]))
                 continue
-            token_ids = request.token_ids
+            token, token_ids = tokens[index], request.token_ids
             token_ids.append(token)
             if observed:
                 self._sampler.observe(request, token)

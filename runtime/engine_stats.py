@@ -15,6 +15,8 @@ class EngineStats:
         prefix_queries, prefix_hits: prompt tokens looked up in the cache, and found there.
         prompt_tokens, generation_tokens: finished counting; prompt tokens include cached ones.
         preemptions: times that a request lost its pages and was computed again.
+        drafts: times that a request's drafts were verified. draft_tokens, accepted_tokens: how many there were, and
+            how many of them became output. accepted_by_position: of the first, second, … drafts.
         steps: finished. step_seconds: time from the launch of a step until its tokens were known, all steps.
         host_seconds, wait_seconds: time in which the engine worked for steps, and in which it waited for the device.
         last_step_tokens, last_step_seconds: of the last one.
@@ -31,6 +33,10 @@ class EngineStats:
     prompt_tokens: int = 0
     generation_tokens: int = 0
     preemptions: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    accepted_by_position: tuple[int, ...] = ()
     steps: int = 0
     step_seconds: float = 0.0
     host_seconds: float = 0.0

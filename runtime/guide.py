@@ -67,22 +67,63 @@ class Guide:
 
 
 class Matcher:
-    """Where one answer is in its guide."""
+    """Where one answer is in its guide.
 
-    def __init__(self, matcher: LLMatcher, num_words: int, output: Sequence[int]) -> None:
-        self._matcher, self._num_words = matcher, num_words
-        matcher.consume_tokens(list(output))
+    Args:
+        start: a matcher of an answer that has not begun.
+        num_words: of what is banned, ceil(vocab_size / 32).
+        output: the tokens that the answer begins with.
+    """
+
+    def __init__(self, start: LLMatcher, num_words: int, output: Sequence[int]) -> None:
+        self._start, self._num_words, self._output = start, num_words, list(output)
+        self._ahead: list[NDArray[np.int32]] = []  # banned after so many drafts
+        self._matcher = self._replayed()
 
     def advance(self, token: int) -> None:
         """Note that `token` was sampled. One that is not allowed is told by `banned_bits`."""
+        self._output.append(token)
+        self._ahead.clear()
         self._matcher.consume_token(token)
 
-    def banned_bits(self) -> NDArray[np.int32]:
-        """Return what may not come next, [ceil(vocab_size / 32)]: see `@sample`.
+    def look_ahead(self, drafts: Sequence[int]) -> int:
+        """Return how many of the tokens that may come next are allowed to; `banned_bits` then knows what may follow.
+
+        Nothing else changes, also where the guide fails behind a draft.
+
+        Raises:
+            GuideError: see `banned_bits`.
+        """
+        self._ahead = [self._banned_bits()]
+        for draft in drafts:
+            if self._ahead[-1][draft // 32] >> (draft % 32) & 1 or not self._matcher.consume_token(draft):
+                break
+            try:
+                self._ahead.append(self._banned_bits())
+            except GuideError:
+                break
+        allowed = len(self._ahead) - 1
+        if self._matcher.is_error() or not self._matcher.rollback(allowed):
+            self._matcher = self._replayed()
+        return allowed
+
+    def banned_bits(self, num_drafts: int = 0) -> NDArray[np.int32]:
+        """Return what may not come next, [num_words]: see `@sample`.
+
+        Args:
+            num_drafts: next after so many of the drafts of `look_ahead`.
 
         Raises:
             GuideError: a token was sampled that is not allowed, or the guide has become too complex.
         """
+        return self._ahead[num_drafts] if self._ahead else self._banned_bits()
+
+    def _replayed(self) -> LLMatcher:
+        matcher = self._start.deep_copy()
+        matcher.consume_tokens(self._output)
+        return matcher
+
+    def _banned_bits(self) -> NDArray[np.int32]:
         allowed = np.frombuffer(self._matcher.compute_bitmask(), np.int32)
         if self._matcher.is_error():
             raise GuideError(STUCK, found=self._matcher.get_error()[:300])
@@ -97,7 +138,7 @@ class CompiledGuide:
 
     def matcher(self, output: Sequence[int]) -> Matcher:
         """Return a matcher of an answer that begins with the tokens `output`."""
-        return Matcher(self._start.deep_copy(), self._num_words, output)
+        return Matcher(self._start, self._num_words, output)
 
 
 class GuideCompiler:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple, TypeVar
@@ -58,15 +58,17 @@ class _History:
         self._tokens[index] = token
         self._counts[index] += count
 
-    @property
-    def tokens(self) -> I32:
-        """The distinct tokens, [n]."""
-        return self._tokens[: len(self._index)]
-
-    @property
-    def counts(self) -> I32:
-        """Their occurrences in the output, [n]."""
-        return self._counts[: len(self._index)]
+    def arrays(self, drafts: Sequence[int]) -> tuple[I32, I32]:
+        """Return the distinct tokens and their occurrences in the output, [n] each, as if it went on with `drafts`."""
+        size = len(self._index)
+        tokens, counts = self._tokens[:size], self._counts[:size]
+        if not drafts:
+            return tokens, counts
+        new = [token for token in dict.fromkeys(drafts) if token not in self._index]
+        counts = np.concatenate([counts, np.zeros(len(new), np.int32)])
+        for token in drafts:
+            counts[self._index[token] if token in self._index else size + new.index(token)] += 1
+        return np.concatenate([tokens, np.array(new, np.int32)]), counts
 
 
 class _Bias:
@@ -83,13 +85,13 @@ class _Bias:
         self._long_words = [word for word in request.bad_words if len(word) > 1]
         self.needs_tokens = bool(self._long_words or params.logits_processors)
 
-    def arrays(self, num_output_tokens: int) -> tuple[I32, F32]:
-        """Return tokens [n] and values [n] for the next token."""
+    def arrays(self, num_output_tokens: int, drafts: Sequence[int]) -> tuple[I32, F32]:
+        """Return tokens [n] and values [n] for the next token, if the output goes on with `drafts` until there."""
         is_early = num_output_tokens < self._request.params.min_tokens
         if not self.needs_tokens:
             return self._early if is_early else self._late
         request = self._request
-        output = request.token_ids[request.num_prompt_tokens :]
+        output = [*request.token_ids[request.num_prompt_tokens :], *drafts]
         bias = dict(self._always)
         for processor in request.params.logits_processors:
             for token, value in processor(request.token_ids[: request.num_prompt_tokens], output).items():
@@ -172,30 +174,45 @@ class SamplerTable:
         if matcher is not None:
             matcher.advance(token)
 
-    def gather(self, rows: I32, known: I32, forced: I32 = _NO_ROWS) -> SamplerInputs:
+    def allowed(self, request: Request, drafts: list[int]) -> list[int]:
+        """Return the first of a running request's drafts, as far as its guide allows them."""
+        assert request.row is not None
+        matcher = self._guides.get(request.row)
+        if matcher is None:
+            return drafts
+        try:
+            return drafts[: matcher.look_ahead(drafts)]
+        except GuideError:  # `gather` will find it, too
+            return []
+
+    def gather(
+        self, rows: I32, known: I32, drafts: Sequence[Sequence[int]] = (), forced: I32 = _NO_ROWS
+    ) -> SamplerInputs:
         """Return the inputs of one `@sample` call.
 
         Args:
-            rows: [N] of the requests that sample.
-            known: [N] how many tokens each has.
+            rows: [N] of the requests that sample; one may sample several times, at consecutive positions.
+            known: [N] how many tokens each has, with drafts.
+            drafts: N times the last of the known tokens, as far as they are drafts. (): none are.
             forced: [F] tokens that the remaining rows of logits get, whatever the logits: for their log-probability.
         """
+        drafts = drafts or [()] * len(rows)
         if len(forced):
-            return self._gather_forced(rows, known, forced)
+            return self._gather_forced(rows, known, drafts, forced)
         floats = self._floats.take(rows, axis=1)
         tokens, counts, values = _neutral(len(rows))
-        histories = self._gather_histories(rows) if self._histories else (tokens, counts)
-        biases = self._gather_biases(rows, known) if self._biases else (tokens, values)
+        histories = self._gather_histories(rows, drafts) if self._histories else (tokens, counts)
+        biases = self._gather_biases(rows, known, drafts) if self._biases else (tokens, values)
         return SamplerInputs(
             *_in_order(floats, self._top_k.take(rows)),
             self._seeds.take(rows, axis=0),
             known,
             *histories,
             *biases,
-            self._gather_banned(rows) if self._guides else _no_bits(len(rows)),
+            self._gather_banned(rows, drafts) if self._guides else _no_bits(len(rows)),
         )
 
-    def _gather_forced(self, rows: I32, known: I32, forced: I32) -> SamplerInputs:
+    def _gather_forced(self, rows: I32, known: I32, drafts: Sequence[Sequence[int]], forced: I32) -> SamplerInputs:
         num_rows, num_forced = len(rows), len(forced)
         plain = np.repeat(_GREEDY, num_forced, axis=1)
         tokens, counts, _ = _neutral(num_forced)
@@ -211,38 +228,38 @@ class SamplerTable:
         )
         if not num_rows:
             return alone
-        pairs = zip(SamplerInputs._fields, self.gather(rows, known), alone, strict=True)
+        pairs = zip(SamplerInputs._fields, self.gather(rows, known, drafts), alone, strict=True)
         return SamplerInputs(*(_stacked(one, other, _PADDING.get(name, 0)) for name, one, other in pairs))
 
-    def _gather_histories(self, rows: I32) -> tuple[I32, I32]:
-        histories = [self._histories.get(row) for row in rows.tolist()]
-        pairs = [(history.tokens, history.counts) if history else _NOTHING for history in histories]
+    def _gather_histories(self, rows: I32, drafts: Sequence[Sequence[int]]) -> tuple[I32, I32]:
+        found = [(self._histories.get(row), after) for row, after in zip(rows.tolist(), drafts, strict=True)]
+        pairs = [history.arrays(after) if history else _NOTHING for history, after in found]
         return _padded([tokens for tokens, _ in pairs], -1), _padded([counts for _, counts in pairs], 0)
 
-    def _gather_biases(self, rows: I32, known: I32) -> tuple[I32, F32]:
+    def _gather_biases(self, rows: I32, known: I32, drafts: Sequence[Sequence[int]]) -> tuple[I32, F32]:
         outputs = (known - self._num_prompt_tokens.take(rows)).tolist()
-        pairs = [self._bias(row, output) for row, output in zip(rows.tolist(), outputs, strict=True)]
+        pairs = [self._bias(*one) for one in zip(rows.tolist(), outputs, drafts, strict=True)]
         return _padded([tokens for tokens, _ in pairs], -1), _padded([values for _, values in pairs], 0)
 
-    def _gather_banned(self, rows: I32) -> I32:
-        return _padded([self._banned(row) for row in rows.tolist()], 0)
+    def _gather_banned(self, rows: I32, drafts: Sequence[Sequence[int]]) -> I32:
+        return _padded([self._banned(row, len(after)) for row, after in zip(rows.tolist(), drafts, strict=True)], 0)
 
-    def _banned(self, row: int) -> I32:
+    def _banned(self, row: int, num_drafts: int) -> I32:
         matcher = self._guides.get(row)
         if matcher is None:
             return _NO_BITS
         try:
-            return matcher.banned_bits()
+            return matcher.banned_bits(num_drafts)
         except GuideError as error:
             self.errors[row] = error
             return _NO_BITS
 
-    def _bias(self, row: int, num_output_tokens: int) -> tuple[I32, F32]:
+    def _bias(self, row: int, num_output_tokens: int, drafts: Sequence[int]) -> tuple[I32, F32]:
         bias = self._biases.get(row)
         if bias is None:
             return _NO_BIAS
         try:
-            return bias.arrays(num_output_tokens)
+            return bias.arrays(num_output_tokens, drafts)
         except Exception as error:  # of a processor, which may raise anything
             self.errors[row] = error
             return _NO_BIAS

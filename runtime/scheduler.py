@@ -19,6 +19,7 @@ everything decodes costs the same few numpy calls for any number of requests.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Mapping
 from itertools import pairwise
 from operator import attrgetter
 from typing import NamedTuple
@@ -32,15 +33,20 @@ from warploom.runtime.request import Request
 
 I32 = NDArray[np.int32]
 _ORDER = attrgetter("order")
+_NO_DRAFTS: Mapping[Request, tuple[int, ...]] = {}
 
 
 class Chunk(NamedTuple):
-    """Tokens `start` .. `start + num_tokens` of a request; `samples`: they reach its end, the next is sampled."""
+    """Tokens `start` .. `start + num_tokens` of a request; `samples`: they reach its end, the next is sampled.
+
+    With `drafts`, they are its last token and those, which are verified: all of them sample.
+    """
 
     request: Request
     start: int
     num_tokens: int
     samples: bool
+    drafts: tuple[int, ...] = ()
 
 
 class Schedule(NamedTuple):
@@ -48,7 +54,7 @@ class Schedule(NamedTuple):
 
     Attributes:
         decodes: [D] rows that compute their last token and sample the next.
-        chunks: other work. admitted: requests that have just been given a row, all with chunks.
+        chunks: other work, verifications first. admitted: requests that have just been given a row, all with chunks.
         preempted: requests that have lost theirs.
     """
 
@@ -134,10 +140,24 @@ class Scheduler:
         found = [self._by_row[row] for row in rows.tolist()]
         return found
 
-    def schedule(self) -> Schedule | None:
+    def reserve(self, request: Request, num_drafts: int) -> int:
+        """Return for how many drafts a running request has pages; takes some if enough are left for what is certain."""
+        row, kv_cache = request.row, self.kv_cache
+        assert row is not None
+        known, capacity = int(self.known[row]), int(kv_cache.capacity[row])
+        missing = kv_cache.num_pages_for(known + num_drafts) - capacity // kv_cache.page_size
+        if 0 < missing <= kv_cache.pool.num_available - len(self.running):
+            kv_cache.grow(row, known + num_drafts)
+            return num_drafts
+        return max(0, min(num_drafts, capacity - known))
+
+    def schedule(self, drafts: Mapping[Request, tuple[int, ...]] = _NO_DRAFTS) -> Schedule | None:
         """Choose the next step's work; the caller must call `launched` before the next time.
 
         None: pages are needed that only the end of the steps in flight will free.
+
+        Args:
+            drafts: of decoding requests whose tokens are all known to the host, as many as `reserve` allowed.
         """
         rows = self.rows
         ends = np.minimum(self.known.take(rows), self.limit.take(rows))
@@ -153,8 +173,9 @@ class Scheduler:
         decodes = rows.compress(remaining == 1)
         budget = _Budget(self._max_batched_tokens - len(decodes), self._max_rows - len(decodes))
         unfinished = np.flatnonzero(remaining > 1).tolist() if len(decodes) < len(rows) else ()
+        decodes, chunks = self._verify(decodes, drafts, budget) if drafts else (decodes, [])
         taken = [self._take(self.running[index], budget) for index in unfinished]
-        chunks = [chunk for chunk in taken if chunk]
+        chunks += [chunk for chunk in taken if chunk]
         admitted = [] if preempted else self._admit(budget, chunks)
         return Schedule(decodes, chunks, admitted, preempted)
 
@@ -162,9 +183,16 @@ class Scheduler:
         """Count the work of a step that has been launched."""
         self.computed[schedule.decodes] += 1
         self.known[schedule.decodes] += 1
-        for request, _, num_tokens, samples in schedule.chunks:
-            self.computed[request.row] += num_tokens
+        for request, _, num_tokens, samples, drafts in schedule.chunks:
+            self.computed[request.row] += num_tokens - len(drafts)
             self.known[request.row] += samples
+
+    def accepted(self, request: Request, num_drafts: int) -> None:
+        """Count the drafts of a running request that turned out to be its next tokens, after the one that `launched`
+        has counted. K and V of the others are written over.
+        """
+        self.computed[request.row] += num_drafts
+        self.known[request.row] += num_drafts
 
     def check(self) -> None:
         """Assert the invariants: order, rows, room for every computed token, exact page accounts."""
@@ -229,6 +257,21 @@ class Scheduler:
         self.num_preempted += 1
         insort(self.waiting, last, key=_ORDER)
         return last
+
+    def _verify(
+        self, decodes: I32, drafts: Mapping[Request, tuple[int, ...]], budget: _Budget
+    ) -> tuple[I32, list[Chunk]]:
+        """Return the rows that decode without drafts, and the verifications of the others."""
+        is_plain = np.ones(len(decodes), np.bool_)
+        chunks: list[Chunk] = []
+        for index, request in enumerate(self.requests_of(decodes)):
+            found = drafts.get(request, ())[: min(budget.tokens, budget.rows)]
+            if found:
+                budget.tokens -= len(found)
+                budget.rows -= len(found)
+                chunks.append(Chunk(request, int(self.computed[request.row]), 1 + len(found), True, found))
+                is_plain[index] = False
+        return decodes.compress(is_plain), chunks
 
     def _admit(self, budget: _Budget, chunks: list[Chunk]) -> list[Request]:
         """Move requests from the queue to the running ones while budget, rows and pages last."""

@@ -20,22 +20,53 @@ _NOTHING: I32 = np.empty(0, np.int32)
 _NO_SCORES: tuple[list[tuple[Request, int]], I32, I32] = ([], _NOTHING, _NOTHING)
 
 
+class Verification(NamedTuple):
+    """Drafts of a request, and the row of the result that says what comes where the first one is. As long as a row
+    says the same as the draft, the next row says what comes after it.
+    """
+
+    request: Request
+    drafts: tuple[int, ...]
+    first: int
+
+    @property
+    def end(self) -> int:
+        """One more than its last row."""
+        return self.first + 1 + len(self.drafts)
+
+
 class StepPlan(NamedTuple):
     """One step, ready to be launched.
 
     Attributes:
         token_sources: see `Device.launch`.
         sampled: whose tokens the first rows of its result are; `rows`: theirs.
-        scored: whose prompts the following rows are about, and how many of them.
-        filled: whose pages it fills, and how many tokens of each are in the cache when it has ended.
+        verified: what the rows after those are about.
+        scored: whose prompts the rows after those are about, and how many of them.
+        filled: whose pages it fills, and how many tokens of each, with drafts, are in the cache when it has ended.
     """
 
     batch: StepBatch
     token_sources: I32 | None
     sampled: list[Request]
     rows: I32
+    verified: list[Verification]
     scored: list[tuple[Request, int]]
     filled: list[tuple[Request, int]]
+
+    @property
+    def num_sampled(self) -> int:
+        """Rows of the result before the scored ones."""
+        return self.verified[-1].end if self.verified else len(self.sampled)
+
+
+class _Rows(NamedTuple):
+    """Rows of logits that are sampled; see `SamplerTable.gather`. N of them."""
+
+    logit_rows: I32  # [N]
+    rows: I32  # [N]
+    known: I32  # [N]
+    drafts: list[tuple[int, ...]]  # N, or none
 
 
 class StepPlanner:
@@ -52,18 +83,22 @@ class StepPlanner:
         num_decodes = len(decodes)
         layout = lay_out(decodes, scheduler.computed.take(decodes), chunks, self._kv_cache)
         requests = scheduler.requests_of(layout.rows)
-        token_ids, sources = self._token_ids(layout, requests, num_decodes)
+        token_ids, sources = self._token_ids(layout, requests, chunks)
         places, sampled = counting(num_decodes), requests
         if chunks:
-            sampling = [num_decodes + index for index, chunk in enumerate(chunks) if chunk.samples]
+            sampling = [num_decodes + i for i, chunk in enumerate(chunks) if chunk.samples and not chunk.drafts]
             places = np.concatenate([places, np.array(sampling, np.int32)])
             sampled = requests[:num_decodes] + [requests[place] for place in sampling]
         rows, known = layout.rows.take(places), layout.context_lens.take(places)
-        logit_rows = layout.query_start[1:].take(places) - np.int32(1)
+        plain = sampled_rows = _Rows(layout.query_start[1:].take(places) - np.int32(1), rows, known, [])
+        verified = _verified(chunks, len(sampled))
+        if verified:
+            sampled_rows = _with_drafts(plain, verified, layout, num_decodes)
+        logit_rows = sampled_rows.logit_rows
         scored, score_rows, forced = _scored(chunks, layout.query_start[num_decodes:]) if chunks else _NO_SCORES
         if scored:
             logit_rows = np.concatenate([logit_rows, score_rows])
-        reports = bool(self._sampler.num_top.take(rows).any())
+        reports = bool(self._sampler.num_top.take(sampled_rows.rows).any())
         batch = StepBatch(
             token_ids=token_ids,
             positions=layout.positions,
@@ -72,10 +107,10 @@ class StepPlanner:
             query_start=layout.query_start,
             context_lens=layout.context_lens,
             logit_rows=logit_rows,
-            sampling=self._sampler.gather(rows, known, forced) if len(logit_rows) else None,
+            sampling=self._sampler.gather(*sampled_rows[1:], forced) if len(logit_rows) else None,
             top_logprobs=reports or any(request.params.prompt_logprobs for request, _ in scored),
         )
-        return StepPlan(batch, sources, sampled, rows, scored, self._filled(layout, requests))
+        return StepPlan(batch, sources, sampled, rows, verified, scored, self._filled(layout, requests))
 
     def launched(self, plan: StepPlan) -> None:
         """Note that a step has been launched."""
@@ -93,18 +128,21 @@ class StepPlanner:
             self._sampler.admit(request)
             self._sources[request.row] = -1
 
-    def _token_ids(self, layout: Layout, requests: Sequence[Request], num_decodes: int) -> tuple[I32, I32 | None]:
+    def _token_ids(
+        self, layout: Layout, requests: Sequence[Request], chunks: Sequence[Chunk]
+    ) -> tuple[I32, I32 | None]:
         """Return the step's tokens as far as the host knows them, and where the device has the others; both [T]."""
+        num_decodes = len(requests) - len(chunks)
         tokens: I32 = np.zeros(len(layout.positions), np.int32)
         sources: I32 = np.full(len(tokens), -1, np.int32)
         sources[:num_decodes] = self._sources.take(layout.rows[:num_decodes])
         for index in np.flatnonzero(sources[:num_decodes] < 0).tolist():
             tokens[index] = requests[index].token_ids[layout.positions[index]]
-        starts = layout.query_start.tolist() if num_decodes < len(requests) else ()
-        for index in range(num_decodes, len(requests)):
-            end = int(layout.context_lens[index])
-            begin, stop = starts[index], starts[index + 1]
-            tokens[begin:stop] = requests[index].token_ids[end - (stop - begin) : end]
+        begin = num_decodes
+        for request, start, num_tokens, _, drafts in chunks:
+            known = request.token_ids[start : start + num_tokens]
+            tokens[begin : begin + num_tokens] = [*known, *drafts] if drafts else known
+            begin += num_tokens
         return tokens, sources if num_decodes and sources[:num_decodes].max() >= 0 else None
 
     def _filled(self, layout: Layout, requests: Sequence[Request]) -> list[tuple[Request, int]]:
@@ -112,6 +150,30 @@ class StepPlanner:
         counts = layout.query_start[1:] - layout.query_start[:-1]
         places = np.flatnonzero(layout.context_lens % self._kv_cache.page_size < counts).tolist()
         return [(requests[place], int(layout.context_lens[place])) for place in places]
+
+
+def _verified(chunks: Sequence[Chunk], first: int) -> list[Verification]:
+    """The verifications of a step; their rows of the result begin at `first`."""
+    verified: list[Verification] = []
+    for chunk in chunks:
+        if not chunk.drafts:
+            break
+        verified.append(Verification(chunk.request, chunk.drafts, first))
+        first = verified[-1].end
+    return verified
+
+
+def _with_drafts(plain: _Rows, verified: Sequence[Verification], layout: Layout, num_decodes: int) -> _Rows:
+    """Return the rows of requests without drafts, and those of verifications, which follow the decodes in the step."""
+    end = num_decodes + len(verified)
+    starts = layout.query_start[num_decodes : end + 1]
+    tokens = np.arange(starts[0], starts[-1], dtype=np.int32)
+    return _Rows(
+        np.concatenate([plain.logit_rows, tokens]),
+        np.concatenate([plain.rows, np.repeat(layout.rows[num_decodes:end], np.diff(starts))]),
+        np.concatenate([plain.known, layout.positions[tokens] + np.int32(1)]),
+        [()] * len(plain.rows) + [one.drafts[:length] for one in verified for length in range(1 + len(one.drafts))],
+    )
 
 
 def _scored(chunks: Sequence[Chunk], starts: I32) -> tuple[list[tuple[Request, int]], I32, I32]:
@@ -123,7 +185,7 @@ def _scored(chunks: Sequence[Chunk], starts: I32) -> tuple[list[tuple[Request, i
     scored: list[tuple[Request, int]] = []
     rows: list[int] = []
     tokens: list[int] = []
-    for (request, start, num_tokens, _), first in zip(chunks, starts.tolist(), strict=False):
+    for (request, start, num_tokens, *_), first in zip(chunks, starts.tolist(), strict=False):
         if not request.wants_prompt_logprobs:
             continue
         begin = max(start, len(request.prompt_logprobs))

@@ -72,10 +72,12 @@ class FakeDevice:
         max_seqs: int = 4,
         max_rows: int | None = None,
         vocab_size: int = VOCAB_SIZE,
+        cheap_tokens: int = 16,
     ) -> None:
         self.num_pages, self.page_size = num_pages, page_size
         self.max_tokens, self.max_seqs = max_tokens, max_seqs
         self.max_rows = max_rows or max_seqs
+        self.cheap_tokens = cheap_tokens
         self.last_tokens: I32 | None = None  # of the last step that sampled
         self._tickets: deque[tuple[int, StepBatch, I32 | None]] = deque()
         self._numbers = count()
@@ -197,7 +199,7 @@ def one_step(pieces: Sequence[tuple[Request, int]], cache: KVCache, sampler: Sam
     """
     chunks = [Chunk(request, len(request.token_ids) - num_tokens, num_tokens, True) for request, num_tokens in pieces]
     layout = lay_out(np.empty(0, np.int32), np.empty(0, np.int32), chunks, cache)
-    tokens = [token for request, start, _, _ in chunks for token in request.token_ids[start:]]
+    tokens = [token for request, start, *_ in chunks for token in request.token_ids[start:]]
     return StepBatch(
         np.array(tokens, np.int32),
         *layout[1:],

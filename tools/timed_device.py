@@ -44,6 +44,7 @@ class TimedDevice:
         self.steps: list[TimedStep] = []
         self.num_pages, self.page_size = device.num_pages, device.page_size
         self.max_tokens, self.max_seqs, self.max_rows = device.max_tokens, device.max_seqs, device.max_rows
+        self.cheap_tokens = device.cheap_tokens
         self._device = device
         self._under_way: deque[tuple[Any, Any, int, int, float]] = deque()
         self._last_end: Any = None

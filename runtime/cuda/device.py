@@ -83,6 +83,7 @@ class CudaDevice:
             self._load(artifact, limits, CacheBudget(kv_bytes, fraction))
             self.page_size, self.num_pages = kv.page_size, limits["C"]
             self.max_tokens, self.max_seqs, self.max_rows = limits["T"], limits["S"], limits["R"]
+            self.cheap_tokens = _CHEAP_TOKENS
             self._min_rows = entries[STEP].dims["R"].min
             self._buckets = make_buckets(limits["S"], limits["P"]) if graphs else None
             self._capture_common()
@@ -202,6 +203,7 @@ class CudaDevice:
         return self._graphs.get(key, lambda: self.program.enqueue(key.entries, dims))
 
 
+_CHEAP_TOKENS = 64
 _NO_TOKENS = StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), None, None)
 _RESULTS = {SAMPLE: ("tokens", "logprobs"), LOGPROBS: ("top_tokens", "top_logprobs")}
 _SAMPLED, _REPORTED = (SAMPLE,), (SAMPLE, LOGPROBS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from typing import NamedTuple
 
 import pytest
 from hypothesis import Phase, settings
@@ -18,7 +19,16 @@ from warploom.runtime.scheduler import Schedule, Scheduler
 
 LONG = bool(os.environ.get("WARPLOOM_LONG"))
 PROMPTS = [[1] * 40, [1] * 7 + [2] * 33, [2] * 40]  # with common prefixes, so that pages are shared
-END = 3
+END, WRONG = 3, 4
+
+
+class Flight(NamedTuple):
+    """A step under way: whose last row samples, who it fills up to where, whose drafts it verifies, its pages."""
+
+    sampled: list[Request]
+    filled: list[tuple[Request, int]]
+    drafts: dict[Request, tuple[int, ...]]
+    touched: dict[int, Request]
 
 
 def make_request(
@@ -36,8 +46,9 @@ def make_request(
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Adds, launches, reads and aborts at random, one or two steps in flight. A page remembers what was written to it:
-    every step checks that what its sequences will read is what they are, however pages were shared and moved.
+    """Adds, launches, reads and aborts at random, one or two steps in flight, with and without drafts. A page
+    remembers what was written to it: every step checks that what its sequences will read is what they are, however
+    pages were shared and moved.
     """
 
     @initialize(
@@ -54,7 +65,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.cache, max_seqs=max_seqs, max_batched_tokens=self.max_batched_tokens, max_rows=self.max_rows
         )
         self.live: dict[int, Request] = {}
-        self.flights: deque[tuple[list[Request], list[tuple[Request, int]], dict[int, Request]]] = deque()
+        self.flights: deque[Flight] = deque()
         self.memory: dict[tuple[int, int], tuple[str, tuple[int, ...]]] = {}  # page, offset -> salt, tokens up to here
         self.next_id = 0
         self.operations = 0
@@ -91,26 +102,40 @@ class SchedulerMachine(RuleBasedStateMachine):
     def forget(self) -> None:
         self.cache.forget_prefixes()
 
-    @rule(ends=st.lists(st.sampled_from([False] * 7 + [True]), min_size=2, max_size=12))
-    def step(self, ends: list[bool]) -> None:
+    @rule(
+        ends=st.lists(st.sampled_from([False] * 7 + [True]), min_size=2, max_size=12),
+        num_drafts=st.sampled_from([0, 0, 1, 2, 5]),
+        num_right=st.integers(0, 5),
+    )
+    def step(self, ends: list[bool], num_drafts: int, num_right: int) -> None:
         for end in ends:
-            self.one_step(end)
+            self.one_step(end, num_drafts, num_right)
 
     @precondition(lambda self: self.flights)
     @rule(end=st.booleans())
     def read(self, end: bool) -> None:
         """A step ends, and every other request with it if `end`."""
-        sampled, filled, _ = self.flights.popleft()
+        sampled, filled, drafts, _ = self.flights.popleft()
         pool = self.cache.pool
         pool.end_steps(pool.launched - len(self.flights))
+        accepted: dict[Request, tuple[int, ...]] = {}
+        for request, drafted in drafts.items():
+            if request.id in self.live:
+                ends_now = end and sampled.index(request) % 2
+                right = 0 if ends_now else [*drafted, WRONG].index(WRONG)
+                accepted[request] = drafted[:right]
+                self.scheduler.accepted(request, right)
         for request, context in filled:
             if request.id in self.live:
                 assert request.row is not None
-                self.cache.remember(request.row, request.token_ids, context)
+                tokens = [*request.token_ids, *accepted.get(request, ())]
+                self.cache.remember(request.row, tokens, min(context, len(tokens)))
         for index, request in enumerate(sampled):
             if request.id not in self.live:
                 continue
+            request.token_ids += accepted.get(request, ())
             request.token_ids.append(END if end and index % 2 else (request.id % 2) + 1)
+            assert request.num_output_tokens <= request.max_tokens
             if request.token_ids[-1] == END or request.num_output_tokens == request.max_tokens:
                 self.end(request)
 
@@ -118,13 +143,32 @@ class SchedulerMachine(RuleBasedStateMachine):
         del self.live[request.id]
         self.scheduler.remove(request)
 
-    def one_step(self, end: bool) -> None:
+    def drafts(self, num_drafts: int, num_right: int) -> dict[Request, tuple[int, ...]]:
+        """Drafts of all that decode, as far as there are pages; wrong from some place on."""
+        found: dict[Request, tuple[int, ...]] = {}
+        for request in self.scheduler.running:
+            row = request.row
+            assert row is not None
+            room = int(self.scheduler.limit[row] - self.scheduler.known[row])
+            if self.scheduler.known[row] - self.scheduler.computed[row] == 1 and room > 0:
+                held = self.cache.pool.num_held
+                number = self.scheduler.reserve(request, min(num_drafts, room))
+                more = self.cache.pool.num_held - held
+                assert not more or self.cache.pool.num_available >= len(self.scheduler.running)
+                if number:
+                    found[request] = ((request.id % 2 + 1,) * num_right + (WRONG,) * number)[:number]
+        return found
+
+    def one_step(self, end: bool, num_drafts: int = 0, num_right: int = 0) -> None:
         self.operations += 1
         if len(self.flights) == 2:
             self.read(end)
+        while self.flights and (num_drafts or self.flights[-1].drafts):
+            self.read(end)
+        drafts = self.drafts(num_drafts, num_right) if num_drafts else {}
         first = min(self.live.values(), key=lambda request: request.order) if self.live else None
         held_back = {request.id for request in self.live.values() if request.leader is not None}
-        schedule = self.scheduler.schedule()
+        schedule = self.scheduler.schedule(drafts)
         if schedule is None:
             assert self.flights, "nobody is waited for"
             self.read(end)
@@ -139,7 +183,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check_schedule(self, schedule: Schedule, first: Request | None, held_back: set[int]) -> None:
         requests = self.scheduler.requests_of(schedule.decodes) + [chunk.request for chunk in schedule.chunks]
         rows = sum(
-            chunk.num_tokens if chunk.request.wants_prompt_logprobs else chunk.samples for chunk in schedule.chunks
+            chunk.num_tokens if chunk.drafts or chunk.request.wants_prompt_logprobs else chunk.samples
+            for chunk in schedule.chunks
         )
         assert schedule.num_tokens <= self.max_batched_tokens
         assert len(schedule.decodes) + rows <= self.max_rows
@@ -158,6 +203,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         starts = self.scheduler.computed[schedule.decodes].tolist()
         pieces = [(request, start, 1) for request, start in zip(decodes, starts, strict=True)]
         pieces += [(chunk.request, chunk.start, chunk.num_tokens) for chunk in schedule.chunks]
+        drafts = {chunk.request: chunk.drafts for chunk in schedule.chunks if chunk.drafts}
         touched: dict[int, Request] = {}
         written: set[tuple[int, int]] = set()
         for request, start, num_tokens in pieces:
@@ -165,11 +211,12 @@ class SchedulerMachine(RuleBasedStateMachine):
                 place = self.place(request, position)
                 assert self.cache.pool.ref_counts[place[0]] == 1, "a shared page is written"
                 assert place not in written, "two sequences write one place"
-                for _, _, pages in self.flights:
-                    assert pages.get(place[0], request) is request, "a page in flight was given to another request"
+                for flight in self.flights:
+                    owner = flight.touched.get(place[0], request)
+                    assert owner is request, "a page in flight was given to another request"
                 written.add(place)
                 touched[place[0]] = request
-                self.memory[place] = self.content(request, position)
+                self.memory[place] = self.content(request, position, drafts.get(request, ()))
             for position in range(start):
                 assert self.memory[self.place(request, position)] == self.content(request, position), "foreign tokens"
         contexts = [(request, start + num) for request, start, num in pieces]
@@ -177,15 +224,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         if pieces:
             self.cache.pool.launched += 1
             self.scheduler.launched(schedule)
-            self.flights.append((sampled, contexts, touched))
+            self.flights.append(Flight(sampled, contexts, drafts, touched))
 
     def place(self, request: Request, position: int) -> tuple[int, int]:
         page, offset = divmod(position, self.cache.page_size)
         return int(self.cache.page_table[request.row, page]), offset
 
-    def content(self, request: Request, position: int) -> tuple[str, tuple[int, ...]]:
+    def content(self, request: Request, position: int, drafts: tuple[int, ...] = ()) -> tuple[str, tuple[int, ...]]:
         """All that K and V at a position depend on; outputs in flight are not known, but their order is."""
-        known = request.token_ids[: position + 1]
+        known = [*request.token_ids, *drafts][: position + 1]
         missing = position + 1 - len(known)
         return request.cache_salt, (*known, *[(request.id % 2) + 1] * missing)
 

@@ -75,7 +75,7 @@ def trace(
 def kv_type(geometry: Geometry, cache: CacheSpec) -> TensorType:
     """The cache of all layers, C pages."""
     block = cache.page_size * geometry.head_dim
-    return tensor((geometry.num_layers, "C", 2, geometry.num_kv_heads, block), cache.dtype)
+    return tensor((geometry.num_layers, "C", geometry.kv_tensors, geometry.num_kv_heads, block), cache.dtype)
 
 
 def _step_dims(cache: CacheSpec, limits: Limits) -> dict[str, DimRange]:

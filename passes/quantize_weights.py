@@ -10,6 +10,7 @@ import mlir.ir as mlir
 from warploom.errors import CompileError
 from warploom.ir.function import path_of
 from warploom.ir.ops.experts import expert_linear
+from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear
@@ -34,6 +35,8 @@ def quantize_weights(module: mlir.Module, rules: Rules) -> None:
         for operation in function.ops:
             if is_op(operation, expert_linear) and is_weight(operation.operands[2]):
                 _store_experts(operation, rules)
+            if is_op(operation, head_linear) and is_weight(operation.operands[1]):
+                _store_heads(operation, rules)
 
 
 def module_paths(operation: mlir.Operation) -> list[str]:
@@ -93,3 +96,12 @@ def _store_experts(operation: mlir.Operation, rules: Rules) -> None:
         )
     with before(operation):
         (operation.operands[2],) = chosen.store(operation.operands[2])
+
+
+def _store_heads(operation: mlir.Operation, rules: Rules) -> None:
+    """Rewrite the product by heads; where others would be quantized its weight is bf16: there are no kernels of it."""
+    chosen = rules.scheme_of(module_paths(operation))
+    if chosen is not None:
+        floats = scheme("bf16") if chosen.quantizes else chosen
+        with before(operation):
+            (operation.operands[1],) = floats.store(operation.operands[1])

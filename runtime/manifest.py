@@ -55,7 +55,10 @@ class GenerationInfo(msgspec.Struct, frozen=True):
 
 
 class KVInfo(msgspec.Struct, frozen=True):
-    """The KV cache: [num_layers, pages, 2, num_kv_heads, page_size * head_dim] of `dtype` (a plan dtype)."""
+    """The KV cache: [num_layers, pages, tensors, num_kv_heads, page_size * head_dim] of `dtype` (a plan dtype).
+
+    `tensors` is 2, keys and values, or 1: rows that are both.
+    """
 
     num_layers: Positive
     num_kv_heads: Positive
@@ -63,6 +66,7 @@ class KVInfo(msgspec.Struct, frozen=True):
     page_size: Positive
     dtype: str
     bytes_per_page: Positive
+    tensors: Positive = 2
 
     def pages(self, num_tokens: int) -> int:
         """Return how many pages one sequence of `num_tokens` takes."""

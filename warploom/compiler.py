@@ -82,7 +82,8 @@ class _Job:
             head_dim=geometry.head_dim,
             page_size=cache.page_size,
             dtype=cache.dtype.value,
-            bytes_per_page=2 * block_bytes * geometry.num_layers,
+            bytes_per_page=geometry.kv_tensors * block_bytes * geometry.num_layers,
+            tensors=geometry.kv_tensors,
         )
 
 

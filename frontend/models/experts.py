@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlir.ir as mlir
@@ -17,6 +17,9 @@ from warploom.ir.ops.norm import along_rows
 from warploom.ir.ops.routing import combine_experts, route_experts
 from warploom.ir.ops.shape import concat, reshape
 from warploom.ir.types import type_of
+
+# The gate's weights and x [T, hidden] -> shares f32 and experts i32, [T, chosen]
+Router = Callable[[Weights, mlir.Value], tuple[mlir.Value, mlir.Value]]
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,15 @@ def read_experts(read: ConfigReader, size: int, *, normalized: bool | None = Non
     return Experts(count, chosen, size, shares)
 
 
-def mixture(experts: Experts, act: str = "silu") -> Mlp:
-    """sum of share * expert(x) over the chosen experts, each a `gated` block (Mixtral)."""
+def mixture(experts: Experts, act: str = "silu", router: Router | None = None) -> Mlp:
+    """sum of share * expert(x) over the experts that the router (default: `route`) chooses, each a `gated` block."""
 
     def mlp(weights: Weights, x: mlir.Value) -> mlir.Value:
         tokens, hidden = type_of(x).shape[0], width(x)
-        shares, chosen = route(experts, dense(weights / "gate", x, experts.count))
+        if router is None:
+            shares, chosen = route(experts, dense(weights / "gate", x, experts.count))
+        else:
+            shares, chosen = router(weights / "gate", x)
         gate_name, up_name, down_name = experts.names
         inner, outer = (experts.size, hidden), (hidden, experts.size)
         each = [weights / "experts" / index for index in range(experts.count)]

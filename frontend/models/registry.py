@@ -20,13 +20,17 @@ from warploom.frontend.models.weights import Weights
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the KV cache and the runtime need to know of a model."""
+    """What the KV cache and the runtime need to know of a model.
+
+    `kv_tensors` is what the cache keeps for a token, kv head and layer: 2, a key and a value; 1, a row that is both.
+    """
 
     vocab_size: int
     num_layers: int
     num_kv_heads: int
     head_dim: int
     max_context: int
+    kv_tensors: int = 2
 
 
 class Model(Protocol):

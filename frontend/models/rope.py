@@ -94,6 +94,14 @@ def read_rotary(
     return Rotary(scaled.inv_freq, scaled.attention_factor, interleaved, scaled.switch, scaled.long_inv_freq)
 
 
+def score_factor(read: ConfigReader) -> float:
+    """What scores are multiplied with under yarn in DeepSeek's models: the square of mscale for `mscale_all_dim`."""
+    p = read.get("rope_parameters") or read.get("rope_scaling") or {}
+    if p.get("rope_type", p.get("type", "default")) == "default" or not p.get("mscale_all_dim"):
+        return 1.0
+    return _mscale(p["factor"], p["mscale_all_dim"]) ** 2
+
+
 def angles(rotary: Rotary, step: StepInputs) -> tuple[mlir.Value, mlir.Value]:
     """Cosines and sines [T, dim / 2] of the step's positions; equal ones of other layers are merged by a pass."""
     long = rotary.switch and step.max_context > rotary.switch
@@ -146,15 +154,16 @@ def _yarn(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
     return Rotary(tuple(plain / factor * ramp + plain * (1 - ramp)), _yarn_attention(factor, p))
 
 
-def _yarn_attention(factor: float, p: Mapping[str, Any]) -> float:
-    def mscale(weight: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+def _mscale(factor: float, weight: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
+
+def _yarn_attention(factor: float, p: Mapping[str, Any]) -> float:
     if p.get("attention_factor") is not None:
         return float(p["attention_factor"])
     if p.get("mscale") and p.get("mscale_all_dim"):
-        return mscale(p["mscale"]) / mscale(p["mscale_all_dim"])
-    return mscale(1.0)
+        return _mscale(factor, p["mscale"]) / _mscale(factor, p["mscale_all_dim"])
+    return _mscale(factor, 1.0)
 
 
 def _longrope(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:

@@ -59,6 +59,9 @@ def make_checkpoint(case: Case, folder: Path) -> PreTrainedModel:
             torch.nn.init.normal_(parameter)
         elif parameter.ndim == 1 or "norm" in name:
             torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.3)
+    for name, buffer in model.named_buffers():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(buffer)
     model.eval()
     model.save_pretrained(folder)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:VOCAB]

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.model.families.case import VOCAB, Case, make_checkpoint
+from tests.model.families.deepseek_cases import DEEPSEEK
 from tests.model.families.dense_cases import DENSE
 from tests.model.families.expert_cases import EXPERTS
 from tests.model.teacher import Teacher
@@ -26,7 +27,7 @@ from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.llm import LLM
 from warploom.runtime.sampling_params import SamplingParams
 
-CASES = DENSE + EXPERTS
+CASES = DENSE + EXPERTS + DEEPSEEK
 TOLERANCE = 2e-4
 LENGTH, NEW_TOKENS = 128, 64
 

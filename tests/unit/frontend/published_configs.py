@@ -53,6 +53,27 @@ LLAMA3_SCALING = {
     "original_max_position_embeddings": 8192,
     "rope_type": "llama3",
 }
+DEEPSEEK: dict[str, Any] = {
+    "aux_loss_alpha": 0.001,
+    "ep_size": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 512,
+    "moe_layer_freq": 1,
+    "norm_topk_prob": False,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "routed_scaling_factor": 1.0,
+    "scoring_func": "softmax",
+    "seq_aux": True,
+    "v_head_dim": 128,
+}
+DEEPSEEK_YARN: dict[str, Any] = {
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "factor": 40,
+    "original_max_position_embeddings": 4096,
+    "type": "yarn",
+}
 QWEN: dict[str, Any] = {"use_sliding_window": False, "max_window_layers": 28, "rope_theta": 1e6}
 QWEN_EXPERTS: dict[str, Any] = {
     "decoder_sparse_step": 1,
@@ -219,6 +240,29 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "OlmoeForCausalLM", "olmoe", LLAMA, sizes(50304, 2048, 1024, 16, 16, 16, 4096),
         {"clip_qkv": None, "norm_topk_prob": False, "num_experts": 64, "num_experts_per_tok": 8},
         {"output_router_logits": False, "router_aux_loss_coef": 0.01},
+    ),
+    "DeepSeek-V2-Lite": of(
+        "DeepseekV2ForCausalLM", "deepseek_v2", LLAMA, sizes(102400, 2048, 10944, 27, 16, 16, 163840), DEEPSEEK,
+        {"moe_intermediate_size": 1408, "n_group": 1, "n_routed_experts": 64, "n_shared_experts": 2,
+         "num_experts_per_tok": 6, "q_lora_rank": None, "rms_norm_eps": 1e-6, "topk_group": 1, "topk_method": "greedy",
+         "rope_scaling": DEEPSEEK_YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}},
+    ),
+    "DeepSeek-V2": of(
+        "DeepseekV2ForCausalLM", "deepseek_v2", LLAMA, sizes(102400, 5120, 12288, 60, 128, 128, 163840), DEEPSEEK,
+        {"moe_intermediate_size": 1536, "n_group": 8, "n_routed_experts": 160, "n_shared_experts": 2,
+         "num_experts_per_tok": 6, "q_lora_rank": 1536, "rms_norm_eps": 1e-6, "routed_scaling_factor": 16.0,
+         "topk_group": 3, "topk_method": "group_limited_greedy",
+         "rope_scaling": DEEPSEEK_YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}},
+    ),
+    "DeepSeek-V3": of(
+        "DeepseekV3ForCausalLM", "deepseek_v3", LLAMA, sizes(129280, 7168, 18432, 61, 128, 128, 163840), DEEPSEEK,
+        {"first_k_dense_replace": 3, "moe_intermediate_size": 2048, "n_group": 8, "n_routed_experts": 256,
+         "n_shared_experts": 1, "norm_topk_prob": True, "num_experts_per_tok": 8, "num_nextn_predict_layers": 1,
+         "q_lora_rank": 1536, "rms_norm_eps": 1e-6, "routed_scaling_factor": 2.5, "scoring_func": "sigmoid",
+         "topk_group": 4, "topk_method": "noaux_tc",
+         "rope_scaling": DEEPSEEK_YARN | {"mscale": 1.0, "mscale_all_dim": 1.0},
+         "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
+                                 "weight_block_size": [128, 128]}},
     ),
     "gpt-oss-20b": of(
         "GptOssForCausalLM", "gpt_oss", without(LLAMA, "bos_token_id"), sizes(201088, 2880, 2880, 24, 64, 8, 131072),

@@ -28,6 +28,7 @@ MODELS: dict[str, tuple[str, Op]] = {
     "gpt2": ("n_layer", transpose),
     "Qwen2.5-7B": ("num_hidden_layers", concat),
     "Mixtral-8x7B-v0.1": ("num_hidden_layers", concat),
+    "DeepSeek-V2-Lite": ("num_hidden_layers", transpose),
 }
 
 

@@ -1,0 +1,93 @@
+"""What DeepSeek-V2 and V3 share: latent attention, a few dense layers, then experts beside shared ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlir.ir as mlir
+
+from warploom.frontend.models.config import ConfigReader
+from warploom.frontend.models.decoder import Decoder
+from warploom.frontend.models.experts import Experts, Router, mixture
+from warploom.frontend.models.latent_attention import attend_latents, read_latent_heads
+from warploom.frontend.models.mlp import Mlp, gated
+from warploom.frontend.models.norms import rms
+from warploom.frontend.models.residual import pre_norm
+from warploom.frontend.models.routing import Groups
+from warploom.frontend.models.sizes import Sizes
+from warploom.frontend.models.weights import Weights
+from warploom.ir.ops.elementwise import add
+
+LATENT_EPS = 1e-6  # of the norms of latents, whatever the config says of others
+OF_TRAINING = ("aux_loss_alpha", "seq_aux", "router_aux_loss_coef", "output_router_logits")
+ROUTING = (
+    "ep_size",  # of training: how experts were spread
+    "num_nextn_predict_layers",
+    "num_mtp_layers",  # heads that predict further tokens: weights that are left unread
+    *OF_TRAINING,
+)
+
+
+def read_decoder(read: ConfigReader, router: Callable[[Experts], Router], *, dense: int, interleaved: bool) -> Decoder:
+    """Read all that is not routing; `dense` is the family's default of layers before the first with experts.
+
+    Raises:
+        UnsupportedModelError: what is not implemented.
+    """
+    heads = read_latent_heads(read, interleaved)
+    sizes = Sizes(
+        vocab=read.integer("vocab_size"),
+        hidden=read.integer("hidden_size"),
+        intermediate=read.integer("intermediate_size"),
+        layers=read.integer("num_hidden_layers"),
+        heads=heads.heads,
+        kv_heads=1,
+        head_dim=heads.row,
+        max_context=read.integer("max_position_embeddings"),
+        tied=read.flag("tie_word_embeddings", False),
+        kv_tensors=1,
+    )
+    act, norm = read.expect("hidden_act", "silu"), rms(read.real("rms_norm_eps", 1e-6))
+    attention = attend_latents(heads, rms(LATENT_EPS))
+    first, every = int(read.get("first_k_dense_replace", dense)), read.integer("moe_layer_freq", 1)
+    bias = read.flag("mlp_bias", False)
+    blocks = [gated(sizes.intermediate, act, bias=bias)] * sizes.layers
+    if first < sizes.layers:
+        block = _sparse(read, router, act, bias)
+        blocks = [block if i >= first and i % every == 0 else plain for i, plain in enumerate(blocks)]
+    read.ignore(*ROUTING, "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size")
+    return Decoder(sizes, tuple(pre_norm(norm, attention, block) for block in blocks), norm)
+
+
+def read_groups(read: ConfigReader, count: int | None, chosen: int | None) -> Groups | None:
+    """`n_group` and `topk_group`, by the family's defaults; None where one group holds all experts.
+
+    Raises:
+        UnsupportedModelError: groups of unequal size, or too few of them for the experts of a token.
+    """
+    groups = Groups(read.integer("n_group", count), read.integer("topk_group", chosen))
+    experts = read.integer("n_routed_experts")
+    if experts % groups.count or experts // groups.count < 2:
+        raise read.refusal("n_group", f"a divisor of n_routed_experts={experts}, two experts in a group at least")
+    if groups.chosen > groups.count or read.integer("num_experts_per_tok") > experts // groups.count * groups.chosen:
+        raise read.refusal("topk_group", f"at most {groups.count} groups, with experts enough for a token")
+    return None if groups.chosen == groups.count else groups
+
+
+def _sparse(read: ConfigReader, router: Callable[[Experts], Router], act: str, bias: bool) -> Mlp:
+    """Chosen experts, and shared ones, which are one block."""
+    experts = Experts(
+        count=read.integer("n_routed_experts"),
+        chosen=read.integer("num_experts_per_tok"),
+        size=read.integer("moe_intermediate_size"),
+        normalized=read.flag("norm_topk_prob", False),
+    )
+    if experts.chosen > experts.count:
+        raise read.refusal("num_experts_per_tok", f"at most {experts.count} experts")
+    routed = mixture(experts, act, router(experts))
+    shared = gated(experts.size * read.integer("n_shared_experts"), act, bias=bias)
+
+    def mlp(weights: Weights, x: mlir.Value) -> mlir.Value:
+        return add(routed(weights, x), shared(weights / "shared_experts", x))
+
+    return mlp

@@ -23,6 +23,7 @@ from typing import TypeAlias
 from warploom.errors import EngineDeadError, EngineError, InvalidRequestError, QueueFullError, WarploomError
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.bad_words import bad_word_ids
+from warploom.runtime.beam_search import BeamSearchParams
 from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions
 from warploom.runtime.engine import RequestOutput
@@ -118,7 +119,7 @@ class AsyncLLM:
     async def start(
         self,
         prompt: Prompt,
-        params: SamplingParams | None = None,
+        params: SamplingParams | BeamSearchParams | None = None,
         *,
         priority: int = 0,
         timeout_s: float | None = None,
@@ -130,14 +131,15 @@ class AsyncLLM:
         """
         params = params or self.default_params
         tokens = await self._tokenize(prompt)
-        if params.guide is not None:  # which may take long to compile; it is found again below
+        if isinstance(params, SamplingParams) and params.guide:  # may take long to compile, and is found again below
             await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._engine.validate, tokens, params)
         requests = self._requests(tokens, params, priority, cache_salt)
         self._check_open()
-        if len(self._answers) + params.num_made > self.max_requests:
-            raise self._queue_full(params.num_made)
+        if len(self._answers) + len(requests) > self.max_requests:
+            raise self._queue_full(len(requests))
         ids = [request.id for request in requests]
-        stream = OutputStream(tokens, params, timeout_s, lambda: self._cancel(ids))
+        chosen_by = params if isinstance(params, SamplingParams) else None
+        stream = OutputStream(tokens, len(requests), chosen_by, timeout_s, lambda: self._cancel(ids))
         for index, request in enumerate(requests):
             text = OutputText(self.tokenizer.detokenizer(tokens), request, index)
             self._answers[request.id] = _Answer(stream, text)
@@ -149,7 +151,7 @@ class AsyncLLM:
     async def generate(
         self,
         prompt: Prompt,
-        params: SamplingParams | None = None,
+        params: SamplingParams | BeamSearchParams | None = None,
         *,
         priority: int = 0,
         timeout_s: float | None = None,
@@ -159,7 +161,8 @@ class AsyncLLM:
 
         Args:
             prompt: a text, or token ids (taken as they are, no BOS added).
-            params: None: the model authors' own defaults (`default_params`).
+            params: None: the model authors' own defaults (`default_params`). Answers that a beam search finds come
+                whole, each as one piece.
             priority: requests with a smaller one go first.
             timeout_s: seconds until the request is given up.
             cache_salt: only requests with the same salt share cached prompts.
@@ -204,8 +207,12 @@ class AsyncLLM:
             return list(prompt)
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self.tokenizer.encode, prompt)
 
-    def _requests(self, tokens: list[int], params: SamplingParams, priority: int, cache_salt: str) -> list[Request]:
+    def _requests(
+        self, tokens: list[int], params: SamplingParams | BeamSearchParams, priority: int, cache_salt: str
+    ) -> list[Request]:
         """One request per answer."""
+        if isinstance(params, BeamSearchParams):
+            return self._engine.new_search(tokens, params, priority=priority, cache_salt=cache_salt)
         if params.num_made > self.max_requests:
             raise InvalidRequestError(
                 "The sampling parameter n is not valid here",

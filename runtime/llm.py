@@ -12,6 +12,7 @@ from typing import TypeAlias
 from warploom.errors import EngineError, InvalidRequestError
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.bad_words import bad_word_ids
+from warploom.runtime.beam_search import BeamSearchParams
 from warploom.runtime.chat_template import Message
 from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions
@@ -107,10 +108,28 @@ class LLM:
             InvalidRequestError: a prompt or its parameters are refused; nothing has been generated then.
             EngineError: the device failed.
         """
-        listed: Sequence[Prompt] = [prompts] if isinstance(prompts, str) else prompts
-        paired = self._paired(listed, params)
+        paired = self._paired(_listed(prompts), params)
         jobs = [(one, self._requests(self._tokens(prompt), one)) for prompt, one in paired]
-        pending = deque(request for _, requests in jobs for request in requests)
+        made = self._answered((request for _, requests in jobs for request in requests), progress)
+        return [completion for one, requests in jobs for completion in _given([next(made) for _ in requests], one)]
+
+    def beam_search(
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        params: BeamSearchParams,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """Find the likeliest answers to each prompt, the best first; see `generate` and `BeamSearchParams`."""
+        searches = [self._engine.new_search(self._tokens(prompt), params) for prompt in _listed(prompts)]
+        made = self._answered((request for requests in searches for request in requests), progress)
+        return [[replace(next(made), index=index) for index in range(len(requests))] for requests in searches]
+
+    def _answered(
+        self, requests: Iterable[Request], progress: Callable[[int, int], None] | None
+    ) -> Iterator[Completion]:
+        """Run requests to their ends."""
+        pending = deque(requests)
         answers: list[Answer] = []
         finished, total = 0, len(pending)
         try:
@@ -126,12 +145,7 @@ class LLM:
         finally:
             for answer in answers:
                 self._drop(answer.request_id)
-        made = iter(answers)
-        return [
-            completion
-            for one, requests in jobs
-            for completion in _given([next(made).completion() for _ in requests], one)
-        ]
+        return (answer.completion() for answer in answers)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Answer one prompt piece by piece; the request is queued when the first piece is asked for.
@@ -232,6 +246,10 @@ class LLM:
         """Let go of a request, finished or not."""
         self._engine.abort(request_id)
         self._answers.pop(request_id, None)
+
+
+def _listed(prompts: str | Sequence[str] | Sequence[Sequence[int]]) -> Sequence[Prompt]:
+    return [prompts] if isinstance(prompts, str) else prompts
 
 
 def _given(made: list[Completion], params: SamplingParams) -> list[Completion]:

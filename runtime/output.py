@@ -27,6 +27,7 @@ class Delta:
         index: which of the request's `n` answers this belongs to.
         prompt_logprobs: with the first delta, if asked for: one per token of the prompt from the second one on.
         metrics: with the last delta of an answer.
+        score: with the last delta of an answer that a beam search has found; see `beam_search`.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Delta:
     index: int = 0
     metrics: Metrics | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Completion:
     prompt_logprobs: list[TokenLogprobs] | None
     metrics: Metrics
     index: int = 0
+    score: float | None = None
 
 
 class OutputText:
@@ -124,6 +127,7 @@ class OutputText:
             index=self._index,
             metrics=metrics,
             prompt_logprobs=prompt_logprobs,
+            score=self._request.score,
         )
 
     def push_all(self, outputs: Sequence[RequestOutput]) -> Delta:
@@ -232,6 +236,7 @@ class Answer:
             prompt_logprobs=self._prompt_logprobs,
             metrics=last.metrics,
             index=last.index,
+            score=last.score,
         )
 
 

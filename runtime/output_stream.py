@@ -19,19 +19,24 @@ class OutputStream:
 
     Attributes:
         prompt_token_ids: what the model is given.
-        num_answers: `n` of the parameters.
+        num_answers: those that are given, with `params`: the `n` best of `num_made`.
     """
 
     def __init__(
-        self, prompt_token_ids: list[int], params: SamplingParams, timeout_s: float | None, cancel: Callable[[], None]
+        self,
+        prompt_token_ids: list[int],
+        num_made: int,
+        params: SamplingParams | None,
+        timeout_s: float | None,
+        cancel: Callable[[], None],
     ) -> None:
-        self.prompt_token_ids, self.num_answers = prompt_token_ids, params.n
-        self._params = params
-        self._unmade = params.num_made  # answers that have not ended
+        self.prompt_token_ids, self.num_answers = prompt_token_ids, params.n if params else num_made
+        self._chosen_by = params if self.num_answers < num_made else None
+        self._unmade = num_made  # answers that have not ended
         self._loop = asyncio.get_running_loop()
         self._timeout_s, self._cancel = timeout_s, cancel
         self._deadline = None if timeout_s is None else self._loop.time() + timeout_s
-        self._unfinished = params.n  # answers that have not been read to their end
+        self._unfinished = self.num_answers  # answers that have not been read to their end
         self._pending: dict[int, Delta] = {}  # by index, in order of arrival
         self._error: WarploomError | None = None
         self._news = asyncio.Event()
@@ -47,10 +52,10 @@ class OutputStream:
         self._pending[delta.index] = delta if held is None else merged(held, delta)
         if delta.finish_reason:
             self._unmade -= 1
-        if self._params.num_made > self._params.n:
+        if self._chosen_by:
             if self._unmade:
                 return
-            self._pending = {one.index: one for one in best_deltas(self._pending.values(), self._params)}
+            self._pending = {one.index: one for one in best_deltas(self._pending.values(), self._chosen_by)}
         self._news.set()
 
     def fail(self, error: WarploomError) -> None:
@@ -95,7 +100,7 @@ class OutputStream:
         self._close()
 
     def _take(self) -> Delta:
-        if not self._pending or (self._error is not None and self._unmade and self._params.num_made > self.num_answers):
+        if not self._pending or (self._error is not None and self._unmade and self._chosen_by):
             assert self._error is not None
             self._close()
             raise self._error

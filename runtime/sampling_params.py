@@ -110,22 +110,24 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name, (low, high) in _FLOATS.items():
-            _check_float(name, getattr(self, name), low, high)
+            check_float(name, getattr(self, name), low, high)
         for name, (low, high) in _INTEGERS.items():
             optional = name in ("seed", "max_tokens", "logprobs", "prompt_logprobs", "best_of")
-            _check_integer(name, getattr(self, name), low, high, optional)
+            check_integer(name, getattr(self, name), low, high, optional)
         if 0 < self.temperature < _MIN_TEMPERATURE:
-            raise _invalid("temperature", f"0, or {_MIN_TEMPERATURE}..100", self.temperature)
+            raise invalid_parameter("temperature", f"0, or {_MIN_TEMPERATURE}..100", self.temperature)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise _invalid("min_tokens", f"at most max_tokens, {self.max_tokens}", self.min_tokens)
+            raise invalid_parameter("min_tokens", f"at most max_tokens, {self.max_tokens}", self.min_tokens)
         if self.best_of is not None and self.best_of < self.n:
-            raise _invalid("best_of", f"at least n, {self.n}", self.best_of)
+            raise invalid_parameter("best_of", f"at least n, {self.n}", self.best_of)
         if self.guide is not None and not isinstance(self.guide, Guide):
-            raise _invalid("guide", "a Guide or None", self.guide)
+            raise invalid_parameter("guide", "a Guide or None", self.guide)
         if self.guide is not None and self.min_tokens:
-            raise _invalid("min_tokens", "0 with a guide, which says when the answer is complete", self.min_tokens)
+            raise invalid_parameter(
+                "min_tokens", "0 with a guide, which says when the answer is complete", self.min_tokens
+            )
         if not isinstance(self.ignore_eos, bool):
-            raise _invalid("ignore_eos", "True or False", self.ignore_eos)
+            raise invalid_parameter("ignore_eos", "True or False", self.ignore_eos)
         object.__setattr__(self, "stop", _checked_texts("stop", self.stop, MAX_STOP_STRINGS))
         object.__setattr__(self, "bad_words", _checked_texts("bad_words", self.bad_words, MAX_BAD_WORDS))
         object.__setattr__(self, "stop_token_ids", _checked_stop_ids(self.stop_token_ids))
@@ -179,54 +181,59 @@ def one_each(params: SamplingParams) -> list[SamplingParams]:
     ]
 
 
-def _invalid(name: str, expected: str, found: object) -> InvalidRequestError:
+def invalid_parameter(name: str, expected: str, found: object) -> InvalidRequestError:
+    """Return the error of a parameter's value."""
     return InvalidRequestError(
         f"The sampling parameter {name} is not valid", expected=expected, found=repr(found)[:200]
     )
 
 
-def _check_float(name: str, value: object, low: float, high: float) -> None:
+def check_float(name: str, value: object, low: float, high: float) -> None:
+    """Refuse what is no number in `low` .. `high`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and low <= value <= high):  # type: ignore[operator]  # NaN fails both comparisons
-        raise _invalid(name, f"a number in {low}..{high}", value)
+        raise invalid_parameter(name, f"a number in {low}..{high}", value)
 
 
-def _check_integer(name: str, value: object, low: int, high: int, optional: bool) -> None:
+def check_integer(name: str, value: object, low: int, high: int, optional: bool = False) -> None:
+    """Refuse what is no integer in `low` .. `high`, nor None if it is optional."""
     if optional and value is None:
         return
     if type(value) is not int or not low <= value <= high:
-        raise _invalid(name, f"an integer in {low}..{high}" + (" or None" if optional else ""), value)
+        raise invalid_parameter(name, f"an integer in {low}..{high}" + (" or None" if optional else ""), value)
 
 
 def _checked_texts(name: str, texts: str | Sequence[str], most: int) -> tuple[str, ...]:
     strings = (texts,) if isinstance(texts, str) else tuple(texts)
     if len(strings) > most:
-        raise _invalid(name, f"at most {most} strings", len(strings))
+        raise invalid_parameter(name, f"at most {most} strings", len(strings))
     for string in strings:
         if not isinstance(string, str) or not string:
-            raise _invalid(name, "non-empty strings", string)
+            raise invalid_parameter(name, "non-empty strings", string)
         try:
             size = len(string.encode())
         except UnicodeEncodeError as error:
-            raise _invalid(name, "valid Unicode text (no lone surrogates, as invalid UTF-8 gives)", string) from error
+            raise invalid_parameter(
+                name, "valid Unicode text (no lone surrogates, as invalid UTF-8 gives)", string
+            ) from error
         if size > MAX_STOP_BYTES:
-            raise _invalid(name, f"strings of at most {MAX_STOP_BYTES} bytes", f"{size} bytes")
+            raise invalid_parameter(name, f"strings of at most {MAX_STOP_BYTES} bytes", f"{size} bytes")
     return tuple(dict.fromkeys(strings))
 
 
 def _checked_stop_ids(ids: Sequence[int]) -> tuple[int, ...]:
     if len(ids) > MAX_STOP_TOKEN_IDS:
-        raise _invalid("stop_token_ids", f"at most {MAX_STOP_TOKEN_IDS} ids", len(ids))
+        raise invalid_parameter("stop_token_ids", f"at most {MAX_STOP_TOKEN_IDS} ids", len(ids))
     for token in ids:
-        _check_integer("stop_token_ids", token, 0, _INT32, optional=False)
+        check_integer("stop_token_ids", token, 0, _INT32)
     return tuple(ids)
 
 
 def _checked_bias(bias: Mapping[int, float]) -> dict[int, float]:
     if len(bias) > MAX_LOGIT_BIAS:
-        raise _invalid("logit_bias", f"at most {MAX_LOGIT_BIAS} tokens", len(bias))
+        raise invalid_parameter("logit_bias", f"at most {MAX_LOGIT_BIAS} tokens", len(bias))
     for token, value in bias.items():
-        _check_integer("logit_bias", token, 0, _INT32, optional=False)
+        check_integer("logit_bias", token, 0, _INT32)
         if value != -math.inf:
-            _check_float("logit_bias", value, -100, 100)
+            check_float("logit_bias", value, -100, 100)
     return dict(bias)

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 
 from warploom.runtime.artifact import Artifact, load
+from warploom.runtime.beam_engine import BeamEngine
 from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions, open_device
-from warploom.runtime.engine import Engine
 from warploom.runtime.guide import GuideCompiler
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ class ServedModel:
     tokenizer: Tokenizer
     default_params: SamplingParams
     device: Device
-    engine: Engine
+    engine: BeamEngine
 
 
 def open_model(
@@ -35,7 +35,7 @@ def open_model(
     if device is None or isinstance(device, str):
         device = open_device(artifact, device, options)
     ends = manifest.tokenizer.eos_token_ids
-    engine = Engine(
+    engine = BeamEngine(
         device,
         vocab_size=manifest.vocab_size,
         max_context=manifest.max_context,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from warploom.compiler import compile
     from warploom.runtime.artifact import Artifact, load
     from warploom.runtime.async_llm import AsyncLLM
+    from warploom.runtime.beam_search import BeamSearchParams
     from warploom.runtime.guide import Guide
     from warploom.runtime.llm import LLM
     from warploom.runtime.sampling_params import SamplingParams
@@ -29,13 +30,17 @@ _HOMES = {
     "compile": "warploom.compiler",
     "load": "warploom.runtime.artifact",
     "Artifact": "warploom.runtime.artifact",
+    "BeamSearchParams": "warploom.runtime.beam_search",
     "Guide": "warploom.runtime.guide",
     "LLM": "warploom.runtime.llm",
     "AsyncLLM": "warploom.runtime.async_llm",
     "SamplingParams": "warploom.runtime.sampling_params",
 }
 
-__all__ = ["LLM", "Artifact", "AsyncLLM", "Guide", "SamplingParams", "__version__", "compile", "errors", "load"]
+__all__ = [
+    "LLM", "Artifact", "AsyncLLM", "BeamSearchParams", "Guide", "SamplingParams", "__version__", "compile", "errors",
+    "load",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mlir.ir as mlir
 
+from warploom.ir.op import op_of
 from warploom.ir.ops.activation import swiglu
+from warploom.ir.ops.elementwise import Binary, Unary, bitcast, cast, select
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.quantized_linear import scaled_linear
 from warploom.ir.ops.shape import slice_axis
@@ -21,6 +23,11 @@ def has_row_scales(operation: mlir.Operation) -> bool:
     """Whether a linear or embedding reads floats, or numbers with one f32 scale per row and no offsets."""
     _, *sides = weight_operands(operation)
     return all(type_of(s).dtype is DType.F32 and type_of(s).shape[1] == 1 for s in sides) and len(sides) < 2
+
+
+def is_elementwise(operation: mlir.Operation) -> bool:
+    """Whether an element of the result depends on the operands' elements at the same index only."""
+    return isinstance(op_of(operation), Unary | Binary) or is_op(operation, cast, bitcast, select)
 
 
 def feeds_swiglu(operation: mlir.Operation) -> bool:

@@ -1,8 +1,9 @@
 """Fusion of core ops: every op that must be stored becomes the root of a loop nest, its producers are inlined.
 
 A producer is inlined if nobody outside of the group reads it, if it can be computed for one index alone, and if that
-does not repeat costly work. Constants are cloned into every group that reads them. A reshape between groups stays
-outside: it is a view.
+does not repeat costly work. Elementwise ops of one shape that read the same value are roots of one nest, with a result
+each, such as the sines and cosines of the same angles (XLA calls this multi-output fusion). Constants are cloned into
+every group that reads them. A reshape between groups stays outside: it is a view.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ import mlir.ir as mlir
 from warploom.ir.function import Function, path_of
 from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import (
-    Binary,
-    Unary,
-    bitcast,
     cast,
     cos,
     div,
@@ -23,16 +21,17 @@ from warploom.ir.ops.elementwise import (
     log,
     logistic,
     power,
-    select,
     sin,
     tanh,
 )
 from warploom.ir.ops.parameters import param
 from warploom.ir.ops.reduce import dot_general, sort, top_k
 from warploom.ir.ops.shape import broadcast, concat, constant, full, gather, iota, pad, reshape, slice_axis, transpose
-from warploom.ir.rewrite import defining_op, entries, is_op, users
+from warploom.ir.patterns import is_elementwise
+from warploom.ir.rewrite import defining_op, entries, is_op, producer, users
+from warploom.ir.types import type_of
 from warploom.passes.decisions import record, recorded
-from warploom.passes.outline import Outliner, in_block_order
+from warploom.passes.outline import Outliner, completes_late, in_block_order
 
 KIND = "loops"
 CONSTANTS = (full, iota, constant)
@@ -47,58 +46,87 @@ def fuse_loops(module: mlir.Module) -> None:
     outliner = Outliner(module)
     for function in entries(module):
         log = recorded(function)
-        while (root := _last_root(function)) is not None:
-            ops, refusals = _group(root)
-            name = op_of(root)
-            assert name is not None
-            group = outliner.build(function, ops, KIND, name.name)
-            log += [f"{path_of(root)}: {name.name}: {r}" for r in refusals]
-            log.append(f"{path_of(root)}: {name.name}: fused {len(ops)} ops as @{group.name}")
-            outliner.replace(ops, root, group)
+        behind = 1  # ops from here on are in groups, or need none; the return is the first of them
+        while behind < len(function.body.operations):
+            operation = function.body.operations[len(function.body.operations) - 1 - behind].operation
+            if _is_unread_constant(operation):
+                operation.erase()
+                continue
+            if _is_root(operation):
+                log += _outline(function, operation, outliner)
+            behind += 1
         record(function, log)
 
 
-def is_elementwise(operation: mlir.Operation) -> bool:
-    """Whether an element of the result depends on the operands' elements at the same index only."""
-    return isinstance(op_of(operation), Unary | Binary) or is_op(operation, cast, bitcast, select)
+def _outline(function: Function, root: mlir.Operation, outliner: Outliner) -> list[str]:
+    """Put a call in place of the group around a root; returns the decisions."""
+    group, refusals = _group(root)
+    op = op_of(root)
+    assert op is not None
+    made = outliner.build(function, group, KIND, op.name)
+    place = f"{path_of(root)}: {op.name}"
+    results = f" with {len(made.results)} results" if len(made.results) > 1 else ""
+    outliner.replace(group, root, made)
+    return [*(f"{place}: {r}" for r in refusals), f"{place}: fused {len(group)} ops{results} as @{made.name}"]
 
 
-def _last_root(function: Function) -> mlir.Operation | None:
-    """The last op that is neither a parameter, a view, nor a constant that others will clone."""
-    for operation in reversed(function.ops):
-        op = op_of(operation)
-        if op is None or op is param or op is reshape:
-            continue
-        if is_op(operation, *CONSTANTS) and not _must_store(operation):
-            operation.erase()
-            continue
-        return operation
-    return None
+def _is_unread_constant(operation: mlir.Operation) -> bool:
+    """Groups have their own copies; calls, views and the return read the original."""
+    return is_op(operation, *CONSTANTS) and not users(operation.results[0])
 
 
-def _must_store(operation: mlir.Operation) -> bool:
-    """A constant that a call, a view or the return reads."""
-    return any(True for _ in operation.results[0].uses)
+def _is_root(operation: mlir.Operation) -> bool:
+    """Whether it must be stored, now that all after it are in groups: it is neither a parameter nor a view."""
+    op = op_of(operation)
+    return op is not None and op is not param and op is not reshape
 
 
 def _group(root: mlir.Operation) -> tuple[list[mlir.Operation], list[str]]:
-    """The root with its inlined producers, in order, and the reasons for those left outside."""
-    group, refusals = [root], []
-    work = [root]
+    """The root with its twins and their inlined producers, in order, and the reasons for those left outside."""
+    roots = [root]
+    ops, refusals = _with_producers(roots)
+    while (twin := _twin(root, ops)) is not None:
+        roots.append(twin)
+        ops, refusals = _with_producers(roots)
+    return in_block_order([*ops, *_own_copies(ops)]), [f"{s.name} stays outside: {r}" for s, r in refusals.items()]
+
+
+def _with_producers(roots: list[mlir.Operation]) -> tuple[list[mlir.Operation], dict[mlir.Operation, str]]:
+    """Roots and what is inlined into them, but for constants; and what is not, and why."""
+    group, work = list(roots), list(roots)
+    refusals: dict[mlir.Operation, str] = {}
     while work:
         consumer = work.pop()
         for operand in consumer.operands:
             source = defining_op(operand)
-            if source is None or op_of(source) is None or is_op(source, param) or source in group:
+            if source is None or op_of(source) is None or is_op(source, param, *CONSTANTS) or source in group:
                 continue
             reason = _refusal(source, consumer, group)
             if reason is None:
-                taken = _own_copy(source, consumer) if is_op(source, *CONSTANTS) else source
-                group.append(taken)
-                work.append(taken)
+                refusals.pop(source, None)
+                group.append(source)
+                work.append(source)
             else:
-                refusals.append(f"{source.name} stays outside: {reason}")
-    return in_block_order(group), refusals
+                refusals[source] = reason
+    return group, refusals
+
+
+def _twin(root: mlir.Operation, group: list[mlir.Operation]) -> mlir.Operation | None:
+    """The last op outside that reads what the group reads and fits into the loops of an elementwise root, or None."""
+    if not is_elementwise(root) or len(group) >= MAX_OPS:
+        return None
+    read = dict.fromkeys(v for op in group for v in op.operands if producer(v, *CONSTANTS) is None)
+    shape = type_of(root.results[0]).shape
+    fitting = {
+        reader
+        for value in read
+        for reader in users(value)
+        if is_elementwise(reader) and reader not in group and type_of(reader.results[0]).shape == shape
+    }
+    together = (
+        op for op in reversed(in_block_order(list(fitting))) if not completes_late(in_block_order([*group, op]))
+    )
+    return next(together, None)
 
 
 def _refusal(source: mlir.Operation, consumer: mlir.Operation, group: list[mlir.Operation]) -> str | None:
@@ -119,6 +147,14 @@ def _refusal(source: mlir.Operation, consumer: mlir.Operation, group: list[mlir.
     if is_op(consumer, broadcast, gather) and is_op(source, *COSTLY):
         return "it would be computed again for every copy"
     return None
+
+
+def _own_copies(group: list[mlir.Operation]) -> list[mlir.Operation]:
+    """Clones of the constants that the ops of a group read, so that groups share none."""
+    read = [(defining_op(value), consumer) for consumer in group for value in dict.fromkeys(consumer.operands)]
+    return [
+        _own_copy(source, consumer) for source, consumer in read if source is not None and is_op(source, *CONSTANTS)
+    ]
 
 
 def _own_copy(source: mlir.Operation, consumer: mlir.Operation) -> mlir.Operation:

@@ -10,9 +10,11 @@ import numpy as np
 
 from tests.property.motifs import HIDDEN, PAGE_SIZE, PAGES, Builder
 from warploom.ir.ops.activation import swiglu
-from warploom.ir.ops.elementwise import add, maximum, mul, neg, sub
+from warploom.ir.ops.elementwise import add, cast, cos, maximum, mul, neg, sin, sub
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.linear import linear
+from warploom.ir.ops.norm import along_rows
+from warploom.ir.ops.reduce import reduce_sum
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import concat, full, reshape, slice_axis, transpose
 from warploom.ir.types import FLOATS, DType, tensor, type_of
@@ -83,4 +85,14 @@ def narrow(choose: Builder) -> Sequence[mlir.Value]:
     return [swiglu(choose.input(type_, -4, 4), choose.input(type_, -4, 4))]
 
 
-CORNERS = (slices, permutations, constants, mirrored, cache_corners, narrow)
+def twins(choose: Builder) -> Sequence[mlir.Value]:
+    """Ops that read one value: of one shape or not, one of them possibly needed before the other can be computed."""
+    x = choose.input(tensor((choose.symbol(), 4)), -4, 4)
+    angles = mul(x, x)
+    first = cos(angles)
+    total = reduce_sum(first if choose.integer(0, 1) else x, axis=1)
+    second = add(sin(angles), along_rows(total, angles))
+    return [first, second, cast(angles, dtype="bf16"), transpose(neg(angles), permutation=(1, 0))]
+
+
+CORNERS = (slices, permutations, constants, mirrored, cache_corners, narrow, twins)

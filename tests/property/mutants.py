@@ -21,8 +21,9 @@ from warploom.ir.function import Function
 from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import cast, sub
 from warploom.ir.ops.shape import broadcast, concat, full, reshape, slice_axis, transpose
+from warploom.ir.patterns import is_elementwise
 from warploom.ir.rewrite import before, is_op, producer, replace
-from warploom.ir.types import DType, type_of
+from warploom.ir.types import DType, TensorType, type_of
 from warploom.passes import (
     assign_layouts,
     cse,
@@ -281,7 +282,7 @@ def groups_that_differ_in_attributes_are_one(patch: pytest.MonkeyPatch) -> None:
 @bug("fuse_loops")
 def what_others_read_is_inlined_too(patch: pytest.MonkeyPatch) -> None:
     def wrong(source: mlir.Operation, consumer: mlir.Operation, group: list[mlir.Operation]) -> str | None:
-        elementwise = fuse_loops.is_elementwise(source) or is_op(source, *fuse_loops.CONSTANTS)
+        elementwise = is_elementwise(source) or is_op(source, *fuse_loops.CONSTANTS)
         return None if elementwise else "it is not elementwise"
 
     patch.setattr(fuse_loops, "_refusal", wrong)
@@ -299,6 +300,16 @@ def constants_that_are_read_are_erased(patch: pytest.MonkeyPatch) -> None:
         return made
 
     patch.setattr(fuse_loops, "_own_copy", wrong)
+
+
+@bug("fuse_loops")
+def twins_may_complete_too_late(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fuse_loops, "completes_late", lambda ops: None)
+
+
+@bug("fuse_loops")
+def twins_may_differ_in_shape(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fuse_loops, "type_of", lambda value: TensorType((), DType.F32))
 
 
 @bug("decompose")

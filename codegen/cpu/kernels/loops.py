@@ -1,4 +1,5 @@
-"""Any group of core ops around one root: pointwise and shape ops, reductions, scans, sorts, contractions, scatter.
+"""Any group of core ops around one root, or several elementwise ones of one shape: pointwise and shape ops, reductions,
+scans, sorts, contractions, scatter.
 
 The index maps are emitted inline (see `codegen/cpu/loops`); tiles are blocks of result elements. Every element is
 computed by the same operations in the same order whatever the symbolic dims, the tiles and the threads are.
@@ -82,12 +83,12 @@ class LoopsSpec:
 
 
 def match(group: Function) -> Match | str:
-    """The kernel for a group of core ops with one root, into which every other op can be inlined; else the reason."""
+    """The kernel for a group of core ops whose roots every other op can be inlined into; else the reason."""
     program = program_of(group)
     if isinstance(program, str):
         return program
     inputs = tuple(Slot("input", i) for i in range(len(program.inputs)))
-    results = tuple(Slot("result", i) for i in range(len(program.returned)))
+    results = tuple(Slot("result", i) for i in range(len(program.results)))
     return Match(LoopsSpec(program), inputs + results, {name: name for name in program.dims})
 
 

@@ -42,7 +42,13 @@ class Elements:
 
     def at(self, position: int, coords: Coords) -> Value:
         """The element of node `position` at `coords`; a vector where they have lanes (or a scalar if all are equal)."""
-        return _Body(self).value(position, coords)
+        (value,) = self.all_at((position,), coords)
+        return value
+
+    def all_at(self, positions: Sequence[int], coords: Coords) -> list[Value]:
+        """Elements of several nodes at `coords`; what they have in common is computed once."""
+        body = _Body(self)
+        return [body.value(position, coords) for position in positions]
 
 
 @dataclass

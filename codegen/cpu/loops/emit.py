@@ -46,14 +46,14 @@ def _best_mode(program: Program) -> Mode:
 
 def _emit(library: Library, name: str, program: Program, mode: Mode) -> None:
     inputs = {f"in{i}": memory_element(type_.dtype) for i, type_ in enumerate(program.inputs)}
-    results = {f"out{i}": memory_element(program.root.types[i].dtype) for i in program.returned}
+    results = {f"out{i}": memory_element(type_.dtype) for i, type_ in enumerate(program.results)}
     with library.kernel(name, inputs | results, program.dims, location=str(program.root.op)) as k:
 
         def table(array: np.ndarray) -> Ptr:
             return library.table(_stored(array), memory_element(DType.of(array)))
 
         elements = Elements(program, Extents(k.dims), [k.operands[operand] for operand in inputs], table)
-        outs = {i: k.operands[f"out{i}"] for i in program.returned}
+        outs = [k.operands[operand] for operand in results]
         schedule = schedule_of(program, mode.columns)
         match program.root.op:
             case "cumsum":
@@ -61,11 +61,11 @@ def _emit(library: Library, name: str, program: Program, mode: Mode) -> None:
             case "sort":
                 emit_sort(k, elements, schedule, outs[0], mode)
             case "top_k":
-                emit_top_k(k, elements, schedule, outs)
+                emit_top_k(k, elements, schedule, dict(zip(program.returned, outs, strict=True)))
             case "scatter":
                 emit_scatter(k, elements, schedule, outs[0], mode)
             case _:
-                emit_map(k, elements, schedule, outs[0], mode)
+                emit_map(k, elements, schedule, outs, mode)
 
 
 def _stored(array: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from warploom.codegen.cpu.control import loop
@@ -36,8 +37,8 @@ def _fills_vectors(size: DimLike) -> bool:
     return not isinstance(size, int) or size >= LANES
 
 
-def emit_map(k: Kernel, elements: Elements, schedule: Schedule, out: Ptr, mode: Mode) -> None:
-    """Compute the span of each tile.
+def emit_map(k: Kernel, elements: Elements, schedule: Schedule, outs: Sequence[Ptr], mode: Mode) -> None:
+    """Compute the span of each tile, of all that is stored.
 
     Raises:
         Irregular: vectors cannot lie as `mode` says.
@@ -49,10 +50,11 @@ def emit_map(k: Kernel, elements: Elements, schedule: Schedule, out: Ptr, mode: 
         coords = schedule.coords(row, column, root.type.rank, extents)
         lanes = 0 if column.is_uniform else LANES
         if root.op in FOLDS:
-            value = fold(elements, coords, lanes=lanes, along=mode.folded)
+            values = [fold(elements, coords, lanes=lanes, along=mode.folded)]
         else:
-            value = elements.at(len(elements.program.nodes) - 1, coords)
-        write(out, row * columns + column.base, value, lanes)
+            values = elements.all_at(elements.program.stored, coords)
+        for out, value in zip(outs, values, strict=True):
+            write(out, row * columns + column.base, value, lanes)
 
     with schedule.spans(k, extents) as span, loop(span.first_row, span.last_row) as row:
         first, last = span.first_column, span.last_column

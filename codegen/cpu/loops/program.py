@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import mlir.ir as mlir
@@ -14,6 +15,7 @@ from warploom.ir.attributes import AttrValue
 from warploom.ir.dims import Dim, DimLike, product
 from warploom.ir.function import Function
 from warploom.ir.op import OPS, op_of
+from warploom.ir.patterns import is_elementwise
 from warploom.ir.types import DType, TensorType, type_of
 
 INPUT = "input"
@@ -67,11 +69,13 @@ class Program:
     """Inputs first, then ops in order; the last node is the root.
 
     `returned` are the results of the root that the group returns, in order. `dims` are the symbols that occur.
+    `others` are further elementwise nodes, of the root's shape, whose results the group returns before those.
     """
 
     nodes: tuple[Node, ...]
     returned: tuple[int, ...]
     dims: tuple[str, ...]
+    others: tuple[int, ...] = ()
 
     @property
     def root(self) -> Node:
@@ -91,7 +95,12 @@ class Program:
     @property
     def results(self) -> tuple[TensorType, ...]:
         """Types of the returned values."""
-        return tuple(self.root.types[i] for i in self.returned)
+        return (*(self.nodes[i].type for i in self.others), *(self.root.types[i] for i in self.returned))
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Nodes whose first result is stored element by element: the others, then the root."""
+        return (*self.others, len(self.nodes) - 1)
 
     @property
     def text(self) -> str:
@@ -101,7 +110,8 @@ class Program:
             operands = ", ".join(f"%{i}" for i in node.operands)
             attributes = "".join(f", {name}={_show(value)}" for name, value in node.attributes)
             lines.append(f"%{position} = {node.op}({operands}{attributes}) : {', '.join(map(str, node.types))}")
-        return "\n".join([*lines, f"return {self.returned} of {', '.join(self.dims)}"])
+        others = f" and {self.others}" if self.others else ""
+        return "\n".join([*lines, f"return {self.returned}{others} of {', '.join(self.dims)}"])
 
     @property
     def digest(self) -> str:
@@ -111,10 +121,11 @@ class Program:
 
 def program_of(group: Function) -> Program | str:
     """The program of a group, or why it has not the form that loops can be written for."""
-    root = _root(group)
-    if isinstance(root, str):
-        return root
-    used = _reachable(root)
+    roots = _roots(group)
+    if isinstance(roots, str):
+        return roots
+    *others, root = roots
+    used = _reachable(roots)
     producers = [op for op in group.ops if op in used and op != root]
     refusal = next((reason for op in [*producers, root] if (reason := _refusal(op, op == root))), None)
     if refusal:
@@ -125,8 +136,8 @@ def program_of(group: Function) -> Program | str:
         nodes.append(_node(operation, position))
         position[operation.results[0]] = len(nodes) - 1
     results = list(root.results)
-    returned = tuple(results.index(value) for value in group.terminator.operands)
-    return Program(tuple(nodes), returned, _symbols(nodes))
+    returned = tuple(results.index(value) for value in list(group.terminator.operands)[len(others) :])
+    return Program(tuple(nodes), returned, _symbols(nodes), tuple(position[op.results[0]] for op in others))
 
 
 def flattened(program: Program) -> Program:
@@ -149,22 +160,30 @@ def family(op: str) -> str:
     return type(OPS[op]).__module__.rpartition(".")[2]
 
 
-def _root(group: Function) -> mlir.Operation | str:
+def _roots(group: Function) -> list[mlir.Operation] | str:
+    """The ops whose results are returned, in that order, or why loops cannot be written around them."""
     returned = list(group.terminator.operands)
     if not returned:
         return "the group returns nothing"
     if any(isinstance(value.owner, mlir.Block) for value in returned):
         return "the group returns one of its inputs"
-    roots = {value.owner.operation for value in returned}
-    if len(roots) > 1:
-        return f"the group has {len(roots)} roots; loops are written around one"
     if len(set(returned)) < len(returned):
         return "the group returns a value twice"
-    return next(iter(roots))
+    roots = list(dict.fromkeys(value.owner.operation for value in returned))
+    if len(roots) > 1 and not _share_loops(roots):
+        return f"the group has {len(roots)} roots that are not elementwise, in order and of one shape"
+    return roots
 
 
-def _reachable(root: mlir.Operation) -> set[mlir.Operation]:
-    found, pending = {root}, [root]
+def _share_loops(roots: list[mlir.Operation]) -> bool:
+    """Whether each element of every root is computed for one index, the same for all."""
+    shapes = {type_of(root.results[0]).shape for root in roots}
+    in_order = all(a.is_before_in_block(b) for a, b in pairwise(roots))
+    return in_order and len(shapes) == 1 and all(map(is_elementwise, roots))
+
+
+def _reachable(roots: list[mlir.Operation]) -> set[mlir.Operation]:
+    found, pending = set(roots), list(roots)
     while pending:
         for operand in pending.pop().operands:
             owner = operand.owner

@@ -18,13 +18,14 @@ UNKNOWN_COLUMNS = 256
 HELPERS = ("tanh", "round_even", "larger", "smaller", "threefry")
 
 
-def map_source(spec: Any, program: Program, root: int) -> str:
-    """A kernel that computes each element of node `root` by itself."""
+def map_source(spec: Any, program: Program, stored: Sequence[int]) -> str:
+    """A kernel that computes each element of some nodes of one shape by itself."""
     place = Term("place", frozenset({"place"}))
     elements = Elements(program, spec.wide, {"place": "inside"})
-    shape = program.nodes[root].type.shape
-    value = elements.value(root, Place(tuple(elements.delinear(place, shape))))
-    holes = {"body": elements.lines, "value": value.text, "count": product(shape), "block": BLOCK}
+    shape = program.nodes[stored[-1]].type.shape
+    where = Place(tuple(elements.delinear(place, shape)))
+    values = [elements.value(node, where).text for node in stored]
+    holes = {"body": elements.lines, "values": values, "count": product(shape), "block": BLOCK}
     return _render("loops_map.py.j2", spec, elements, **holes)
 
 

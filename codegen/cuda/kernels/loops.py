@@ -1,4 +1,5 @@
-"""Any group of core ops around one root: pointwise and shape ops, reductions, contractions, scatters, short rows.
+"""Any group of core ops around one root, or several elementwise ones of one shape: pointwise and shape ops, reductions,
+contractions, scatters, short rows.
 
 Producers are inlined by their index maps (see `loop_elements`). Every element is computed by the same operations in the
 same order whatever the symbolic dims are.
@@ -106,7 +107,6 @@ class LoopsSpec:
 
     def source(self) -> str:
         program = flat(self.program)
-        last = len(program.nodes) - 1
         match program.root.op:
             case op if op in FOLDS:
                 return fold_source(self, program)
@@ -115,9 +115,9 @@ class LoopsSpec:
             case "scatter":
                 if self.part == "updates":
                     return scatter_source(self, program)
-                return map_source(self, program, program.root.operands[0])
+                return map_source(self, program, program.root.operands[:1])
             case _:
-                return map_source(self, program, last)
+                return map_source(self, program, program.stored)
 
     def _size(self, position: int) -> DimLike:
         return product(self.program.nodes[position].type.shape)
@@ -128,7 +128,7 @@ class LoopsSpec:
 
 
 def match(group: Function, target: CudaTarget) -> Match | str:
-    """The kernels for a group of core ops with one root, into which every other op can be inlined; else the reason."""
+    """The kernels for a group of core ops whose roots every other op can be inlined into; else the reason."""
     program = program_of(group)
     if isinstance(program, str):
         return program
@@ -140,7 +140,7 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     wide = any(_count(type_of(value), limits) >= 1 << 31 for value in values)
     parts: tuple[Part, ...] = ("copy", "updates") if program.root.op == "scatter" else ("all",)
     inputs = tuple(Slot("input", i) for i in range(len(program.inputs)))
-    results = tuple(Slot("result", i) for i in range(len(program.returned)))
+    results = tuple(Slot("result", i) for i in range(len(program.results)))
     dims = {name: name for name in program.dims}
     steps = tuple(Step(LoopsSpec(program, part, wide, target.has_tma), inputs + results, dims) for part in parts)
     return Match((Variant(steps),))

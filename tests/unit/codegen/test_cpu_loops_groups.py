@@ -16,7 +16,7 @@ from warploom.codegen.cpu.isa import X86_64_V4, Isa
 from warploom.codegen.cpu.kernels.loops import LoopsSpec, match
 from warploom.ir.function import scope
 from warploom.ir.ops.activation import swiglu
-from warploom.ir.ops.elementwise import add, cast, div, exp, maximum, mul, neg, sub
+from warploom.ir.ops.elementwise import add, cast, cos, div, exp, maximum, mul, neg, sin, sub
 from warploom.ir.ops.reduce import argmax, dot_general, reduce_max, reduce_sum, sort, top_k
 from warploom.ir.ops.shape import (
     broadcast,
@@ -94,7 +94,15 @@ def table_row(size: int) -> mlir.Value:
     return broadcast(constant(value=np.linspace(-1, 1, size, dtype=np.float32)), shape=("T", size), dims=(1,))
 
 
+def rotations(b: GroupBuilder) -> list[mlir.Value]:
+    """Three results of one shape: what they have in common is computed in the same loops."""
+    angles = mul(floats(b, "T", 17), floats(b, "T", 17))
+    turned = cast(reshape(transpose(angles, permutation=(1, 0)), shape=("T", 17)), dtype="bf16")
+    return [cos(angles), cast(angles, dtype="bf16"), add(sin(angles), cast(turned, dtype="f32"))]
+
+
 SHAPES: dict[str, Body] = {
+    "rotations": rotations,
     "rotate_64": lambda b: rotate_half(b, 64),
     "rotate_half_precision": lambda b: rotate_half(b, 32, "f16"),
     "rotate_odd": lambda b: rotate_half(b, 6),
@@ -255,7 +263,8 @@ def refused(name: str, body: Body) -> str:
 def test_refusals_name_the_reason(wl: mlir.Context) -> None:
     x = lambda b: floats(b, "T", 8)  # noqa: E731
     assert "reduce_sum cannot be inlined" in refused("softmax", lambda b: neg(reduce_sum(x(b), axis=1)))
-    assert "2 roots" in refused("two", lambda b: [neg(x(b)), exp(x(b))])
+    assert "2 roots" in refused("shapes", lambda b: [neg(x(b)), exp(floats(b, "T", 4))])
+    assert "2 roots" in refused("fold", lambda b: [reduce_sum(x(b), axis=1), reduce_max(x(b), axis=1)])
     assert "one of its inputs" in refused("identity", x)
     assert "returns a value twice" in refused("twice", lambda b: [neg(x(b))] * 2)
     assert "wl.swiglu is no core op" in refused("composite", lambda b: neg(swiglu(x(b), x(b))))

@@ -6,10 +6,14 @@ initialization, gains are 1, and the scales of quantized matrices give products 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import mlir.ir as mlir
+import numpy as np
 
+from warploom.ir.ops.mxfp4 import NUMBERS, quantize_mxfp4
+from warploom.ir.rewrite import is_op
 from warploom.ir.types import type_of
 from warploom.runtime.manifest import RandomParam
 
@@ -34,6 +38,9 @@ def _random(value: mlir.Value, largest: float, seed: int) -> RandomParam:
     type_ = type_of(value)
     shape, dtype = list(type_.resolve({})), type_.dtype.value
     made, index = _origin(value)
+    if index == 1 and is_op(made, quantize_mxfp4):
+        exponent = round(math.log2(largest / _UNIFORM_MAX / np.sqrt(np.mean(np.square(NUMBERS)))))
+        return RandomParam(shape, dtype, 127.0 + exponent, 0.0, seed)
     if index == 1:  # scales of what was quantized
         return RandomParam(shape, dtype, largest / _LARGEST[type_of(made.results[0]).dtype], 0.0, seed)
     if index > 1:  # offsets

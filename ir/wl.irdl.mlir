@@ -81,6 +81,16 @@ module {
       irdl.results(out: %0)
       irdl.attributes {"name" = %1, "shape" = %2, "dtype" = %3}
     }
+    irdl.operation @clamped_swiglu {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "#builtin.float"
+      %4 = irdl.base "#builtin.float"
+      irdl.operands(gate: %0, up: %1)
+      irdl.results(out: %2)
+      irdl.attributes {"alpha" = %3, "limit" = %4}
+    }
     irdl.operation @combine_experts {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"

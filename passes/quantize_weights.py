@@ -12,6 +12,7 @@ from warploom.ir.function import path_of
 from warploom.ir.ops.experts import expert_linear
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.linear import embed, linear
+from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear
 from warploom.ir.rewrite import before, defining_op, entries, is_op, is_weight, param_name, replace, users
@@ -35,7 +36,7 @@ def quantize_weights(module: mlir.Module, rules: Rules) -> None:
         for operation in function.ops:
             if is_op(operation, expert_linear) and is_weight(operation.operands[2]):
                 _store_experts(operation, rules)
-            if is_op(operation, head_linear) and is_weight(operation.operands[1]):
+            elif is_op(operation, head_linear) and is_weight(operation.operands[1]):
                 _store_heads(operation, rules)
 
 
@@ -82,20 +83,25 @@ def _store(weight: mlir.Value, first: mlir.Operation, chosen: Scheme) -> list[ml
 
 
 def _store_experts(operation: mlir.Operation, rules: Rules) -> None:
-    """Rewrite the product with chosen experts; their weight can only be stored in floats."""
+    """Rewrite the product with chosen experts: their weight can be floats or MXFP4."""
     paths = module_paths(operation)
     chosen = rules.scheme_of(paths)
     if chosen is None:
         return
-    if chosen.quantizes:
+    if chosen.quantizes and chosen.experts is None:
         raise CompileError(
             f"the experts of {paths[0]} cannot be stored as {chosen.name}",
-            expected="bf16 or f32: there are no kernels of quantized experts yet",
+            expected="mxfp4, bf16 or f32: there are no kernels of experts quantized otherwise yet",
             found=chosen.name,
             fix=f'store experts otherwise: quantization={{"*.experts.*": "bf16", "*": "{chosen.name}"}}',
         )
+    x, experts, weight = operation.operands
     with before(operation):
-        (operation.operands[2],) = chosen.store(operation.operands[2])
+        matrices = (chosen.experts or chosen.store)(weight)
+        if len(matrices) == 1:
+            operation.operands[2] = matrices[0]
+        else:
+            replace(operation, [mxfp4_expert_linear(x, experts, *matrices, **expert_linear.attrs_of(operation))])
 
 
 def _store_heads(operation: mlir.Operation, rules: Rules) -> None:

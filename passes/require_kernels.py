@@ -6,11 +6,14 @@ import mlir.ir as mlir
 
 from warploom.errors import CompileError
 from warploom.ir.function import Function, path_of
+from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.rewrite import entries, is_op
 from warploom.ir.target import Target
 from warploom.passes.decisions import recorded
+
+QUANTIZED = (quantized_linear, scaled_linear, quantized_embed, mxfp4_expert_linear)
 
 
 def require_kernels(module: mlir.Module, target: Target) -> None:
@@ -21,7 +24,7 @@ def require_kernels(module: mlir.Module, target: Target) -> None:
     """
     for function in entries(module):
         for operation in function.ops:
-            if is_op(operation, quantized_linear, scaled_linear, quantized_embed):
+            if is_op(operation, *QUANTIZED):
                 path = path_of(operation)
                 raise CompileError(
                     f"{target.name} has no kernel for the quantized weight of {path}",

@@ -27,7 +27,7 @@ class CpuBackend:
     k_layout = K_LAYOUT
     activation = DType.F32
     max_tokens = 2048
-    quantizations = ("f32", "bf16", "int8", "int4", "fp8", "checkpoint")
+    quantizations = ("f32", "bf16", "int8", "int4", "fp8", "mxfp4", "checkpoint")
 
     def generate(self, module: mlir.Module, kv: KVInfo, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
         """Native code, its plan and its readable sources."""

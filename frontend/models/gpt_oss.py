@@ -21,12 +21,14 @@ from warploom.frontend.models.rope import read_rotary
 from warploom.frontend.models.sizes import read_sizes
 from warploom.frontend.models.weights import Weights
 from warploom.frontend.models.windows import read_windows
-from warploom.ir.ops.elementwise import add, as_dtype, logistic, maximum, minimum, mul
+from warploom.ir.function import scope
+from warploom.ir.ops.activation import clamped_swiglu
+from warploom.ir.ops.elementwise import add, as_dtype
 from warploom.ir.ops.experts import expert_linear
 from warploom.ir.ops.mxfp4 import dequantize_mxfp4
 from warploom.ir.ops.routing import combine_experts
-from warploom.ir.ops.shape import full, gather, reshape, transpose
-from warploom.ir.types import DType, type_of
+from warploom.ir.ops.shape import gather, reshape, transpose
+from warploom.ir.types import type_of
 
 YARN = {  # what transformers takes where a config says nothing of rope
     "rope_type": "yarn",
@@ -73,8 +75,8 @@ def _mixture(experts: Experts, alpha: float, limit: float) -> Mlp:
         first = Product(weights / "experts", "gate_up_proj", count, 2 * size, _gate_then_up)
         second = Product(weights / "experts", "down_proj", count, hidden)
         gate, up = split(first(reshape(x, shape=(tokens, 1, hidden)), chosen), (size, size))
-        inner = as_dtype(_gated(gate, up, alpha, limit), type_of(x).dtype)
-        result: mlir.Value = combine_experts(as_dtype(second(inner, chosen), type_of(x).dtype), shares)
+        inner = clamped_swiglu(gate, up, alpha=alpha, limit=limit)
+        result: mlir.Value = combine_experts(second(inner, chosen), shares)
         return result
 
     return mlp
@@ -82,7 +84,7 @@ def _mixture(experts: Experts, alpha: float, limit: float) -> Mlp:
 
 @dataclass(frozen=True)
 class Product:
-    """x [T, J or 1, K] times the matrix of each chosen expert, plus its bias, in f32: [T, J, n].
+    """x [T, J or 1, K] times the matrix of each chosen expert, plus its bias: [T, J, n].
 
     Attributes:
         weights: of the module that holds `name` [count, K, n], or what stands for [count, n, K], and its bias.
@@ -97,9 +99,10 @@ class Product:
 
     def __call__(self, x: mlir.Value, chosen: mlir.Value) -> mlir.Value:
         """Of the experts `chosen` [T, J]."""
-        y = expert_linear(x, chosen, self._matrix(width(x)), n=self.n)
-        bias = self.ordered(self.weights(f"{self.name}_bias", (self.count, self.n)))
-        result: mlir.Value = add(as_dtype(y, DType.F32), as_dtype(gather(bias, chosen), DType.F32))
+        with scope(self.weights.path):
+            y = expert_linear(x, chosen, self._matrix(width(x)), n=self.n)
+            bias = self.ordered(self.weights(f"{self.name}_bias", (self.count, self.n)))
+            result: mlir.Value = add(y, as_dtype(gather(bias, chosen), type_of(y).dtype))
         return result
 
     def _matrix(self, k: int) -> mlir.Value:
@@ -113,14 +116,6 @@ class Product:
         rows, columns = self.count * self.n, width(value)
         each = self.ordered(reshape(value, shape=(self.count, self.n, columns)))
         return reshape(each, shape=(rows, columns))
-
-
-def _gated(gate: mlir.Value, up: mlir.Value, alpha: float, limit: float) -> mlir.Value:
-    """(up + 1) * gate * sigmoid(alpha * gate), gate up to the limit, up within it."""
-    most, least, one, gain = (full(shape=type_of(up).shape, value=v, dtype="f32") for v in (limit, -limit, 1.0, alpha))
-    gate, up = minimum(gate, most), maximum(minimum(up, most), least)
-    result: mlir.Value = mul(add(up, one), mul(gate, logistic(mul(gate, gain))))
-    return result
 
 
 def _gate_then_up(rows: mlir.Value) -> mlir.Value:

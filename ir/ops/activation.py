@@ -11,7 +11,7 @@ import numpy as np
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.op import Attribute, Chooser, activation
-from warploom.ir.ops.elementwise import Binary, Unary, add, erf, logistic, maximum, mul, tanh
+from warploom.ir.ops.elementwise import Binary, Unary, add, erf, logistic, maximum, minimum, mul, tanh
 from warploom.ir.ops.shape import full
 from warploom.ir.types import TensorType, type_of
 
@@ -44,6 +44,36 @@ class Swiglu(Binary):
     def decompose(self, gate: mlir.Value, up: mlir.Value) -> mlir.Value:
         """silu, then a product."""
         return mul(silu(gate), up)
+
+
+class ClampedSwiglu(Binary):
+    """gate * logistic(alpha * gate) * (up + 1), gate at most `limit` and up within it (gpt-oss, arXiv 2508.10925)."""
+
+    name = "clamped_swiglu"
+    operands = (activation("gate"), activation("up"))
+    attributes = (Attribute("alpha", Kind.FLOAT), Attribute("limit", Kind.FLOAT))
+
+    def infer(self, gate: TensorType, up: TensorType, *, alpha: float, limit: float) -> TensorType:  # type: ignore[override]
+        """The type of both; the limit is positive."""
+        if limit <= 0:
+            raise IRError("a limit must be positive", found=str(limit))
+        return super().infer(gate, up)
+
+    def evaluate(self, gate: np.ndarray, up: np.ndarray, *, alpha: float, limit: float) -> np.ndarray:
+        """In the dtype of the gate."""
+        gate, up = np.minimum(gate, gate.dtype.type(limit)), np.clip(up, -limit, limit)
+        return gate / (1 + np.exp(gate.dtype.type(-alpha) * gate)) * (up + 1)
+
+    def decompose(self, gate: mlir.Value, up: mlir.Value, *, alpha: float, limit: float) -> mlir.Value:
+        """Bounds, a logistic, products."""
+        gate = minimum(gate, _constant(gate, limit))
+        up = maximum(minimum(up, _constant(up, limit)), _constant(up, -limit))
+        return mul(mul(gate, logistic(_times(gate, alpha))), add(up, _constant(up, 1.0)))
+
+    def generate(self, choose: Chooser) -> tuple[list[mlir.Value], dict[str, AttrValue]]:
+        """Limits within the range of values and beyond."""
+        values, _ = super().generate(choose)
+        return values, {"alpha": choose.choice([1.0, 1.702]), "limit": choose.choice([1.5, 30.0])}
 
 
 class Gelu(Unary):
@@ -130,5 +160,5 @@ def _times(x: mlir.Value, factor: float) -> Any:
     return mul(x, _constant(x, factor))
 
 
-silu, swiglu = Silu(), Swiglu()
+silu, swiglu, clamped_swiglu = Silu(), Swiglu(), ClampedSwiglu()
 gelu, gelu_tanh, relu2, softcap = Gelu(), GeluTanh(), Relu2(), Softcap()

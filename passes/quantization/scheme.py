@@ -29,6 +29,8 @@ class Scheme:
         refuses: why a matrix of n rows and k columns cannot be stored so, or None.
         table: name of the scheme of embedding tables that no linear reads.
         like: the scheme whose format this one writes, if that is not a format of its own: the one that targets know.
+        experts: as `store`, of the matrices of all experts of a mixture, where that differs; they may be MXFP4 (q and
+            scale of `ir/ops/mxfp4.py`). None, where `store` quantizes: they cannot be stored so.
         quantizes: it makes (or keeps) numbers of few bits, so that activations may be quantized too.
         calibration: set where weights are scaled by how large the activations that meet them are: what a weight, f32
             [n, k], stands for once it is stored.
@@ -39,6 +41,7 @@ class Scheme:
     refuses: Callable[[int, int], str | None] = lambda n, k: None
     table: str = "bf16"
     like: str = ""
+    experts: Callable[[mlir.Value], Matrices] | None = None
     quantizes: bool = True
     calibration: Callable[[np.ndarray], np.ndarray] | None = None
 

@@ -6,7 +6,10 @@ reads stay in its cache while all tokens pass by; each result is one fixed tree 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import mlir.ir as mlir
 
 from warploom.codegen.cpu.control import carry, loop
 from warploom.codegen.cpu.emitter import Kernel, Library
@@ -78,33 +81,43 @@ class ExpertLinearSpec:
     @property
     def bytes(self) -> str:
         """Experts that are met, at most all; x and y."""
-        matrix = self.n * self.k * ELEMENT_BYTES[self.weight]
         rows = 4 * (self.k * (1 if self.shared else self.choices) + self.n * self.choices)
-        return f"min(T * {self.choices}, {self.experts}) * {matrix} + T * {rows}"
+        return f"min(T * {self.choices}, {self.experts}) * {self.n * self.row_bytes} + T * {rows}"
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a row of the weight."""
+        return self.k * ELEMENT_BYTES[self.weight]
+
+    @property
+    def weight_operands(self) -> dict[str, str]:
+        """Names and elements of what the weight is in memory."""
+        return {"weight": self.weight}
 
     def emit(self, library: Library) -> None:
-        """Operands: x, experts, weight, y."""
-        operands = {"x": "f32", "experts": "i32", "weight": self.weight, "y": "f32"}
+        """Operands: x, experts, the weight, y."""
+        operands = {"x": "f32", "experts": "i32", **self.weight_operands, "y": "f32"}
         with library.kernel(self.name, operands, self.dims) as kernel, kernel.tiles() as tile:
-            self._tile(kernel, tile)
+            self._tile(library, kernel, tile)
 
-    def _tile(self, kernel: Kernel, tile: Value) -> None:
-        x, experts, weight, y = kernel.operands.values()
+    def _tile(self, library: Library, kernel: Kernel, tile: Value) -> None:
+        x, experts, *weight, y = kernel.operands.values()
         choices = kernel.dims["T"] * self.choices
         choice, first = tile % choices, (tile // choices) * BLOCK
         expert = convert_int(minimum(maximum(experts[choice], 0), self.experts - 1), "i64")
         row = x.at((choice // self.choices if self.shared else choice) * self.k)
-        matrix, out = weight.at(expert * (self.n * self.k)), y.at(choice * self.n)
+        out = y.at(choice * self.n)
         end = minimum(first + BLOCK, self.n)
         at_once = 8 if kernel.isa.accumulators > 8 else 4
         whole = first + (end - first) // at_once * at_once
         for lower, upper, count in ((first, whole, at_once), (whole, end, 1)):
             with loop(lower, upper, count) as n:
-                for i, total in enumerate(self._dots(row, matrix.at(n * self.k), count)):
+                for i, total in enumerate(self.dots(library, row, weight, expert * self.n + n, count)):
                     out[n + i] = total
 
-    def _dots(self, x: Ptr, rows: Ptr, count: int) -> list[Value]:
-        """x [k] times `count` rows that follow one another."""
+    def dots(self, library: Library, x: Ptr, weight: Sequence[Ptr], first: Value, count: int) -> list[Value]:
+        """x [k] times `count` rows of the weight from the `first` on."""
+        rows = weight[0].at(first * self.k)
 
         def step(i: Value, *totals: Value, mask: Value | None = None) -> list[Value]:
             vector = x.load(i, mask=mask)
@@ -125,12 +138,19 @@ def match(group: Function) -> Match | str:
     operation = only_op(group, expert_linear)
     if isinstance(operation, str):
         return operation
-    x, experts, weight = operation.operands
-    refusal = refuse_activations(x)
-    if refusal is not None or type_of(weight).dtype not in WEIGHTS:
-        return refusal or f"takes weights of {', '.join(WEIGHTS)}; here {type_of(weight)}"
-    n, (rows, k), choices = expert_linear.attrs_of(operation)["n"], type_of(weight).shape, type_of(experts).shape[1]
-    shared = type_of(x).shape[1] == 1
-    spec = ExpertLinearSpec(static(rows) // n, n, static(k), static(choices), shared, type_of(weight).dtype.value)
+    dtype = type_of(operation.operands[2]).dtype
+    if dtype not in WEIGHTS:
+        return f"takes weights of {', '.join(WEIGHTS)}; here {dtype}"
+    return matched(group, operation, ExpertLinearSpec, dtype.value)
+
+
+def matched(group: Function, operation: mlir.Operation, kind: type[ExpertLinearSpec], weight: str) -> Match | str:
+    """The kernel of a product with experts, whose weight is of a format, or why its activations are refused."""
+    x, experts, matrix, *_ = operation.operands
+    if (refusal := refuse_activations(x)) is not None:
+        return refusal
+    n, rows, choices = expert_linear.attrs_of(operation)["n"], type_of(matrix).shape[0], type_of(experts).shape[1]
+    _, sharing, k = type_of(x).shape
+    spec = kind(static(rows) // n, n, static(k), static(choices), sharing == 1, weight)
     operands = (*(input_slot(group, value) for value in operation.operands), result_slot(group, operation.results[0]))
     return Match(spec, operands, {"T": str(type_of(experts).shape[0])})

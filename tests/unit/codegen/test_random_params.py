@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mlir.ir as mlir
 import numpy as np
 import pytest
 
@@ -9,6 +10,9 @@ from tests.unit.passes.tiny_llama import LAYERS, traced
 from warploom.codegen.cpu.target import CPU
 from warploom.codegen.parameters import exports
 from warploom.codegen.random_params import random_params
+from warploom.ir.function import FunctionBuilder
+from warploom.ir.ops.mxfp4 import dequantize_mxfp4, quantize_mxfp4
+from warploom.ir.ops.parameters import checkpoint, export
 from warploom.passes.pipeline import pipeline, run
 from warploom.runtime.manifest import RandomParam
 from warploom.runtime.noise import random_param
@@ -51,3 +55,17 @@ def test_offsets_shift_nothing() -> None:
     offsets = {name: p for name, p in made("int4:g32:zeros").items() if ":offset" in name}
     assert offsets
     assert all((random_param(offset) == 0).all() for offset in offsets.values())
+
+
+@pytest.mark.usefixtures("wl")
+def test_mxfp4_experts_are_spread_as_asked_for() -> None:
+    """As far as a power of two can be."""
+    module = mlir.Module.create()
+    prepare = FunctionBuilder(module, "prepare", {})
+    with prepare.point:
+        for part, value in zip("qs", quantize_mxfp4(checkpoint(name="w", shape=(512, 64), dtype="bf16")), strict=True):
+            export(value, name=part)
+    prepare.finish({})
+    params = random_params(dict(exports(module)), 0.02)
+    spread = dequantize_mxfp4.evaluate(random_param(params["q"]), random_param(params["s"])).std()
+    assert 0.02 / 2**0.5 < spread < 0.02 * 2**0.5

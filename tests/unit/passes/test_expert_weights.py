@@ -47,6 +47,12 @@ def test_quantized_experts_are_refused_and_the_fix_works(tmp_path: Path) -> None
     compiled(tmp_path, "cpu", {"*.experts.*": "bf16", "*": "int8"})
 
 
+def test_experts_in_mxfp4_need_whole_groups(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"cannot be stored as mxfp4") as caught:
+        compiled(tmp_path, "cpu", "mxfp4")
+    assert "groups of 32" in str(caught.value)
+
+
 @pytest.mark.usefixtures("wl")
 @pytest.mark.parametrize(
     ("x", "experts", "weight", "n"),

@@ -25,6 +25,7 @@ from warploom.ir.context import new_context, print_module
 from warploom.ir.function import functions, path_of
 from warploom.ir.interpreter import evaluate_exports
 from warploom.ir.ops.experts import expert_linear
+from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.parameters import checkpoint as checkpoint_op
 from warploom.ir.rewrite import entries, is_op
 from warploom.ir.types import DType, type_of
@@ -260,6 +261,15 @@ def _check_in_place(module: mlir.Module) -> None:
             if REFUSED in operation.attributes:
                 reason = operation.attributes[REFUSED].value
                 raise CompileError(f"{path_of(operation)}: the KV cache would be copied", found=reason)
+        for line in recorded(function):
+            path, _, reason = line.partition(f": {kv_write.name}: no kernel for 1 ops: ")
+            if reason:
+                raise CompileError(
+                    f"no kernel writes the keys and values of {path} into the KV cache",
+                    expected="heads of a size that the target's kernels take",
+                    found=reason,
+                    fix="compile for another target, or use another model",
+                )
 
 
 def _check_experts(module: mlir.Module, target: str) -> None:

@@ -34,6 +34,7 @@ from warploom.runtime.output_stream import OutputStream
 from warploom.runtime.request import Request
 from warploom.runtime.sampling_params import SamplingParams, one_each
 from warploom.runtime.served_model import ServedModel, open_model
+from warploom.runtime.speculative_config import SpeculativeConfig
 
 Prompt: TypeAlias = str | Sequence[int]
 _WATCH_SECONDS = 1.0  # how often the engine's heartbeat is looked at
@@ -87,6 +88,7 @@ class AsyncLLM:
         max_num_batched_tokens: int | None = None,
         kv_cache_bytes: int | None = None,
         gpu_memory_fraction: float | None = None,
+        speculation: SpeculativeConfig | None = None,
         max_queue: int = 256,
         hang_timeout_s: float = 120.0,
     ) -> AsyncLLM:
@@ -97,7 +99,9 @@ class AsyncLLM:
             hang_timeout_s: a step of this many seconds means that the device hangs, and all requests fail.
         """
         options = DeviceOptions(threads, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_fraction)
-        return cls(open_model(artifact, device, options), max_queue=max_queue, hang_timeout_s=hang_timeout_s)
+        return cls(
+            open_model(artifact, device, options, speculation), max_queue=max_queue, hang_timeout_s=hang_timeout_s
+        )
 
     async def __aenter__(self) -> AsyncLLM:
         return self

@@ -25,6 +25,7 @@ _T = TypeVar("_T")
 _ENTRIES = ("step", "sample", "logprobs")
 _DEFAULT_MAX_TOKENS = 512
 _DEFAULT_MAX_SEQS = 16
+_CHEAP_TOKENS = 16  # with weights of f32; with int8, these take three times as long as one
 _ROWS = 128  # of logits in one step, where prompts want some beside the sequences
 
 
@@ -80,6 +81,7 @@ class CpuDevice:
         self.max_tokens = _limit("max_tokens", max_tokens, _DEFAULT_MAX_TOKENS, dims["T"])
         self.max_seqs = _limit("max_seqs", max_seqs, min(_DEFAULT_MAX_SEQS, self.max_tokens), dims["S"])
         self.max_rows = min(max(self.max_seqs, _ROWS), dims["R"].max)
+        self.cheap_tokens = _CHEAP_TOKENS
         self.page_size = target.kv.page_size
         full = self.max_seqs * target.kv.pages(manifest.max_context)
         self.num_pages = _num_pages(target.kv, kv_bytes, full, dims["C"])

@@ -25,6 +25,7 @@ class DeviceOptions:
     Attributes:
         threads: CPU: worker threads.
         memory_fraction: GPU: how much of its memory is used in all.
+        num_drafts: most drafts of a sequence in a step.
     """
 
     threads: int | None = None
@@ -32,6 +33,7 @@ class DeviceOptions:
     max_tokens: int | None = None
     kv_bytes: int | None = None
     memory_fraction: float | None = None
+    num_drafts: int = 0
 
 
 def open_device(
@@ -127,6 +129,7 @@ def _open_cuda(artifact: Artifact, options: DeviceOptions) -> Device:
         artifact,
         max_tokens=options.max_tokens,
         max_seqs=options.max_seqs,
+        num_drafts=options.num_drafts,
         kv_bytes=options.kv_bytes,
         memory_fraction=options.memory_fraction,
     )

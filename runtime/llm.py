@@ -21,6 +21,7 @@ from warploom.runtime.output import Answer, Completion, Delta, OutputText, best_
 from warploom.runtime.request import Request
 from warploom.runtime.sampling_params import SamplingParams, one_each
 from warploom.runtime.served_model import open_model
+from warploom.runtime.speculative_config import SpeculativeConfig
 
 Prompt: TypeAlias = str | Sequence[int]
 
@@ -43,6 +44,7 @@ class LLM:
         kv_cache_bytes: memory of the KV cache; None: enough for `max_num_seqs` full contexts, but on the CPU at most
             a quarter of the free memory, on a GPU what is left of `gpu_memory_fraction`.
         gpu_memory_fraction: how much of a GPU's memory is used in all; None: 0.92.
+        speculation: tokens are drafted, and verified several in a step; the answers are the same.
 
     Raises:
         ArtifactError, DeviceError: the artifact is unusable here; see `load`, `CpuDevice` and `CudaDevice`.
@@ -58,9 +60,10 @@ class LLM:
         max_num_batched_tokens: int | None = None,
         kv_cache_bytes: int | None = None,
         gpu_memory_fraction: float | None = None,
+        speculation: SpeculativeConfig | None = None,
     ) -> None:
         options = DeviceOptions(threads, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_fraction)
-        model = open_model(artifact, device, options)
+        model = open_model(artifact, device, options, speculation)
         self.artifact, self.tokenizer, self.default_params = model.artifact, model.tokenizer, model.default_params
         self.device, self._engine = model.device, model.engine
         self._answers: dict[int, Answer] = {}  # the unfinished ones, by request
@@ -235,11 +238,13 @@ class LLM:
         for answer in before:  # now that the device is busy again
             answer.decode()
         for output in outputs:
-            answer = self._answers[output.request_id]
-            answer.add(output)
-            if answer.has_ended:
+            found = self._answers.get(output.request_id)
+            if found is None:  # ended by a stop string, some tokens of this step before
+                continue
+            found.add(output)
+            if found.has_ended:
                 self._drop(output.request_id)
-                self._ended.append(answer)
+                self._ended.append(found)
         return bool(self._ended)
 
     def _drop(self, request_id: int) -> None:

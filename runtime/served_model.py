@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.beam_engine import BeamEngine
@@ -11,6 +11,7 @@ from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions, open_device
 from warploom.runtime.guide import GuideCompiler
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.speculative_config import SpeculativeConfig
 from warploom.runtime.tokenizer import Tokenizer
 
 
@@ -26,10 +27,15 @@ class ServedModel:
 
 
 def open_model(
-    artifact: Artifact | str | os.PathLike[str], device: Device | DeviceKind | None, options: DeviceOptions
+    artifact: Artifact | str | os.PathLike[str],
+    device: Device | DeviceKind | None,
+    options: DeviceOptions,
+    speculation: SpeculativeConfig | None = None,
 ) -> ServedModel:
-    """Open an artifact or a path to one; for `device` and `options` see `LLM`, which also names the errors."""
+    """Open an artifact or a path to one; for the arguments see `LLM`, which also names the errors."""
     artifact = artifact if isinstance(artifact, Artifact) else load(artifact)
+    if speculation is not None:
+        options = replace(options, num_drafts=speculation.num_speculative_tokens)
     manifest = artifact.manifest
     tokenizer = Tokenizer.from_artifact(artifact)
     if device is None or isinstance(device, str):
@@ -41,5 +47,6 @@ def open_model(
         max_context=manifest.max_context,
         eos_token_ids=ends,
         guides=GuideCompiler(manifest.vocab_size, tokenizer.token_bytes, ends),
+        speculation=speculation,
     )
     return ServedModel(artifact, tokenizer, SamplingParams.from_generation(manifest.generation), device, engine)

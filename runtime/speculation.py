@@ -25,6 +25,7 @@ from typing import Protocol
 
 import numpy as np
 
+from warploom.errors import EngineError
 from warploom.runtime.device import Device
 from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.prompt_lookup import PromptLookup
@@ -137,6 +138,6 @@ def make_proposer(
     config: SpeculativeConfig, scheduler: Scheduler, sampler: SamplerTable, drafter: Device | None
 ) -> Proposer:
     """Return what a configuration drafts with, for the running requests of a scheduler."""
-    if drafter is None:
-        return PromptLookup(len(scheduler.known), config.prompt_lookup_max, config.prompt_lookup_min)
-    raise NotImplementedError
+    if config.method == "draft_model":
+        raise EngineError("Draft models cannot be used yet", fix="speculate with the method 'ngram'")
+    return PromptLookup(len(scheduler.known), config.prompt_lookup_max, config.prompt_lookup_min)

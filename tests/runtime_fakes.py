@@ -191,6 +191,28 @@ def _banned(sampling: SamplerInputs, index: int) -> frozenset[int]:
     return frozenset(banned.tolist()) | frozenset(np.flatnonzero(bits).tolist())
 
 
+class Oracle:
+    """Drafts what the fake model will say, wrong in places that the bits of a number decide."""
+
+    def __init__(self, mistakes: int, can: bool = True) -> None:
+        self.mistakes, self.can = mistakes, can
+        self.drafted = 0
+
+    def can_draft(self, request: Request) -> bool:
+        return self.can
+
+    def draft(self, wanted: Sequence[tuple[Request, int]]) -> list[list[int]]:
+        return [self._continued(request, number) for request, number in wanted]
+
+    def _continued(self, request: Request, number: int) -> list[int]:
+        history = list(request.token_ids)
+        for _ in range(number):
+            self.drafted += 1
+            wrong = self.mistakes >> (self.drafted % 16) & 1
+            history.append((next_token(history, request.seed) + wrong) % VOCAB_SIZE)
+        return history[len(request.token_ids) :]
+
+
 def one_step(pieces: Sequence[tuple[Request, int]], cache: KVCache, sampler: SamplerTable) -> StepBatch:
     """A batch as the engine makes it: the next tokens of requests that have rows, all sampled.
 

@@ -13,10 +13,12 @@ import msgspec
 from warploom.runtime.artifact import load as load_artifact
 from warploom.runtime.cuda.device import CudaDevice
 from warploom.runtime.devices import DeviceOptions, open_device
+from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.llm import LLM
 from warploom.runtime.output import Completion
 from warploom.tools.bench_plot import plot
 from warploom.tools.latency import Spread, spread
+from warploom.tools.speculation_flags import add_speculation, speculation_of
 from warploom.tools.table import shown, table
 from warploom.tools.timed_device import TimedDevice, TimedStep
 from warploom.tools.workload import Load, Work, make_work, parse_load
@@ -51,6 +53,7 @@ class LoadRow:
     tpot: Spread
     steps: int
     preemptions: int
+    accepted: str  # of drafted tokens
     seconds: float = shown(lambda value: f"{value:.2f}")
     output_tokens_per_second: float = shown(_number)
     total_tokens_per_second: float = shown(_number)
@@ -98,6 +101,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kv-cache-bytes", type=int, metavar="N", help="memory of the KV cache")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if artifact and machine have one")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU: worker threads")
+    add_speculation(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random tokens")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw where the GPU's time goes")
@@ -107,10 +111,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure what a parsed command line asks for."""
     artifact = load_artifact(args.artifact)
-    options = DeviceOptions(args.threads, args.max_num_seqs, args.max_num_batched_tokens, args.kv_cache_bytes)
+    speculation = speculation_of(args)
+    drafts = 0 if speculation is None else speculation.num_speculative_tokens
+    options = DeviceOptions(
+        args.threads, args.max_num_seqs, args.max_num_batched_tokens, args.kv_cache_bytes, num_drafts=drafts
+    )
     device = open_device(artifact, args.device, options)
     timed = TimedDevice(device) if isinstance(device, CudaDevice) else None
-    with LLM(artifact, device=timed or device) as llm:
+    with LLM(artifact, device=timed or device, speculation=speculation) as llm:
         loads = args.load or [parse_load("128/128x256")]
         _answer(llm, _make(llm, Load("warm-up", (8, 4), 2), args))
         rows, steps = [], {}
@@ -166,7 +174,17 @@ def _measure(llm: LLM, load: Load, timed: TimedDevice | None, args: argparse.Nam
         exposed=sum(step.exposed for step in steps) / max(1, len(steps)),
         busy=sum(step.busy for step in steps) / seconds,
         preemptions=after.preemptions - before.preemptions,
+        accepted=_accepted(before, after),
     )
+
+
+def _accepted(before: EngineStats, after: EngineStats) -> str:
+    """How many drafted tokens became output, and how many tokens a verification gave."""
+    drafts, drafted = after.drafts - before.drafts, after.draft_tokens - before.draft_tokens
+    if not drafts:
+        return "-"
+    accepted = after.accepted_tokens - before.accepted_tokens
+    return f"{accepted} of {drafted}, {1 + accepted / drafts:.2f} a step"
 
 
 def step_rows(steps: Sequence[TimedStep]) -> list[StepRow]:
@@ -183,6 +201,8 @@ def _kind(step: TimedStep) -> str:
     """Decodes by the next power of two of their number, others by that of their tokens."""
     if step.num_tokens == step.num_seqs:
         return f"decode <= {1 << (step.num_seqs - 1).bit_length()}"
+    if step.num_tokens == step.num_rows:
+        return f"with drafts, <= {1 << (step.num_tokens - 1).bit_length()} tokens"
     return f"with prompts, <= {1 << (step.num_tokens - 1).bit_length()} tokens"
 
 

@@ -12,12 +12,14 @@ from typing import get_args
 from warploom.errors import ArtifactError, InvalidRequestError
 from warploom.runtime.async_llm import AsyncLLM
 from warploom.runtime.server.limits import Limits
+from warploom.tools.speculation_flags import add_speculation, speculation_of
 
 _KEY_VARIABLE = "WARPLOOM_API_KEY"
 _EXAMPLES = """\
 examples:
   warploom serve smollm2
   warploom serve smollm2 --port 9000 --model-name smol
+  warploom serve smollm2 --speculation ngram
   WARPLOOM_API_KEY=secret warploom serve smollm2 --host 0.0.0.0
 
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
@@ -46,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="most tokens in one step")
     engine.add_argument("--kv-cache-bytes", type=int, metavar="N", help="memory of the KV cache")
     engine.add_argument("--gpu-memory-fraction", type=float, metavar="X", help="how much of the GPU's memory is used")
+    add_speculation(engine)
     engine.add_argument("--max-queue", type=int, default=256, metavar="N", help="answers that may wait (default: 256)")
     server = parser.add_argument_group("server")
     server.add_argument(
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
         max_num_batched_tokens=args.max_num_batched_tokens,
         kv_cache_bytes=args.kv_cache_bytes,
         gpu_memory_fraction=args.gpu_memory_fraction,
+        speculation=speculation_of(args),
         max_queue=args.max_queue,
         hang_timeout_s=args.hang_seconds,
     )

@@ -20,7 +20,7 @@ class TimedStep:
     """One step in service.
 
     Attributes:
-        num_seqs, num_tokens: of the batch.
+        num_seqs, num_tokens, num_rows: of the batch; rows of logits.
         busy: seconds on the GPU, from its copy of inputs to its last kernel.
         exposed: seconds that the GPU stood still before it because of the host.
         launch: seconds that the host took to enqueue it.
@@ -28,6 +28,7 @@ class TimedStep:
 
     num_seqs: int
     num_tokens: int
+    num_rows: int
     busy: float
     exposed: float
     launch: float
@@ -46,7 +47,7 @@ class TimedDevice:
         self.max_tokens, self.max_seqs, self.max_rows = device.max_tokens, device.max_seqs, device.max_rows
         self.cheap_tokens = device.cheap_tokens
         self._device = device
-        self._under_way: deque[tuple[Any, Any, int, int, float]] = deque()
+        self._under_way: deque[tuple[Any, Any, int, int, int, float]] = deque()
         self._last_end: Any = None
         self._spare: list[Any] = []
 
@@ -57,19 +58,19 @@ class TimedDevice:
         self._record(begin)
         ticket = self._device.launch(batch, token_sources)
         self._record(end)
-        shape = len(batch.context_lens), len(batch.token_ids)
+        shape = len(batch.context_lens), len(batch.token_ids), len(batch.logit_rows)
         self._under_way.append((begin, end, *shape, time.perf_counter() - began))
         return ticket
 
     def result(self, ticket: Any) -> StepOutput:
         """See `Device`."""
         output = self._device.result(ticket)
-        begin, end, num_seqs, num_tokens, launch = self._under_way.popleft()
+        begin, end, num_seqs, num_tokens, num_rows, launch = self._under_way.popleft()
         self._device.driver.call("cuEventSynchronize", end)
         gap = 0.0 if self._last_end is None else self._seconds(self._last_end, begin)
         # A GPU that has waited for the step to begin waits for its launch, too.
         exposed = gap + launch if gap > 1e-5 else 0.0
-        self.steps.append(TimedStep(num_seqs, num_tokens, self._seconds(begin, end), exposed, launch))
+        self.steps.append(TimedStep(num_seqs, num_tokens, num_rows, self._seconds(begin, end), exposed, launch))
         self._spare += [begin] if self._last_end is None else [begin, self._last_end]
         self._last_end = end
         return output

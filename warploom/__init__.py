@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from warploom.runtime.guide import Guide
     from warploom.runtime.llm import LLM
     from warploom.runtime.sampling_params import SamplingParams
+    from warploom.runtime.speculative_config import SpeculativeConfig
 
 _HOMES = {
     "compile": "warploom.compiler",
@@ -35,11 +36,12 @@ _HOMES = {
     "LLM": "warploom.runtime.llm",
     "AsyncLLM": "warploom.runtime.async_llm",
     "SamplingParams": "warploom.runtime.sampling_params",
+    "SpeculativeConfig": "warploom.runtime.speculative_config",
 }
 
 __all__ = [
-    "LLM", "Artifact", "AsyncLLM", "BeamSearchParams", "Guide", "SamplingParams", "__version__", "compile", "errors",
-    "load",
+    "LLM", "Artifact", "AsyncLLM", "BeamSearchParams", "Guide", "SamplingParams", "SpeculativeConfig", "__version__",
+    "compile", "errors", "load",
 ]  # fmt: skip
 
 

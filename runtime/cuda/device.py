@@ -1,9 +1,10 @@
 """The CUDA device: an artifact's program on one GPU, as steps.
 
 A step is: one copy of its inputs, then `@feed` (puts tokens that only the GPU knows yet into `token_ids`), `@step`,
-`@sample` and, where asked for, `@logprobs`, all on one stream; results are copied back on another. A decode step is a
-captured graph from `@feed` to `@sample`. `launch` returns when all that is enqueued, so the next step can be launched
-before this one's tokens are known: its `token_sources` say which of its tokens are rows of this one's result.
+`@sample` and, where asked for, `@logprobs`, all on one stream; results are copied back on another. A decode step, with
+drafts or without, is a captured graph from `@feed` to `@sample`. `launch` returns when all that is enqueued, so the
+next step can be launched before this one's tokens are known: its `token_sources` say which of its tokens are rows of
+this one's result.
 """
 
 from __future__ import annotations
@@ -20,10 +21,17 @@ from warploom.runtime.artifact import Artifact
 from warploom.runtime.cuda.architecture import choose_target
 from warploom.runtime.cuda.driver import Driver
 from warploom.runtime.cuda.graphs import GraphKey, Graphs
-from warploom.runtime.cuda.limits import DEFAULT_MEMORY_FRACTION, CacheBudget, step_limits
+from warploom.runtime.cuda.limits import CHEAP_TOKENS, DEFAULT_MEMORY_FRACTION, CacheBudget, step_limits
 from warploom.runtime.cuda.program import ENTRIES, FEED, LOGPROBS, SAMPLE, STEP, Program, named_entries
 from warploom.runtime.cuda.results import Pending, ResultRing
-from warploom.runtime.cuda.step_shape import StepShape, bucket_dims, make_buckets, sampling_dims, shape_step
+from warploom.runtime.cuda.step_shape import (
+    StepShape,
+    bucket_dims,
+    make_buckets,
+    padded_starts,
+    sampling_dims,
+    shape_step,
+)
 from warploom.runtime.device import StepOutput
 from warploom.runtime.step_batch import StepBatch
 
@@ -42,6 +50,7 @@ class CudaDevice:
     Args:
         ordinal: which GPU, as the driver counts them.
         max_tokens, max_seqs: most tokens and sequences of a step; None: 8192 and 256, or what was compiled if less.
+        num_drafts: most drafts of a sequence in a step; its rows of logits are enough for those.
         kv_bytes: memory of the KV cache; None: what is left of `memory_fraction` of the GPU's memory (None: 0.92),
             but no more than `max_seqs` full contexts.
         graphs: whether decode steps are captured; without, every kernel is launched by itself.
@@ -66,6 +75,7 @@ class CudaDevice:
         ordinal: int = 0,
         max_tokens: int | None = None,
         max_seqs: int | None = None,
+        num_drafts: int = 0,
         kv_bytes: int | None = None,
         memory_fraction: float | None = None,
         graphs: bool = True,
@@ -79,11 +89,13 @@ class CudaDevice:
             entries = named_entries(artifact, artifact.plan(self.target))
             fraction = DEFAULT_MEMORY_FRACTION if memory_fraction is None else memory_fraction
             kv = artifact.target(self.target).kv
-            limits = step_limits(kv.pages(artifact.manifest.max_context), entries, max_tokens, max_seqs)
+            pages = kv.pages(artifact.manifest.max_context)
+            limits = step_limits(pages, entries, max_tokens, max_seqs, num_drafts)
+            most_pages = limits["C"]
             self._load(artifact, limits, CacheBudget(kv_bytes, fraction))
             self.page_size, self.num_pages = kv.page_size, limits["C"]
-            self.max_tokens, self.max_seqs, self.max_rows = limits["T"], limits["S"], limits["R"]
-            self.cheap_tokens = _CHEAP_TOKENS
+            self.max_tokens, self.max_seqs, self.max_rows = limits["T"], most_pages // limits["P"], limits["R"]
+            self.cheap_tokens = CHEAP_TOKENS
             self._min_rows = entries[STEP].dims["R"].min
             self._buckets = make_buckets(limits["S"], limits["P"]) if graphs else None
             self._capture_common()
@@ -153,7 +165,7 @@ class CudaDevice:
         if token_sources is not None:
             arrays["token_sources"] = token_sources
         if shape.bucket is not None:
-            arrays["query_start"] = np.arange(shape.dims["S"] + 1, dtype=np.int32)
+            arrays["query_start"] = padded_starts(batch.query_start, shape.dims["S"])
         self.program.inputs.upload(shape.dims, arrays)
         return shape
 
@@ -203,7 +215,6 @@ class CudaDevice:
         return self._graphs.get(key, lambda: self.program.enqueue(key.entries, dims))
 
 
-_CHEAP_TOKENS = 64
 _NO_TOKENS = StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), None, None)
 _RESULTS = {SAMPLE: ("tokens", "logprobs"), LOGPROBS: ("top_tokens", "top_logprobs")}
 _SAMPLED, _REPORTED = (SAMPLE,), (SAMPLE, LOGPROBS)

@@ -15,16 +15,19 @@ from warploom.runtime.plan import DimRange, Entry
 DEFAULT_MAX_TOKENS = 8192
 DEFAULT_MAX_SEQS = 256
 DEFAULT_MEMORY_FRACTION = 0.92
+CHEAP_TOKENS = 64  # see `Device`
 _CACHE_PAGES = "C"
 
 
 def step_limits(
-    max_pages: int, entries: Mapping[str, Entry], max_tokens: int | None, max_seqs: int | None
+    max_pages: int, entries: Mapping[str, Entry], max_tokens: int | None, max_seqs: int | None, num_drafts: int
 ) -> dict[str, int]:
-    """Return the largest value of every dim but C, the pages of the cache, which is 0 as yet.
+    """Return the largest value of every dim; of C, the pages of the cache, as many as could be in use at once.
 
     Args:
         max_pages: of one sequence.
+        num_drafts: that a sequence may bring to a step beside its last token. Every one has a row of logits, and a
+            sequence of its own in the graphs, where S is T.
 
     Raises:
         EngineError: a limit is outside what was compiled.
@@ -38,12 +41,14 @@ def step_limits(
             expected=f"max_num_seqs of at most max_num_batched_tokens, {tokens}",
             found=str(seqs),
         )
+    pages = min(max_pages, step["P"].max)
+    rows = min(max(seqs, min(seqs * (1 + num_drafts), CHEAP_TOKENS)), tokens, step["S"].max, step["R"].max)
     return {
         "T": tokens,
-        "S": seqs,
-        "R": seqs,
-        "P": min(max_pages, step["P"].max),
-        _CACHE_PAGES: 0,
+        "S": rows,
+        "R": rows,
+        "P": pages,
+        _CACHE_PAGES: seqs * pages,
         **{name: known.max for name, known in sample.items() if name != "R"},
     }
 

@@ -77,7 +77,7 @@ class Program:
         self.inputs = InputBlock(driver, self.memory, stream, _moving_inputs(entries), limits)
         resources.callback(self.inputs.close)
         kv, compiled = artifact.target(target).kv, entries[STEP].dims["C"]
-        limits["C"] = num_cache_pages(driver, self.memory, kv, compiled, limits["S"] * limits["P"], budget)
+        limits["C"] = num_cache_pages(driver, self.memory, kv, compiled, limits["C"], budget)
         cache_bytes = limits["C"] * kv.bytes_per_page
         self.cache = self.memory.take_zeroed("the KV cache", cache_bytes), cache_bytes
         driver.call("cuCtxSynchronize")

@@ -3,6 +3,10 @@
 A graph fixes grids and addresses, so a decode step (one token of every sequence) is padded to the next bucket of
 rows and of page-table columns. Padding rows are sequences of one token that read page 0 and write nothing (slot -1):
 valid work for every kernel. Rows of the page table are padded with page 0, which no kernel reads past the context.
+
+A step that verifies drafts (a few tokens of every sequence, all sampled) runs in the same graphs: as many sequences as
+tokens, of which the last are empty, and tokens of no sequence behind. Kernels look their sequences up in `query_start`
+anyway.
 """
 
 from __future__ import annotations
@@ -10,11 +14,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from warploom.runtime.sampler_inputs import SamplerInputs
 from warploom.runtime.step_batch import StepBatch
 
+I32 = NDArray[np.int32]
 _ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 _ROWS_STEP = 64  # beyond those
+_LONGEST_RUN = 16  # tokens of a sequence: each reads those before it once more than kernels for prompts do
 _FIRST_PAGES, _PAGES_FACTOR = 16, 4
 
 
@@ -62,10 +71,25 @@ def shape_step(batch: StepBatch, buckets: Buckets | None, min_rows: int, num_pag
     plain = sampling is not None and max(widths.values()) == 1 and not batch.top_logprobs
     dims["R"] = max(num_rows, min_rows)
     bucket = None
-    if buckets is not None and num_tokens == num_seqs and num_seqs <= buckets.rows[-1] and width <= buckets.pages[-1]:
-        rows, pages = _round_up(num_seqs, buckets.rows), _round_up(width, buckets.pages)
+    fits = buckets is not None and num_tokens <= buckets.rows[-1] and width <= buckets.pages[-1]
+    if buckets is not None and fits and (num_tokens == num_seqs or _verifies(batch)):
+        rows, pages = _round_up(num_tokens, buckets.rows), _round_up(width, buckets.pages)
         dims, bucket = bucket_dims(rows, pages), (rows, pages)
     return StepShape({**dims, "C": num_pages, **widths}, bucket, plain)
+
+
+def padded_starts(query_start: I32, rows: int) -> I32:
+    """Return `query_start` of a step in a bucket of `rows` sequences, [rows + 1]."""
+    num_seqs, num_tokens = len(query_start) - 1, query_start[-1]
+    if num_tokens == num_seqs:
+        return np.arange(rows + 1, dtype=np.int32)
+    return np.concatenate([query_start, np.full(rows - num_seqs, num_tokens, np.int32)])
+
+
+def _verifies(batch: StepBatch) -> bool:
+    """Whether a step takes few tokens of every sequence and samples after each."""
+    every = len(batch.logit_rows) == len(batch.token_ids)
+    return every and int(np.diff(batch.query_start).max()) <= _LONGEST_RUN
 
 
 def sampling_dims(sampling: SamplerInputs | None) -> dict[str, int]:

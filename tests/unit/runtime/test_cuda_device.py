@@ -12,7 +12,7 @@ import pytest
 
 from tests.cuda_fake import FakeCuda, array_at
 from tests.cuda_fake_model import LAYERS, MAX_CONTEXT, MAX_SEQS, MAX_TOKENS, NOISE, PAGE, cuda_artifact, fake_cuda
-from tests.runtime_fakes import EOS, VOCAB_SIZE, FakeDevice, answer_alone, one_step
+from tests.runtime_fakes import EOS, VOCAB_SIZE, FakeDevice, Oracle, answer_alone, one_step
 from warploom.errors import ArtifactError, DeviceError, EngineError
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.cuda.device import CudaDevice
@@ -22,6 +22,7 @@ from warploom.runtime.noise import random_param
 from warploom.runtime.request import Request
 from warploom.runtime.sampler_inputs import SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.speculative_config import SpeculativeConfig
 from warploom.runtime.step_batch import StepBatch
 
 NUM_PAGES = 40
@@ -92,6 +93,26 @@ def test_engine_gives_the_tokens_of_each_request_alone(
         "sample",
         "top",
     }
+    device.close()
+
+
+def test_drafts_are_verified_in_the_graphs_of_decodes(artifact: Artifact, cuda: FakeCuda) -> None:
+    device = CudaDevice(artifact, kv_bytes=KV_BYTES, max_seqs=2, num_drafts=3, api=cuda)
+    assert (device.max_seqs, device.max_rows) == (2, 8)
+    config = SpeculativeConfig(num_speculative_tokens=3)
+    speculating = Engine(
+        device, vocab_size=VOCAB_SIZE, max_context=MAX_CONTEXT, eos_token_ids=[EOS], speculation=config
+    )
+    assert speculating._speculator is not None
+    speculating._speculator._proposer = Oracle(0x0840)
+    alone = SamplingParams(seed=3, max_tokens=20, ignore_eos=True)
+    assert answers(speculating, [([5], alone)]) == [answer_alone([5], alone, MAX_CONTEXT)[0]]
+    assert cuda.graph_launches == speculating.stats().steps < 12
+    requests = mixed_requests(5)
+    expected = [answer_alone(prompt, params, MAX_CONTEXT)[0] for prompt, params in requests]
+    assert answers(speculating, requests) == expected
+    stats = speculating.stats()
+    assert stats.accepted_tokens > stats.drafts
     device.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime_fakes import EOS, VOCAB_SIZE, FakeDevice, answer_alone, next_token
+from tests.runtime_fakes import EOS, VOCAB_SIZE, FakeDevice, Oracle, answer_alone
 from warploom.errors import InvalidRequestError
 from warploom.runtime.draft_pace import DraftPace
 from warploom.runtime.engine import Engine, RequestOutput
@@ -21,28 +21,6 @@ from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.speculative_config import MAX_DRAFTS, SpeculativeConfig
 
 MAX_CONTEXT = 60
-
-
-class Oracle:
-    """Drafts what the fake model will say, wrong in places that a number decides."""
-
-    def __init__(self, mistakes: int, can: bool = True) -> None:
-        self.mistakes, self.can = mistakes, can
-        self.drafted = 0
-
-    def can_draft(self, request: Request) -> bool:
-        return self.can
-
-    def draft(self, wanted: Sequence[tuple[Request, int]]) -> list[list[int]]:
-        return [self._continued(request, number) for request, number in wanted]
-
-    def _continued(self, request: Request, number: int) -> list[int]:
-        history = list(request.token_ids)
-        for _ in range(number):
-            self.drafted += 1
-            wrong = self.mistakes >> (self.drafted % 16) & 1
-            history.append((next_token(history, request.seed) + wrong) % VOCAB_SIZE)
-        return history[len(request.token_ids) :]
 
 
 def make_engine(device: FakeDevice, oracle: Oracle | None = None, drafts: int = 4, **more: Any) -> Engine:

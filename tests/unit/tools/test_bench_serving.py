@@ -72,8 +72,14 @@ def test_offline_counts_every_token(
 
 
 def test_steps_are_summed_up_by_what_they_computed() -> None:
-    steps = [TimedStep(3, 3, 1.0, 0.1, 0.01), TimedStep(4, 4, 3.0, 0.3, 0.01), TimedStep(4, 100, 2.0, 0.0, 0.01)]
-    decode, prompt = bench_offline.step_rows(steps)
+    steps = [
+        TimedStep(3, 3, 3, 1.0, 0.1, 0.01),
+        TimedStep(4, 4, 4, 3.0, 0.3, 0.01),
+        TimedStep(4, 100, 4, 2.0, 0.0, 0.01),
+        TimedStep(2, 12, 12, 0.0, 0.0, 0.01),
+    ]
+    decode, prompt, drafts = bench_offline.step_rows(steps)
+    assert drafts.steps == "with drafts, <= 16 tokens"
     assert (decode.steps, decode.number, decode.each) == ("decode <= 4", 2, 2.0)
     assert decode.exposed == pytest.approx(0.2)
     assert prompt.steps == "with prompts, <= 128 tokens"

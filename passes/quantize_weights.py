@@ -15,6 +15,7 @@ from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear
+from warploom.ir.patterns import is_elementwise
 from warploom.ir.rewrite import before, defining_op, entries, is_op, is_weight, param_name, replace, users
 from warploom.ir.types import type_of
 from warploom.passes.quantization.scheme import Rules, Scheme, scheme
@@ -31,13 +32,28 @@ def quantize_weights(module: mlir.Module, rules: Rules) -> None:
                 if is_op(operation, kind) and _is_row_weight(operation) and operation.operands[1] not in done:
                     found = rules.scheme_of(module_paths(operation))
                     if found is not None:
-                        chosen = found if kind is linear else scheme(found.table)
-                        done.update(_store(operation.operands[1], operation, chosen))
+                        done.update(_store(operation.operands[1], operation, _in_its_role(operation, found)))
         for operation in function.ops:
             if is_op(operation, expert_linear) and is_weight(operation.operands[2]):
                 _store_experts(operation, rules)
             elif is_op(operation, head_linear) and is_weight(operation.operands[1]):
                 _store_heads(operation, rules)
+
+
+def _in_its_role(operation: mlir.Operation, found: Scheme) -> Scheme:
+    """What the scheme that a weight was given means for a table that no linear reads, or for the head."""
+    if is_op(operation, embed):
+        return scheme(found.table)
+    return scheme(found.head) if found.head and makes_logits(operation) else found
+
+
+def makes_logits(operation: mlir.Operation) -> bool:
+    """Whether an op's result is what the entry returns, but for what is done to each of its elements."""
+    return all(
+        reader.name == "func.return" or (is_elementwise(reader) and makes_logits(reader))
+        for result in operation.results
+        for reader in users(result)
+    )
 
 
 def module_paths(operation: mlir.Operation) -> list[str]:

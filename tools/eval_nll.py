@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,9 +78,23 @@ def run(args: argparse.Namespace) -> None:
 
 
 def evaluate_nll(
-    teacher: Teacher, text: str, *, name: str = "", stride: int | None = None, max_tokens: int | None = None
+    teacher: Teacher,
+    text: str,
+    *,
+    name: str = "",
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> NLLResult:
     """Score `text` in windows of the teacher's whole context.
+
+    Args:
+        teacher: who scores.
+        text: what is scored.
+        name: of the text, for the result.
+        stride: by how much the window moves; None: by all of it.
+        max_tokens: of the text, from its beginning; None: all.
+        progress: called with the fraction that is done, after each window.
 
     Raises:
         InvalidRequestError: the text has no two tokens, or the stride is not in 1..context - 1.
@@ -93,9 +107,10 @@ def evaluate_nll(
     stride = most if stride is None else stride
     _check(len(tokens), stride, most)
     windows = list(split(len(tokens), size, stride, first_scored=0 if prefix else 1))
-    scores = [
-        teacher.score([*prefix, *tokens[begin:end]], scored - begin + len(prefix)) for begin, end, scored in windows
-    ]
+    scores = []
+    for begin, end, first in windows:
+        scores.append(teacher.score([*prefix, *tokens[begin:end]], first - begin + len(prefix)))
+        progress(end / len(tokens))
     nll = -sum(float(score.logprobs.sum()) for score in scores)
     scored = [token for window in windows for token in tokens[window.scored : window.end]]
     manifest = teacher.artifact.manifest

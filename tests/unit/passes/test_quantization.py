@@ -116,6 +116,17 @@ def test_fp8_weights_meet_fp8_activations_and_int8_what_the_target_asks() -> Non
 
 
 @pytest.mark.usefixtures("wl")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("text", "head"), [("fp8", "i8"), ("fp8:head", "f8e4m3"), ("int8", "i8")])
+def test_the_head_of_fp8_is_int8_unless_asked_for(text: str, head: str, tied: bool) -> None:
+    module = traced({"num_hidden_layers": 1, "tie_word_embeddings": tied})
+    quantize_weights(module, Rules(text))
+    found = formats(module)["quantized_linear"]
+    assert found[-1] == head
+    assert set(found[:-1]) == {"f8e4m3" if text.startswith("fp8") else "i8"}
+
+
+@pytest.mark.usefixtures("wl")
 def test_quantized_weights_without_a_kernel_are_refused_with_the_reason() -> None:
     with pytest.raises(CompileError, match="no kernel for the quantized weight of model") as caught:
         list(run(traced(), pipeline(UNABLE, "int8")))

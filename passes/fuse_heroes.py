@@ -202,12 +202,33 @@ def _kv_write(proposal: Proposal) -> Proposal:
 
 
 def _latent_write(proposal: Proposal) -> Proposal:
-    """Alone, if it may write in place."""
+    """The norm of the latent, the rotations of the key and of the queries that attend, and slices of projections."""
     (hero,) = proposal.ops
     if IN_PLACE not in hero.attributes:
         proposal.leave(hero, "kernels write in place, and others need the cache as it was")
         proposal.is_whole = True
+        return proposal
+    _, latent, key, _ = hero.operands
+    norm, view = producer(latent, rms_norm), producer(key, reshape)
+    rotation = None if view is None else producer(view.operands[0], rope)
+    sources = [latent, key]
+    if norm is not None and proposal.absorbs(latent):
+        proposal.take(norm)
+        sources[0] = norm.operands[0]
+    if rotation is not None and proposal.absorbs(key):
+        rotated = [rotation, *_latent_queries(hero, rotation)]
+        proposal.take(view, *rotated)
+        sources[1:] = [r.operands[0] for r in rotated]
+    for source in sources:
+        _take_slices(proposal, source)
     return proposal
+
+
+def _latent_queries(write: mlir.Operation, rotated_key: mlir.Operation) -> list[mlir.Operation]:
+    """The rotations, by the angles of the key, of the queries that attend the written cache."""
+    readers = [u for u in users(write.results[0]) if is_op(u, latent_attention)]
+    rotations = [producer(reader.operands[1], rope) for reader in readers]
+    return [r for r in rotations if r is not None and list(r.operands)[1:] == list(rotated_key.operands)[1:]]
 
 
 def _head_linear(proposal: Proposal) -> Proposal:

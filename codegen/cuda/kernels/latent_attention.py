@@ -1,0 +1,300 @@
+"""Which groups are latent attention, and the kernels that compute it: ragged prompts; decodes whose keys are split.
+
+A block takes a few tokens of one sequence times a block of heads (rows of the products, padded to 16 at least) and runs
+over rows of the cache, each of which it loads once: as a key for the scores, as a value for the sums. Blocks of ragged
+tokens are numbered as in `ragged_attention.py`, keys are split as in `decode_attention.py`, but that the parts are put
+together by a kernel of their own: one row of 512 numbers per head and part is too much for the last block alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from warploom.codegen.cpu.kernels.groups import input_slot, kv_slot, only_op, result_slot, static
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Options, Pointer, Slot, Step, Temp, Variant
+from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
+from warploom.codegen.cuda.render import render
+from warploom.codegen.cuda.target import PAGE_SIZE
+from warploom.ir.function import Function
+from warploom.ir.ops.latent_attention import latent_attention
+from warploom.ir.types import DType, tensor, type_of
+
+KIND = "latent_attention"
+MAX_SPLITS = 32
+COLUMNS = 128  # of a block that puts parts together
+WIDEST = 1024  # latent: sums of 16 rows are in registers
+END = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LatentProblem:
+    """Causal attention of bf16 queries [T, num_heads, latent + rotated] over rows of one layer."""
+
+    num_heads: int
+    latent: int
+    rotated: int
+    scale: float
+
+    @property
+    def name(self) -> str:
+        """Readable and unique."""
+        name = f"latent_attention_{self.num_heads}x{self.latent}r{self.rotated}_scale_{self.scale.hex()}"
+        return name.replace(".", "p").replace("+", "").replace("-", "m")
+
+    @property
+    def row(self) -> int:
+        """Numbers of a token in the cache."""
+        return self.latent + self.rotated
+
+    @property
+    def queries(self) -> tuple[Pointer, ...]:
+        """Both parts."""
+        return Pointer("q_latent", DType.BF16), Pointer("q_rope", DType.BF16)
+
+    @property
+    def batch(self) -> tuple[Pointer, ...]:
+        """Where sequences and their tokens are."""
+        return tuple(Pointer(name, DType.I32) for name in ("page_table", "query_start", "context_lens"))
+
+    @property
+    def flops(self) -> str:
+        """Upper bound: each token attends its full page table."""
+        return f"{2 * PAGE_SIZE * self.num_heads * (self.row + self.latent)} * T * P"
+
+    @property
+    def bytes(self) -> str:
+        """Upper bound: full page tables once, queries and the result once."""
+        return f"{2 * PAGE_SIZE * self.row} * S * P + {2 * self.num_heads * (self.row + self.latent)} * T"
+
+
+@dataclass(frozen=True, slots=True)
+class LatentTile:
+    """Tokens, heads and keys of a block, and how it is compiled.
+
+    Attributes:
+        blocks: of a decode: about as many as the GPU holds at once; 0: keys are not split.
+        min_keys: of a block whose keys are split.
+    """
+
+    tokens: int
+    heads: int
+    keys: int
+    num_warps: int
+    num_stages: int
+    blocks: int = 0
+    min_keys: int = 64
+
+    @property
+    def rows(self) -> int:
+        """Of the matrix products."""
+        return self.tokens * self.heads
+
+
+def ragged_tile(problem: LatentProblem, target: CudaTarget) -> LatentTile:
+    """32 rows, whose sums fit registers without spilling, where shared memory holds two blocks of keys."""
+    is_large = target.shared_bytes >= 160 << 10
+    rows = 32 if is_large else 16
+    heads = min(rows, _power_of_two(problem.num_heads))
+    return LatentTile(rows // heads, heads, 64 if is_large else 32, 8 if is_large else 4, 2)
+
+
+def decode_tile(problem: LatentProblem, target: CudaTarget) -> LatentTile:
+    """One token; all heads up to 16."""
+    is_large = target.shared_bytes >= 160 << 10
+    return LatentTile(1, 16, 32, 4, 3 if is_large else 2, blocks=264)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttentionSpec:
+    """out [T, num_heads, latent]; with split keys, for T up to S, parts of it where a token's keys are many."""
+
+    problem: LatentProblem
+    tile: LatentTile
+    pdl: bool
+
+    @property
+    def name(self) -> str:
+        t = self.tile
+        kind = f"decode_m{t.min_keys}_b{t.blocks}" if t.blocks else "ragged"
+        return f"{kind}_{self.problem.name}_{t.tokens}x{t.heads}x{t.keys}_w{t.num_warps}_s{t.num_stages}"
+
+    @property
+    def operands(self) -> tuple[Pointer, ...]:
+        p = self.problem
+        return (*p.queries, Pointer("kv", DType.BF16), *p.batch, *self.scratch, Pointer("out", DType.BF16))
+
+    @property
+    def scratch(self) -> tuple[Pointer, ...]:
+        """The operands that `temps` are."""
+        return (Pointer("parts", DType.F32), Pointer("statistics", DType.F32)) if self.tile.blocks else ()
+
+    @property
+    def temps(self) -> tuple[Temp, ...]:
+        """parts: sums of weighted values; statistics: largest score and sum of weights."""
+        slots = f"S+{self.fill}"  # S * splits is at most the larger of the two
+        shapes = ((slots, self.problem.num_heads, self.problem.latent), (slots, self.problem.num_heads, 2))
+        return tuple(Temp(tensor(shape, DType.F32)) for shape in shapes)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return "T", "S", "P"
+
+    @property
+    def head_blocks(self) -> int:
+        """Blocks of heads."""
+        return -(-self.problem.num_heads // self.tile.heads)
+
+    @property
+    def fill(self) -> int:
+        """Tokens times splits that fill the GPU."""
+        return max(1, self.tile.blocks // self.head_blocks)
+
+    @property
+    def splits(self) -> str:
+        """Blocks that share the keys of a token."""
+        return f"max(1, min({MAX_SPLITS}, {self.fill} // S, (P + {self.min_pages - 1}) // {self.min_pages}))"
+
+    @property
+    def min_pages(self) -> int:
+        """Pages of a split at least."""
+        return max(1, self.tile.min_keys // PAGE_SIZE)
+
+    @property
+    def grid(self) -> tuple[int, str, str | int]:
+        if self.tile.blocks:
+            return self.head_blocks, "T", self.splits
+        return self.head_blocks, f"T // {self.tile.tokens} + S + 1", 1
+
+    @property
+    def options(self) -> Options:
+        return Options(self.tile.num_warps, self.tile.num_stages, pdl=self.pdl)
+
+    @property
+    def flops(self) -> str:
+        return self.problem.flops
+
+    @property
+    def bytes(self) -> str:
+        return self.problem.bytes
+
+    def source(self) -> str:
+        p = self.problem
+        return render(
+            "latent_attention.py.j2",
+            spec=self,
+            p=p,
+            block_l=max(16, _power_of_two(p.latent)),
+            block_r=max(16, _power_of_two(p.rotated)),
+            page_size=PAGE_SIZE,
+            scale=p.scale * LOG2_E,
+        )
+
+    def __str__(self) -> str:
+        p, how = self.problem, "keys split" if self.tile.blocks else "ragged"
+        return f"attention of {p.num_heads} heads over paged latent rows of {p.latent} + {p.rotated}, {how}"
+
+
+@dataclass(frozen=True, slots=True)
+class CombineSpec:
+    """Puts the parts of tokens whose keys were split together."""
+
+    attention: LatentAttentionSpec
+
+    @property
+    def name(self) -> str:
+        return f"combine_{self.attention.name}"
+
+    @property
+    def operands(self) -> tuple[Pointer, ...]:
+        return (*self.attention.scratch, *self.attention.problem.batch[1:], Pointer("out", DType.BF16))
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return self.attention.dims
+
+    @property
+    def grid(self) -> tuple[int, str, int]:
+        p = self.attention.problem
+        return p.num_heads, "T", -(-p.latent // COLUMNS)
+
+    @property
+    def options(self) -> Options:
+        return Options(4, pdl=self.attention.pdl)
+
+    @property
+    def flops(self) -> str:
+        p = self.attention.problem
+        return f"{2 * p.num_heads * p.latent} * T * {self.attention.splits}"
+
+    @property
+    def bytes(self) -> str:
+        p = self.attention.problem
+        return f"T * {p.num_heads * p.latent} * (2 + 4 * {self.attention.splits})"
+
+    def source(self) -> str:
+        spec = self.attention
+        return render(
+            "combine_latent.py.j2",
+            spec=self,
+            p=spec.problem,
+            t=spec.tile,
+            pages=spec.min_pages,
+            columns=COLUMNS,
+            max_splits=MAX_SPLITS,
+        )
+
+    def __str__(self) -> str:
+        p = self.attention.problem
+        return f"parts of attention of {p.num_heads} heads of {p.latent} put together"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What kernels read and write, by the names of their operands."""
+
+    slots: Mapping[str, Slot]
+    dims: Mapping[str, str]
+
+    def step(self, spec: CudaKernelSpec) -> Step:
+        return Step(spec, tuple(self.slots[o.name] for o in spec.operands), {n: self.dims[n] for n in spec.dims})
+
+
+def match(group: Function, target: CudaTarget) -> Match | str:
+    """The kernels of a group that is one `latent_attention`, or why there are none."""
+    operation = only_op(group, latent_attention)
+    if isinstance(operation, str):
+        return operation
+    q_latent, q_rope, kv, *batch = operation.operands
+    attrs = latent_attention.attrs_of(operation)
+    tokens, heads, latent = type_of(q_latent).shape
+    if {type_of(value).dtype for value in (q_latent, q_rope, kv)} != {DType.BF16} or attrs["page_size"] != PAGE_SIZE:
+        return f"queries and rows must be bf16, pages {PAGE_SIZE} rows; here {type_of(q_latent)}, {type_of(kv)}"
+    problem = LatentProblem(static(heads), static(latent), static(type_of(q_rope).shape[2]), attrs["scale"])
+    if problem.scale <= 0 or problem.latent % 8 or problem.rotated % 8 or problem.latent > WIDEST:
+        return f"latents of {problem.latent} + {problem.rotated} numbers with scale {problem.scale} have no kernel"
+    names = ("page_table", "query_start", "context_lens")
+    values = {"q_latent": q_latent, "q_rope": q_rope, **dict(zip(names, batch, strict=True))}
+    slots = {name: input_slot(group, value) for name, value in values.items()}
+    slots |= {"kv": kv_slot(group, kv, attrs["layer"]), "out": result_slot(group, operation.results[0])}
+    slots |= {name: Slot("temp", index) for index, name in enumerate(("parts", "statistics"))}
+    sequences, width = type_of(batch[0]).shape
+    place = _Place(slots, {"T": str(tokens), "S": str(sequences), "P": str(width)})
+    return _lower(problem, place, target)
+
+
+def _lower(problem: LatentProblem, place: _Place, target: CudaTarget) -> Match:
+    """T = S means that every sequence decodes, else there are chunks of prompts; only the latter is deterministic."""
+    ragged = (place.step(LatentAttentionSpec(problem, ragged_tile(problem, target), target.has_tma)),)
+    if target.deterministic:
+        return Match((Variant(ragged),))
+    spec = LatentAttentionSpec(problem, decode_tile(problem, target), target.has_tma)
+    chunks = f"{place.dims['T']} - {place.dims['S']}"
+    decode = (place.step(spec), place.step(CombineSpec(spec)))
+    return Match((Variant(decode, Guard(chunks, -END, 0)), Variant(ragged, Guard(chunks, 1, END))), spec.temps)
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is not below."""
+    return 1 << (number - 1).bit_length()

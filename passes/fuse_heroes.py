@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import mlir.ir as mlir
 
+from warploom.ir.expert_patterns import find_mixture, find_product
 from warploom.ir.function import Function, path_of
 from warploom.ir.op import Op, op_of
 from warploom.ir.ops.attention import attention
@@ -21,11 +22,13 @@ from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.latent_attention import latent_attention, latent_write
 from warploom.ir.ops.linear import embed, linear
+from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.norm import layer_norm, rms_norm
 from warploom.ir.ops.quantize import quantize
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.ops.rope import rope
+from warploom.ir.ops.routing import route_experts
 from warploom.ir.ops.sample import sample, top_logprobs
 from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.patterns import feeds_swiglu
@@ -165,6 +168,22 @@ def _take_residual(proposal: Proposal, hero: mlir.Operation) -> None:
         proposal.leave(reader, "no epilogue of this kind")
 
 
+def _mixture(proposal: Proposal) -> Proposal:
+    """Both products of a mixture of experts, from the second: its gate between them, the weighted sum, a residual."""
+    (hero,) = proposal.ops
+    proposal.is_whole = True
+    mixture = find_mixture(hero)
+    if not isinstance(mixture, str):
+        proposal.take(*mixture.ops)
+    return proposal
+
+
+def _experts(proposal: Proposal) -> Proposal:
+    """The bias of a product with experts, and the gate."""
+    proposal.take(*find_product(proposal.ops[0]).ops)
+    return proposal
+
+
 def _attention(proposal: Proposal) -> Proposal:
     """The write of this step's keys and values, with the rotations, and the slices of a projection that all read."""
     (hero,) = proposal.ops
@@ -255,12 +274,18 @@ Rule = Callable[[Proposal], Proposal]
 Rules = Mapping[Op | None, tuple[str, Rule]]
 # Who absorbs most comes first, whom others absorb last; in every phase only those that are left.
 PHASES: tuple[Rules, ...] = (
-    {attention: ("attention", _attention)},
+    {
+        attention: ("attention", _attention),
+        expert_linear: ("expert_mlp", _mixture),
+        mxfp4_expert_linear: ("expert_mlp", _mixture),
+    },
     {
         linear: ("linear", _linear),
         quantized_linear: ("linear", _linear),
         scaled_linear: ("linear", _linear),
-        expert_linear: ("expert_linear", _alone),
+        expert_linear: ("expert_linear", _experts),
+        route_experts: ("route_experts", _alone),
+        mxfp4_expert_linear: ("expert_linear", _experts),
         head_linear: ("head_linear", _head_linear),
         latent_write: ("latent_write", _latent_write),
         latent_attention: ("latent_attention", _alone),

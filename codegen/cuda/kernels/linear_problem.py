@@ -32,7 +32,8 @@ class Weight:
     Attributes:
         dtype: bf16; f8 or i8 in rows; i4 in `row4`, two a byte.
         groups: scales of a row; 0: none.
-        scale: dtype of scales and offsets, [n, groups].
+        scale: dtype of scales and offsets, [n, groups]. i8: the weight is MXFP4, whose numbers are E2M1 in the order of
+            `row4`, and whose scales are exponents (see `ir/ops/mxfp4.py`).
         offset: whether there are offsets.
     """
 
@@ -40,6 +41,11 @@ class Weight:
     groups: int = 0
     scale: DType = DType.F32
     offset: bool = False
+
+    @property
+    def is_mxfp4(self) -> bool:
+        """Whether numbers are E2M1 and scales E8M0."""
+        return self.scale is DType.I8
 
     @property
     def bits(self) -> int:
@@ -68,6 +74,8 @@ class Weight:
         """Nothing for bf16; `i4g32x` has 32 scales a row, in f32, and offsets."""
         if self.dtype is DType.BF16:
             return ""
+        if self.is_mxfp4:
+            return "mxfp4"
         if not self.groups:
             return short(self.dtype)
         scale = "" if self.scale is DType.F32 else str(self.scale)

@@ -1,0 +1,92 @@
+"""One product with chosen experts, with its gate if it has one: for experts that are no whole `expert_mlp`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
+from warploom.codegen.cuda.kernels.expert_gemm import ExpertGemmSpec
+from warploom.codegen.cuda.kernels.expert_gemv import ExpertGemvSpec
+from warploom.codegen.cuda.kernels.expert_group import Slots, input_slot, lacks_f8, read_problem, weight_slots
+from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
+from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile, choices_for
+from warploom.codegen.cuda.kernels.sort_experts import SortExpertsSpec
+from warploom.ir.dims import DimLike
+from warploom.ir.expert_patterns import PRODUCTS, find_product
+from warploom.ir.function import Function
+from warploom.ir.rewrite import is_op
+from warploom.ir.types import DType, tensor, type_of
+from warploom.runtime.expr import Expr
+
+KIND = "expert_linear"
+NO_END = 2**31 - 1
+
+
+def match(group: Function, target: CudaTarget) -> Match | str:
+    """The kernels of a product with experts, or why there are none."""
+    heroes = [op for op in group.ops if is_op(op, *PRODUCTS)]
+    product = find_product(heroes[0])
+    (result,) = group.results.values()
+    if len(heroes) > 1 or len(product.ops) != len(group.ops) or product.result != result:
+        return f"takes one product with experts, not {', '.join(op.name for op in group.ops)}"
+    problem = read_problem(product)
+    if isinstance(problem, str):
+        return problem
+    reason = lacks_f8(problem, target.capability)
+    if reason is not None:
+        return reason
+    slots = {
+        "x": input_slot(group, product.x),
+        "experts": input_slot(group, product.experts),
+        **weight_slots(group, product),
+        "out": Slot("result", 0),
+    }
+    return lower(problem, slots, type_of(product.x).shape[0], choices_for(problem, problem, target), target)
+
+
+def lower(
+    problem: ExpertProblem, slots: Slots, tokens: DimLike, choices: tuple[ExpertChoice, ...], target: CudaTarget
+) -> Match:
+    """The launches of a product, by rising number of tokens."""
+    pdl, rows = target.has_tma, {"T": str(tokens)}
+    temps = sorting_temps(problem, tokens)
+    places = {name: Slot("temp", index) for index, name in enumerate(temps)}
+    variants = []
+    for choice, when in guarded(choices, str(tokens)):
+        if isinstance(choice.first, ExpertGemvTile):
+            gemv = ExpertGemvSpec(problem, choice.first, pdl)
+            variants.append(Variant((step(gemv, slots, rows),), when))
+            continue
+        gemm = ExpertGemmSpec(problem, choice.first, "tokens" if problem.shared else "pairs", "pairs", pdl)
+        both = (sort_spec(problem, choice.first, pdl), gemm)
+        variants.append(Variant(tuple(step(spec, slots | places, rows) for spec in both), when))
+    return Match(tuple(variants), tuple(temps.values()))
+
+
+def guarded(choices: tuple[ExpertChoice, ...], tokens: Expr) -> Iterator[tuple[ExpertChoice, Guard]]:
+    """Choices with the ranges of tokens that they are for."""
+    begin = 1
+    for choice in choices:
+        end = NO_END if choice.up_to is None else choice.up_to
+        yield choice, Guard(tokens, begin, end)
+        begin = end + 1
+
+
+def sorting_temps(problem: ExpertProblem, tokens: DimLike) -> dict[str, Temp]:
+    """What `SortExpertsSpec` makes."""
+    pairs = tokens * problem.choices
+    return {
+        "order": Temp(tensor((pairs,), DType.I32)),
+        "blocks": Temp(tensor((pairs * 3 + (3 * problem.experts + 1),), DType.I32)),
+    }
+
+
+def sort_spec(problem: ExpertProblem, tile: ExpertGemmTile, pdl: bool) -> SortExpertsSpec:
+    """The kernel that finds the blocks of a tile."""
+    return SortExpertsSpec(problem.experts, problem.choices, tile.block_t, pdl)
+
+
+def step(spec: CudaKernelSpec, slots: Slots, dims: Mapping[str, Expr]) -> Step:
+    """A launch whose operands are found by name."""
+    return Step(spec, tuple(slots[operand.name] for operand in spec.operands), dims)

@@ -1,0 +1,94 @@
+"""How products with experts are cut into blocks. None of these numbers changes what is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
+
+LARGE = 128 << 10  # bytes of shared memory that blocks of a data centre's GPU have at least
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertGemvTile:
+    """One token on CUDA cores: a block computes `block_n` outputs, `block` stored numbers of a row at a time.
+
+    Attributes:
+        ahead: pieces of W that are kept in flight.
+    """
+
+    block_n: int
+    block: int
+    ahead: int
+    num_warps: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertGemmTile:
+    """Tokens of one expert on tensor cores: a block computes `block_n` rows of W times `block_t` tokens.
+
+    Attributes:
+        tma: W comes through a tensor map.
+    """
+
+    block_n: int
+    block_t: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    tma: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertChoice:
+    """The tiles for up to a number of tokens (None: no end): of a GEMV, or of the sorted product."""
+
+    up_to: int | None
+    first: ExpertGemvTile | ExpertGemmTile
+    second: ExpertGemvTile | ExpertGemmTile
+
+
+def choices_for(first: ExpertProblem, second: ExpertProblem, target: CudaTarget) -> tuple[ExpertChoice, ...]:
+    """Tiles by rising number of tokens.
+
+    Where tokens are few and experts many, hardly two tokens meet in one, and each reads its own; else tokens are sorted
+    by expert. Blocks of sorted tokens are as large as an expert has, on average.
+    """
+    single = max(1, first.experts // (4 * first.choices))  # tokens, of which a quarter of all experts is chosen
+    per_expert = first.experts / first.choices  # tokens that give every expert one
+    sizes = {int(8 * per_expert): 16, int(24 * per_expert): 32, int(64 * per_expert): 64}
+    ends: list[int | None] = [end for end in sizes if end > single]
+    blocks = [*(size for end, size in sizes.items() if end > single), 128]
+    sorted_ = [
+        ExpertChoice(end, gemm_tile(first, block, target), gemm_tile(second, block, target))
+        for end, block in zip([*ends, None], blocks, strict=True)
+    ]
+    if target.deterministic:
+        return tuple(sorted_)
+    return (ExpertChoice(single, gemv_tile(first), gemv_tile(second)), *sorted_)
+
+
+def gemv_tile(problem: ExpertProblem) -> ExpertGemvTile:
+    """Whole pieces of rows, and enough of them in flight to hide the way to memory; 16 bytes a thread and load."""
+    stored = problem.k * problem.weight.bits // (8 * problem.weight.stored.numpy.itemsize)
+    longest = 1 << (stored - 1).bit_length()
+    block = next((size for size in (1024, 512, 256) if stored % size == 0), min(longest, 512))
+    if problem.gate is not None:
+        return ExpertGemvTile(2, block, 4, 4 if block >= 512 else 2)
+    return ExpertGemvTile(2, block, max(4, 3072 // block), max(1, block // 128))
+
+
+def gemm_tile(problem: ExpertProblem, block_t: int, target: CudaTarget) -> ExpertGemmTile:
+    """A tile for blocks of `block_t` tokens."""
+    large = target.shared_bytes > LARGE
+    if not problem.is_plain:
+        return ExpertGemmTile(64 if block_t <= 64 else 128, block_t, 0, 4 if block_t <= 64 else 8, 3)
+    if not large:
+        return ExpertGemmTile(64, block_t, 64 if block_t <= 32 else 32, 4, 3)
+    tma = target.has_tma and problem.k % 8 == 0
+    if block_t <= 32:
+        return ExpertGemmTile(64, block_t, 128, 4, 4, tma)
+    if block_t <= 64:
+        return ExpertGemmTile(128, block_t, 64, 4, 4, tma)
+    return ExpertGemmTile(128, block_t, 64, 8, 4, tma)

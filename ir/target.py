@@ -30,9 +30,13 @@ class Target:
             given whether the op feeds a SwiGLU whose halves it holds.
         activations: what the kernel of a `quantized_linear` of integer weights wants to multiply them with, or None:
             activations as they are.
+        row_scales: why no kernel multiplies each row of a `linear`'s result by a number, or None; see `defer_norms`.
+        norms_rows: kernels of a `linear` norm the rows that they read, in one launch.
     """
 
     name: str
     refuses: Callable[[Function], str | None]
     layout: Callable[[mlir.Operation, bool], str]
     activations: Callable[[mlir.Operation], Numbers | None] = lambda operation: None
+    row_scales: Callable[[mlir.Operation], str | None] = lambda operation: "no kernel scales rows after a product"
+    norms_rows: bool = False

@@ -15,6 +15,7 @@ from warploom.passes.assign_layouts import assign_layouts
 from warploom.passes.cse import cse
 from warploom.passes.dce import dce
 from warploom.passes.decompose import decompose
+from warploom.passes.defer_norms import defer_norms
 from warploom.passes.donate import donate
 from warploom.passes.dump import Dump
 from warploom.passes.extensions import extension_modules
@@ -61,6 +62,7 @@ def pipeline(
         *([partial(quantize_weights, rules=rules)] if rules else ()),
         merge_linears,
         cse,
+        partial(defer_norms, target=target),
         *([partial(quantize_activations, target=target)] if rules and rules.quantize else ()),
         partial(assign_layouts, target=target),
         hoist_weights,

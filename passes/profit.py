@@ -11,7 +11,7 @@ from warploom.ir.dims import DimRange, product, resolve
 from warploom.ir.function import Function
 from warploom.ir.rewrite import defining_op
 from warploom.ir.types import type_of
-from warploom.passes.cost import Device, Work, saved_us
+from warploom.passes.cost import Device, Work, cost, saved_us
 from warploom.passes.outline import inputs_of, results_of
 
 TOKENS = (1, 1024)  # of the steps that are looked at; other symbols are as small as they may be
@@ -34,6 +34,12 @@ class Gain:
         parts = (f"{us:.1f} us at {tokens} token{'s' * (tokens > 1)}" for tokens, us in self.saved.items())
         return f"saves {', '.join(parts)}"
 
+    @property
+    def loss(self) -> str:
+        """What it costs, where it saves nothing."""
+        parts = (f"{-us:.1f} us at {tokens} token{'s' * (tokens > 1)}" for tokens, us in self.saved.items())
+        return f"costs {', '.join(parts)}"
+
 
 def gain(caller: Function, ops: Sequence[mlir.Operation], kind: str, device: Device) -> Gain:
     """Return what fusing ops into one kernel of a kind saves on a device."""
@@ -42,6 +48,22 @@ def gain(caller: Function, ops: Sequence[mlir.Operation], kind: str, device: Dev
         dims = _sizes(caller.dims, tokens)
         separate = [_work([op], _kind(op, kind), dims) for op in ops]
         saved[tokens] = saved_us(separate, _work(ops, kind, dims), device)
+    return Gain(saved)
+
+
+def deferred_norm(caller: Function, norm: mlir.Operation, norms_rows: bool, device: Device) -> Gain:
+    """Return what it saves to scale rows after a product instead of norming them before it.
+
+    Args:
+        norms_rows: the product's kernel norms what it reads, so that there is no launch to save.
+    """
+    (x, weight), saved = norm.operands, {}
+    for tokens in TOKENS:
+        dims = _sizes(caller.dims, tokens)
+        elements = resolve(product(type_of(x).shape), dims)
+        norms = Work("rms_norm", 2 * _bytes(x, dims) + _bytes(weight, dims), 4 * elements)
+        squares = Work("loops", _bytes(x, dims), 2 * elements)
+        saved[tokens] = (0.0 if norms_rows else cost(norms, device).us) - cost(squares, device).us
     return Gain(saved)
 
 

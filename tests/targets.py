@@ -18,6 +18,8 @@ def _refuses_large(group: Function) -> str | None:
     return f"{len(group.ops)} ops are too many" if len(group.ops) > 2 else None
 
 
-EAGER = Target("eager", refuses=lambda _group: None, layout=_panels)  # takes every group
+EAGER = Target(  # takes every group
+    "eager", refuses=lambda _group: None, layout=_panels, row_scales=lambda _operation: None
+)
 MODEST = Target("modest", refuses=_refuses_large, layout=lambda _operation, _pair: "panel")  # takes two ops at most
 UNABLE = Target("unable", refuses=lambda _group: "no kernels at all", layout=lambda _operation, _pair: "row")

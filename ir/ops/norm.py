@@ -37,13 +37,7 @@ class RmsNorm(Op):
 
     def decompose(self, x: mlir.Value, weight: mlir.Value, *, eps: float) -> mlir.Value:
         """Mean of squares, rsqrt, two products."""
-        rows = type_of(x).shape[:-1]
-        size = type_of(x).shape[-1]
-        assert isinstance(size, int)
-        total = reduce_sum(mul(x, x), axis=len(rows))
-        mean = mul(total, full(shape=rows, value=1 / size, dtype="f32"))
-        scale = rsqrt(add(mean, full(shape=rows, value=eps, dtype="f32")))
-        return mul(mul(x, along_rows(scale, x)), along_columns(cast(weight, dtype="f32"), x))
+        return mul(mul(x, along_rows(inverse_rms(x, eps), x)), along_columns(cast(weight, dtype="f32"), x))
 
     def generate(self, choose: Chooser) -> Generated:
         """A value and a fresh weight."""
@@ -123,6 +117,14 @@ class Softmax(Op):
     def generate(self, choose: Chooser) -> Generated:
         """Any value."""
         return [choose.value(F32, min_rank=1)], {}
+
+
+def inverse_rms(x: mlir.Value, eps: float) -> mlir.Value:
+    """1 / sqrt(mean(x^2) + eps) of each row of x, f32 [.., N]: f32 [..]."""
+    rows, size = type_of(x).shape[:-1], type_of(x).shape[-1]
+    assert isinstance(size, int)
+    mean = mul(reduce_sum(mul(x, x), axis=len(rows)), full(shape=rows, value=1 / size, dtype="f32"))
+    return rsqrt(add(mean, full(shape=rows, value=eps, dtype="f32")))
 
 
 def along_rows(per_row: mlir.Value, like: mlir.Value) -> mlir.Value:

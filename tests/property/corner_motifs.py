@@ -13,7 +13,7 @@ from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.elementwise import add, cast, cos, maximum, mul, neg, sin, sub
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.linear import linear
-from warploom.ir.ops.norm import along_rows
+from warploom.ir.ops.norm import along_rows, rms_norm
 from warploom.ir.ops.reduce import reduce_sum
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import concat, full, reshape, slice_axis, transpose
@@ -95,4 +95,19 @@ def twins(choose: Builder) -> Sequence[mlir.Value]:
     return [first, second, cast(angles, dtype="bf16"), transpose(neg(angles), permutation=(1, 0))]
 
 
-CORNERS = (slices, permutations, constants, mirrored, cache_corners, narrow, twins)
+def normed(choose: Builder) -> Sequence[mlir.Value]:
+    """A norm that counts (its eps is large, its gain far from one) before products that others may meet, too."""
+    dtype = choose.choice([DType.F32, DType.BF16])
+    x = choose.input(tensor((choose.symbol(), HIDDEN), dtype), -1, 1)
+    y = rms_norm(x, choose.parameter(tensor((HIDDEN,)), 0.25, 4), eps=0.5)
+    weights = [choose.parameter(tensor((HIDDEN, HIDDEN), choose.choice([dtype, DType.BF16])), -0.3, 0.3) for _ in "qk"]
+    products = [linear(y, weight, n=HIDDEN, layout="row") for weight in weights]
+    kind = choose.integer(0, 3)
+    if kind == 1:
+        products.append(neg(y))
+    elif kind == 2:
+        products.append(linear(x, weights[0], n=HIDDEN, layout="row"))
+    return products
+
+
+CORNERS = (slices, permutations, constants, mirrored, cache_corners, narrow, twins, normed)

@@ -20,6 +20,7 @@ from warploom.ir.expand import expand
 from warploom.ir.function import Function
 from warploom.ir.op import op_of
 from warploom.ir.ops.elementwise import cast, sub
+from warploom.ir.ops.norm import along_rows, inverse_rms
 from warploom.ir.ops.shape import broadcast, concat, full, reshape, slice_axis, transpose
 from warploom.ir.patterns import is_elementwise
 from warploom.ir.rewrite import before, is_op, producer, replace
@@ -29,6 +30,7 @@ from warploom.passes import (
     cse,
     dce,
     decompose,
+    defer_norms,
     donate,
     fuse_heroes,
     fuse_loops,
@@ -300,6 +302,33 @@ def constants_that_are_read_are_erased(patch: pytest.MonkeyPatch) -> None:
         return made
 
     patch.setattr(fuse_loops, "_own_copy", wrong)
+
+
+@bug("defer_norms")
+def the_gain_scales_rows_of_the_weight(patch: pytest.MonkeyPatch) -> None:
+    honest = defer_norms.along_columns
+
+    def wrong(row: mlir.Value, like: mlir.Value) -> mlir.Value:
+        square = type_of(like).shape[0] == type_of(like).shape[1]
+        return along_rows(row, like) if square else honest(row, like)
+
+    patch.setattr(defer_norms, "along_columns", wrong)
+
+
+@bug("defer_norms")
+def a_deferred_norm_forgets_its_eps(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(defer_norms, "inverse_rms", lambda x, eps: inverse_rms(x, 0.0))
+
+
+@bug("defer_norms")
+def weights_are_rounded_where_activations_are_not(patch: pytest.MonkeyPatch) -> None:
+    honest = defer_norms.illegal
+
+    def wrong(operation: mlir.Operation) -> str | None:
+        reason = honest(operation)
+        return None if reason is not None and "rounded once more" in reason else reason
+
+    patch.setattr(defer_norms, "illegal", wrong)
 
 
 @bug("fuse_loops")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from functools import partial
 
 import mlir.ir as mlir
 
-from tests.property.pass_properties import PassCase
+from tests.property.pass_properties import Pass, PassCase
 from tests.targets import EAGER, MODEST, UNABLE
 from warploom.ir.function import functions
 from warploom.ir.op import op_of
 from warploom.ir.ops.linear import linear
+from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.parameters import param
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.patterns import is_elementwise, weight_operands
@@ -22,6 +24,7 @@ from warploom.passes.assign_layouts import assign_layouts
 from warploom.passes.cse import cse
 from warploom.passes.dce import dce
 from warploom.passes.decompose import decompose
+from warploom.passes.defer_norms import defer_norms
 from warploom.passes.donate import donate
 from warploom.passes.fuse_heroes import fuse_heroes
 from warploom.passes.fuse_loops import fuse_loops
@@ -62,6 +65,11 @@ def weight_bytes(module: mlir.Module) -> int:
     return sum(_bytes(weight_operands(op)[0]) for op in products(module))
 
 
+def num_norms(module: mlir.Module) -> int:
+    """Norms before products: a pass over memory each, where no kernel takes them."""
+    return sum(is_op(op, rms_norm) for f in entries(module) for op in f.ops)
+
+
 def num_composites(module: mlir.Module) -> int:
     """Ops that still have a decomposition."""
     return sum((op := op_of(o)) is not None and op.decompose is not None for f in entries(module) for o in f.ops)
@@ -93,12 +101,24 @@ def one_space_each(module: mlir.Module) -> str | None:
     return None
 
 
+ANY_ORDER: Sequence[Pass] = (
+    simplify,
+    cse,
+    dce,
+    merge_linears,
+    partial(defer_norms, target=EAGER),
+    partial(assign_layouts, target=EAGER),
+    hoist_weights,
+    donate,
+    decompose,
+)
 FUSION = (donate, partial(fuse_heroes, target=EAGER), decompose, fuse_loops)
 CASES = {
     "simplify": PassCase(simplify, measure=num_ops),
     "cse": PassCase(cse, measure=num_ops),
     "dce": PassCase(dce, measure=num_ops),
     "merge_linears": PassCase(merge_linears, exact=False, measure=num_products),
+    "defer_norms": PassCase(partial(defer_norms, target=EAGER), exact=False, measure=num_norms),
     "narrow_weights_f32": PassCase(partial(narrow_weights, dtype=DType.F32), measure=num_products),
     "assign_layouts": PassCase(partial(assign_layouts, target=EAGER), exact=False, measure=in_rows),
     "hoist_weights": PassCase(hoist_weights, measure=run_time_weight_ops),

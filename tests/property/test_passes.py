@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,26 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.property.motifs import mlp, tied_head
-from tests.property.pass_cases import CASES, EXAMPLES, run_time_weight_ops, weight_bytes
+from tests.property.corner_motifs import CORNERS
+from tests.property.motifs import MOTIFS, mlp, tied_head
+from tests.property.pass_cases import ANY_ORDER, CASES, EXAMPLES, run_time_weight_ops, weight_bytes
 from tests.property.pass_properties import Pass, PassCase, check_orders, check_pass
 from tests.property.programs import Program, dialect, programs
 from tests.targets import EAGER, MODEST, UNABLE
 from warploom.ir.rewrite import entries
 from warploom.ir.target import Target
 from warploom.ir.types import DType
-from warploom.passes.assign_layouts import assign_layouts
-from warploom.passes.cse import cse
-from warploom.passes.dce import dce
-from warploom.passes.decompose import decompose
-from warploom.passes.donate import donate
 from warploom.passes.hoist_weights import hoist_weights
-from warploom.passes.merge_linears import merge_linears
 from warploom.passes.narrow_weights import narrow_weights
 from warploom.passes.pipeline import pipeline
 from warploom.passes.quantization.scheme import Rules
 from warploom.passes.quantize_weights import quantize_weights
-from warploom.passes.simplify import simplify
 
 
 def on_int8_grid(program: Program) -> Program:
@@ -48,14 +41,11 @@ LOSSY = {
     "narrow_weights_bf16": PassCase(partial(narrow_weights, dtype=DType.BF16), measure=weight_bytes),
     "quantize_weights": PassCase(partial(quantize_weights, rules=Rules("int8")), measure=weight_bytes),
 }
-ANY_ORDER: Sequence[Pass] = [
-    simplify, cse, dce, merge_linears, partial(assign_layouts, target=EAGER), hoist_weights, donate, decompose
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
 @settings(max_examples=EXAMPLES)
-@given(program=programs())
+@given(program=programs(motifs=MOTIFS + CORNERS))
 def test_pass_keeps_its_promises(name: str, program: Program) -> None:
     check_pass(CASES[name], program)
 

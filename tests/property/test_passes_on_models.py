@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.property.model_graphs import model_programs
-from tests.property.pass_cases import CASES, MODELS
+from tests.property.pass_cases import ANY_ORDER, CASES, MODELS
 from tests.property.pass_properties import Pass, check_orders, check_pass
 from tests.property.programs import Program
 from tests.targets import EAGER, MODEST, UNABLE
 from warploom.ir.target import Target
-from warploom.passes.assign_layouts import assign_layouts
-from warploom.passes.cse import cse
-from warploom.passes.decompose import decompose
-from warploom.passes.donate import donate
-from warploom.passes.hoist_weights import hoist_weights
-from warploom.passes.merge_linears import merge_linears
 from warploom.passes.pipeline import pipeline
-from warploom.passes.simplify import simplify
-
-ANY_ORDER: Sequence[Pass] = [
-    simplify, cse, merge_linears, partial(assign_layouts, target=EAGER), hoist_weights, donate, decompose
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -74,6 +74,13 @@ SMALL = {
     "i8_swiglu": LinearProblem(256, 320, epilogue="swiglu", weight=Weight(DType.I8, 1)),
     "i8_groups": LinearProblem(128, 288, epilogue="residual", weight=Weight(DType.I8, 9)),
 }
+# With the tiles of deterministic artifacts; some in f32, in which no difference is lost, where that fits the GPU.
+INVARIANT = {
+    "invariant_qkv": LLAMA_8B["qkv"],
+    "invariant_o": replace(LLAMA_8B["o"], out=DType.F32),
+    "invariant_gate_up": LLAMA_8B["gate_up"],
+    "invariant_down": replace(LLAMA_8B["down"], out=DType.F32),
+}
 
 
 def collect(sweep: str | None, refine: bool, only: str | None) -> Programs:
@@ -83,6 +90,8 @@ def collect(sweep: str | None, refine: bool, only: str | None) -> Programs:
         collection.add("check", name, problem, choices_for(problem, TARGET))
         for choice in candidates(problem, thorough=False):
             collection.add("check", name, problem, (choice,))
+    for name, problem in INVARIANT.items():
+        collection.add("check", name, problem, choices_for(problem, CudaTarget("sm_90", deterministic=True)))
     for name, problem in (LLAMA_8B | LLAMA_8B_F8 | LLAMA_8B_I4 | SMOLLM2).items():
         if only and not re.search(only, name):
             continue

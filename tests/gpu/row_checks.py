@@ -58,7 +58,7 @@ def embed_arrays(case: Case, tokens: int) -> Arrays:
     ids = torch.randint(-2, case["rows"] + 2, (tokens,), device="cuda", dtype=torch.int32)
     return {
         "ids": ids,
-        "table": table,
+        "w": table,
         "out": torch.zeros(tokens, case["columns"], device="cuda").to(TORCH[case["out"]]),
     }
 
@@ -67,7 +67,7 @@ def check_embed(bench: Bench, case: Case) -> Iterator[tuple[str, list[str]]]:
     for tokens in (5,) if bench.small else (1, 5, 300):
         arrays = embed_arrays(case, tokens)
         problems = bench.run(case["kernels"], arrays, {"T": tokens})
-        expected = arrays["table"][arrays["ids"].clamp(0, case["rows"] - 1).long()].to(arrays["out"].dtype)
+        expected = arrays["w"][arrays["ids"].clamp(0, case["rows"] - 1).long()].to(arrays["out"].dtype)
         if not torch.equal(arrays["out"], expected):
             problems.append("rows are wrong")
         yield f"T={tokens}", problems

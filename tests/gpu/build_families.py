@@ -15,16 +15,17 @@ import numpy as np
 import torch
 
 from tests.model.families.case import VOCAB, Case, make_checkpoint
-from tests.model.families.dense_cases import DENSE
-from tests.model.families.test_families import LENGTH, logits_of
+from tests.model.families.test_families import CASES, LENGTH, logits_of
 from warploom.compiler import compile
 from warploom.errors import WarploomError
 
-# One of each architecture, and what kernels may trip over: biases, partial and no rotation, windows, caps, one kv head.
+# One of each architecture, and what kernels may trip over: biases, partial and no rotation, windows, caps, one kv head,
+# latents.
 CHOSEN = (
     "llama_biases_tied", "smollm3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "granite", "olmo2",
     "exaone4", "seed_oss", "starcoder2", "gpt2", "neox", "falcon_7b", "falcon_40b", "stablelm_parallel", "cohere",
-    "cohere2", "glm4", "nemotron",
+    "cohere2", "glm4", "nemotron", "mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss", "deepseek_v2_dense",
+    "deepseek_v2_lite", "deepseek_v2", "deepseek_v3",
 )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def build(case: Case, folder: Path) -> None:
 
 def main(root: Path, names: list[str]) -> None:
     """All cases asked for; says which do not compile."""
-    for case in DENSE:
+    for case in CASES:
         if case.id in (names or CHOSEN):
             try:
                 build(case, root / case.id)

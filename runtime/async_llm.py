@@ -63,7 +63,7 @@ class AsyncLLM:
     def __init__(self, model: ServedModel, *, max_queue: int, hang_timeout_s: float) -> None:
         self.artifact, self.tokenizer, self.default_params = model.artifact, model.tokenizer, model.default_params
         self.max_requests = model.device.max_seqs + max_queue
-        self._device, self._engine = model.device, model.engine
+        self._engine, self._close = model.engine, model.close
         self._hang_timeout_s = hang_timeout_s
         self._answers: dict[int, _Answer] = {}  # by request
         self._closing = False
@@ -203,7 +203,7 @@ class AsyncLLM:
         self._output_thread.join(_STOP_SECONDS)
         self._tokenizing.shutdown()
         if ended:
-            self._device.close()
+            self._close()
 
     async def _tokenize(self, prompt: Prompt) -> list[int]:
         self._check_open()

@@ -26,6 +26,7 @@ import numpy as np
 
 from warploom.errors import EngineError
 from warploom.runtime.device import Device
+from warploom.runtime.draft_model import Drafter
 from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.guide import GuideCompiler, GuideError
 from warploom.runtime.kv_cache import KVCache
@@ -75,7 +76,8 @@ class Engine:
         eos_token_ids: the model's end tokens.
         max_waiting: requests that may queue beside the running ones.
         guides: compiles the guides of requests; None: none is taken.
-        speculation: how tokens are drafted; None: they are not. drafter: the device of a draft model.
+        speculation: how tokens are drafted; None: they are not.
+        drafter: the model that drafts, if one does.
 
     Attributes:
         max_context: the model's, or the KV cache's capacity if that is smaller.
@@ -91,7 +93,7 @@ class Engine:
         max_waiting: int = 1024,
         guides: GuideCompiler | None = None,
         speculation: SpeculativeConfig | None = None,
-        drafter: Device | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         max_pages = -(-max_context // device.page_size)
         self._device, self._vocab_size, self._max_waiting = device, vocab_size, max_waiting

@@ -65,7 +65,7 @@ class LLM:
         options = DeviceOptions(threads, max_num_seqs, max_num_batched_tokens, kv_cache_bytes, gpu_memory_fraction)
         model = open_model(artifact, device, options, speculation)
         self.artifact, self.tokenizer, self.default_params = model.artifact, model.tokenizer, model.default_params
-        self.device, self._engine = model.device, model.engine
+        self.device, self._engine, self._close = model.device, model.engine, model.close
         self._answers: dict[int, Answer] = {}  # the unfinished ones, by request
         self._ended: list[Answer] = []  # in the last step
 
@@ -88,7 +88,7 @@ class LLM:
 
     def close(self) -> None:
         """Free the device. Requests that are still being read end there."""
-        self.device.close()
+        self._close()
 
     def generate(
         self,

@@ -26,7 +26,7 @@ from typing import Protocol
 import numpy as np
 
 from warploom.errors import EngineError
-from warploom.runtime.device import Device
+from warploom.runtime.draft_model import Drafter, DraftModel
 from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.prompt_lookup import PromptLookup
 from warploom.runtime.request import Request
@@ -135,9 +135,13 @@ class Speculator:
 
 
 def make_proposer(
-    config: SpeculativeConfig, scheduler: Scheduler, sampler: SamplerTable, drafter: Device | None
+    config: SpeculativeConfig, scheduler: Scheduler, sampler: SamplerTable, drafter: Drafter | None
 ) -> Proposer:
     """Return what a configuration drafts with, for the running requests of a scheduler."""
+    if drafter is not None:
+        return DraftModel(drafter, sampler)
     if config.method == "draft_model":
-        raise EngineError("Draft models cannot be used yet", fix="speculate with the method 'ngram'")
+        raise EngineError(
+            "The engine has no draft model", expected="a drafter", fix="speculate with the method 'ngram'"
+        )
     return PromptLookup(len(scheduler.known), config.prompt_lookup_max, config.prompt_lookup_min)

@@ -64,6 +64,11 @@ def lay_out(decodes: I32, computed: I32, chunks: list[Chunk], kv_cache: KVCache)
     rows = np.concatenate([decodes, np.array([chunk.request.row for chunk in chunks], np.int32)])
     starts = np.concatenate([computed, np.array([chunk.start for chunk in chunks], np.int32)])
     counts = np.concatenate([ones, np.array([chunk.num_tokens for chunk in chunks], np.int32)])
+    return lay_out_pieces(rows, starts, counts, kv_cache)
+
+
+def lay_out_pieces(rows: I32, starts: I32, counts: I32, kv_cache: KVCache) -> Layout:
+    """Lay out tokens `starts` .. `starts + counts` of the sequences in `rows` as one ragged batch; [S] each."""
     query_start = np.zeros(len(rows) + 1, np.int32)
     np.cumsum(counts, out=query_start[1:])
     positions = counting(int(query_start[-1])) + np.repeat(starts - query_start[:-1], counts)

@@ -1,9 +1,9 @@
 """On a GPU: what verifying drafts costs and saves, and whether answers stay the same.
 
-    python3 tests/gpu/run_speculation.py ARTIFACT [--requests 1 8] [--tokens 96] [--json FILE]
+    python3 tests/gpu/run_speculation.py ARTIFACT [--requests 1 8] [--tokens 96] [--itself] [--json FILE]
 
 Answers random prompts plainly, then drafts those very answers, all right or with every n-th token wrong, so that the
-acceptance is known; then with n-grams. Prints the time per output token and per step, and how many answers are equal.
+acceptance is known; then with n-grams, then with itself as its draft model. Prints the time per output token and per step, and how many answers are equal.
 Kernels choose how they split their work by the shape of a step, so logits differ in their last bits between any two
 ways of batching: where an answer parts, the gap between the two likeliest tokens is printed, and plain decoding in
 another batch is compared in the same way.
@@ -21,6 +21,7 @@ import numpy as np
 
 from warploom.runtime.artifact import load
 from warploom.runtime.cuda.device import CudaDevice
+from warploom.runtime.draft_model import Drafter
 from warploom.runtime.engine import Engine
 from warploom.runtime.request import Request, TokenLogprobs
 from warploom.runtime.sampling_params import SamplingParams
@@ -97,15 +98,23 @@ def main() -> None:
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--drafts", type=int, nargs="+", default=[3, 5, 7])
+    parser.add_argument("--itself", action="store_true", help="the model drafts for itself, too")
     parser.add_argument("--json")
     args = parser.parse_args()
     artifact = load(args.artifact)
     device = CudaDevice(artifact, max_seqs=32, max_tokens=2048, num_drafts=max(args.drafts), kv_bytes=4 << 30)
     vocab, context = artifact.manifest.vocab_size, min(4096, artifact.manifest.max_context)
 
-    def engine(drafts: int, proposer: Told | None = None) -> Engine:
-        config = SpeculativeConfig(num_speculative_tokens=drafts) if drafts else None
-        made = Engine(device, vocab_size=vocab, max_context=context, eos_token_ids=[], speculation=config)
+    drafter = None
+    if args.itself:
+        drafter = Drafter(CudaDevice(artifact, max_seqs=32, max_tokens=2048, num_drafts=0, kv_bytes=2 << 30), context)
+
+    def engine(drafts: int, proposer: Told | None = None, drafter: Drafter | None = None) -> Engine:
+        model = args.artifact if drafter else None
+        config = SpeculativeConfig(model=model, num_speculative_tokens=drafts) if drafts else None
+        made = Engine(
+            device, vocab_size=vocab, max_context=context, eos_token_ids=[], speculation=config, drafter=drafter
+        )
         if proposer is not None and made._speculator is not None:
             made._speculator._proposer = proposer
         return made
@@ -122,8 +131,10 @@ def main() -> None:
             ways: list[tuple[str, Engine]] = [("plain", engine(0))]
             for drafts in args.drafts:
                 ways.append((f"{drafts} drafts, all right", engine(drafts, Told(told, 1 << 30))))
-                ways.append((f"{drafts} drafts, 1 in 4 wrong", engine(drafts, Told(told, 4))))
+                ways.append((f"{drafts} drafts, 1 in 5 wrong", engine(drafts, Told(told, 5))))
             ways.append(("ngram", engine(5)))
+            if drafter is not None:
+                ways.append(("3 drafts of its own", engine(3, drafter=drafter)))
             for way, made in ways:
                 began = time.perf_counter()
                 found = answer(made, jobs)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import mlir.ir as mlir
-
 from warploom.frontend.models.config import ConfigReader
 from warploom.frontend.models.decoder import Decoder
 from warploom.frontend.models.experts import Experts, Router, mixture
@@ -15,8 +13,6 @@ from warploom.frontend.models.norms import rms
 from warploom.frontend.models.residual import pre_norm
 from warploom.frontend.models.routing import Groups
 from warploom.frontend.models.sizes import Sizes
-from warploom.frontend.models.weights import Weights
-from warploom.ir.ops.elementwise import add
 
 LATENT_EPS = 1e-6  # of the norms of latents, whatever the config says of others
 OF_TRAINING = ("aux_loss_alpha", "seq_aux", "router_aux_loss_coef", "output_router_logits")
@@ -51,12 +47,12 @@ def read_decoder(read: ConfigReader, router: Callable[[Experts], Router], *, den
     attention = attend_latents(heads, rms(LATENT_EPS))
     first, every = int(read.get("first_k_dense_replace", dense)), read.integer("moe_layer_freq", 1)
     bias = read.flag("mlp_bias", False)
-    blocks = [gated(sizes.intermediate, act, bias=bias)] * sizes.layers
+    blocks: list[tuple[Mlp, ...]] = [(gated(sizes.intermediate, act, bias=bias),)] * sizes.layers
     if first < sizes.layers:
-        block = _sparse(read, router, act, bias)
-        blocks = [block if i >= first and i % every == 0 else plain for i, plain in enumerate(blocks)]
+        sparse = _sparse(read, router, act, bias)
+        blocks = [sparse if i >= first and i % every == 0 else plain for i, plain in enumerate(blocks)]
     read.ignore(*ROUTING, "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size")
-    return Decoder(sizes, tuple(pre_norm(norm, attention, block) for block in blocks), norm)
+    return Decoder(sizes, tuple(pre_norm(norm, attention, *block) for block in blocks), norm)
 
 
 def read_groups(read: ConfigReader, count: int | None, chosen: int | None) -> Groups | None:
@@ -74,8 +70,8 @@ def read_groups(read: ConfigReader, count: int | None, chosen: int | None) -> Gr
     return None if groups.chosen == groups.count else groups
 
 
-def _sparse(read: ConfigReader, router: Callable[[Experts], Router], act: str, bias: bool) -> Mlp:
-    """Chosen experts, and shared ones, which are one block."""
+def _sparse(read: ConfigReader, router: Callable[[Experts], Router], act: str, bias: bool) -> tuple[Mlp, Mlp]:
+    """Shared experts, which are one block, and chosen ones."""
     experts = Experts(
         count=read.integer("n_routed_experts"),
         chosen=read.integer("num_experts_per_tok"),
@@ -84,10 +80,5 @@ def _sparse(read: ConfigReader, router: Callable[[Experts], Router], act: str, b
     )
     if experts.chosen > experts.count:
         raise read.refusal("num_experts_per_tok", f"at most {experts.count} experts")
-    routed = mixture(experts, act, router(experts))
     shared = gated(experts.size * read.integer("n_shared_experts"), act, bias=bias)
-
-    def mlp(weights: Weights, x: mlir.Value) -> mlir.Value:
-        return add(routed(weights, x), shared(weights / "shared_experts", x))
-
-    return mlp
+    return lambda weights, x: shared(weights / "shared_experts", x), mixture(experts, act, router(experts))

@@ -13,14 +13,14 @@ import mlir.ir as mlir
 
 from warploom.frontend.models.attention import Heads, Mixer, Place, halves_first, split_heads
 from warploom.frontend.models.config import ConfigReader
-from warploom.frontend.models.dense import dense, project, split, width
+from warploom.frontend.models.dense import dense, project, width
 from warploom.frontend.models.norms import Norm
 from warploom.frontend.models.rope import Rotary, angles, read_rotary, score_factor
 from warploom.frontend.models.weights import Weights
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.latent_attention import latent_attention, latent_write
 from warploom.ir.ops.rope import rope
-from warploom.ir.ops.shape import concat, reshape, slice_axis, transpose
+from warploom.ir.ops.shape import reshape, slice_axis, transpose
 from warploom.ir.types import type_of
 
 
@@ -107,35 +107,26 @@ def attend_latents(heads: LatentHeads, norm: Norm) -> Mixer:
 
 
 def _queries(heads: LatentHeads, norm: Norm, weights: Weights, x: mlir.Value) -> list[mlir.Value]:
-    """[T, heads * plain] and [T, heads * rotated]: rows of the weight by part, so that they are ranges of columns."""
+    """[T, heads * plain] and [T, heads * rotated]: products with rows by part, which `merge_linears` makes one."""
     name = "q_proj"
     if heads.query_rank:
         x = norm(weights / "q_a_layernorm", dense(weights / "q_a_proj", x, heads.query_rank, bias=heads.bias))
         name = "q_b_proj"
-    sizes, k = (heads.plain, heads.rotated), width(x)
-    weight = (weights / name)("weight", (heads.heads * sum(sizes), k))
-    each = reshape(weight, shape=(heads.heads, sum(sizes), k))
+    both, k = heads.plain + heads.rotated, width(x)
+    each = reshape((weights / name)("weight", (heads.heads * both, k)), shape=(heads.heads, both, k))
     plain, rotated = (
-        reshape(slice_axis(each, axis=1, start=start, stop=start + size), shape=(heads.heads * size, k))
-        for start, size in zip((0, heads.plain), sizes, strict=True)
+        reshape(slice_axis(each, axis=1, start=start, stop=stop), shape=(heads.heads * (stop - start), k))
+        for start, stop in ((0, heads.plain), (heads.plain, both))
     )
-    y = project(x, concat(plain, halves_first(rotated, heads.rotation), axis=0))
-    return split(y, [heads.heads * size for size in sizes])
+    return [project(x, plain), project(x, halves_first(rotated, heads.rotation))]
 
 
 def _latents(heads: LatentHeads, module: Weights, x: mlir.Value) -> list[mlir.Value]:
     """The latent [T, latent] of keys and values before its norm, and the shared key [T, rotated] to be rotated."""
     parameters = [module("weight", (heads.row, width(x))), *([module("bias", (heads.row,))] if heads.bias else [])]
-    return split(project(x, *(_halves_last(heads, p) for p in parameters)), (heads.latent, heads.rotated))
-
-
-def _halves_last(heads: LatentHeads, value: mlir.Value) -> mlir.Value:
-    """Rows [latent + rotated, ..], the rotated ones in the order of their rotation."""
-    kept = slice_axis(value, axis=0, start=0, stop=heads.latent)
-    result: mlir.Value = concat(
-        kept, halves_first(slice_axis(value, axis=0, start=heads.latent, stop=heads.row), heads.rotation), axis=0
-    )
-    return result
+    latent = [slice_axis(p, axis=0, start=0, stop=heads.latent) for p in parameters]
+    key = [halves_first(slice_axis(p, axis=0, start=heads.latent, stop=heads.row), heads.rotation) for p in parameters]
+    return [project(x, *latent), project(x, *key)]
 
 
 def _absorbed(heads: LatentHeads, module: Weights) -> tuple[mlir.Value, mlir.Value]:

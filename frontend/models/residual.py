@@ -22,12 +22,11 @@ INPUT, POST_ATTENTION = "input_layernorm", "post_attention_layernorm"
 def pre_norm(
     norm: Norm,
     mixer: Mixer,
-    mlp: Mlp,
-    *,
+    *mlps: Mlp,
     multiplier: float = 1.0,
     names: tuple[str, str, str, str] = (INPUT, ATTENTION, POST_ATTENTION, MLP),
 ) -> Layer:
-    """x + attention(norm(x)), then x + mlp(norm(x)); what is added is multiplied (Granite)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), of several the sum; what is added is multiplied (Granite)."""
     before, attention, after, feed_forward = names
 
     def layer(weights: Weights, x: mlir.Value, place: Place) -> tuple[mlir.Value, mlir.Value]:
@@ -35,7 +34,10 @@ def pre_norm(
             mixed, kv = mixer(weights / attention, norm(weights / before, x), place)
             x = add(x, scaled(mixed, multiplier))
         with scope((weights / feed_forward).path):
-            return add(x, scaled(mlp(weights / feed_forward, norm(weights / after, x)), multiplier)), kv
+            normed = norm(weights / after, x)
+            for mlp in mlps:  # one after another, which products can take along
+                x = add(x, scaled(mlp(weights / feed_forward, normed), multiplier))
+            return x, kv
 
     return layer
 

@@ -9,6 +9,7 @@ import mlir.ir as mlir
 from warploom.frontend.models.dense import dense
 from warploom.frontend.models.experts import Experts, Router, route
 from warploom.frontend.models.weights import Weights
+from warploom.ir.dims import DimLike
 from warploom.ir.ops.elementwise import add, as_dtype, cast, compare, div, logistic, mul, select
 from warploom.ir.ops.norm import along_columns, along_rows, softmax
 from warploom.ir.ops.reduce import reduce_max, reduce_sum, top_k
@@ -92,7 +93,7 @@ def _picked(scores: mlir.Value, chosen: mlir.Value) -> mlir.Value:
     return result
 
 
-def _same(chosen: mlir.Value, count: object) -> mlir.Value:
+def _same(chosen: mlir.Value, count: DimLike) -> mlir.Value:
     """Whether chosen[t, j] is i, for i up to `count`: [T, J, count]."""
     shape = (*type_of(chosen).shape, count)
     wide = broadcast(chosen, shape=shape, dims=(0, 1))

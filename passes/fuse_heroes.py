@@ -257,6 +257,38 @@ def _head_linear(proposal: Proposal) -> Proposal:
     return proposal
 
 
+def _head_norms(proposal: Proposal) -> Proposal:
+    """From the last norm of heads that are columns of a projection: theirs, with slices and views, and those before."""
+    (hero,) = proposal.ops
+    proposal.is_whole = True
+    matrix = _projection(hero)
+    if matrix is None:
+        return proposal
+    norms = [
+        norm
+        for half in users(matrix)
+        if is_op(half, slice_axis)
+        for view in users(half.results[0])
+        if is_op(view, reshape)
+        for norm in users(view.results[0])
+        if is_op(norm, rms_norm) and _projection(norm) == matrix
+    ]
+    if in_block_order(norms)[-1] == hero:
+        proposal.take(*norms)
+        for norm in norms:
+            _take_slices(proposal, norm.operands[0])
+    return proposal
+
+
+def _projection(norm: mlir.Operation) -> mlir.Value | None:
+    """The matrix whose columns a norm reads, by a slice and a view that nobody else reads."""
+    view = producer(norm.operands[0], reshape)
+    half = None if view is None else producer(view.operands[0], slice_axis)
+    if view is None or half is None or users(half.results[0]) != [view] or users(view.results[0]) != [norm]:
+        return None
+    return half.operands[0]
+
+
 def _queries(write: mlir.Operation, rotated_k: mlir.Operation) -> list[mlir.Operation]:
     """The rotations, by the angles of k, of the queries that attend the written cache."""
     readers = [u for u in users(write.results[0]) if is_op(u, attention)]
@@ -296,5 +328,6 @@ PHASES: tuple[Rules, ...] = (
         sample: ("sample", _alone),
         top_logprobs: ("top_logprobs", _alone),
     },
+    {rms_norm: ("head_norms", _head_norms)},
     {rms_norm: ("rms_norm", _and_cast), layer_norm: ("layer_norm", _alone)},
 )

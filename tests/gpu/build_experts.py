@@ -1,0 +1,140 @@
+"""Compile the kernels of mixtures of experts that `run_experts.py` checks and times on a GPU. Needs no GPU.
+
+    python tests/gpu/build_experts.py [--sweep] [FOLDER]
+
+writes FOLDER (default `.warploom/gpu/experts`), see `tools/tuning_programs.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from warploom.codegen.binding import Slot
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.kernels.expert_mlp import MlpProblem, lower
+from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem, Gate
+from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile, choices_for
+from warploom.ir.dims import dim
+from warploom.ir.types import DType
+from warploom.tools.tuning_programs import Programs
+
+TARGET = CudaTarget("sm_90")
+ARRAYS = ("x", "experts", "shares", "residual", "out", "first_w", "first_bias", "second_w", "second_bias")
+SHARED = ARRAYS[:5]
+
+
+def mixture(
+    experts: int, choices: int, hidden: int, inner: int, out: DType = DType.BF16, *, residual: bool = True, **more: Any
+) -> MlpProblem:
+    """A problem, by its sizes."""
+    first = ExpertProblem(
+        experts, 2 * inner, hidden, choices, True, gate=more.get("gate", Gate()), bias=more.get("bias")
+    )
+    second = ExpertProblem(experts, hidden, inner, choices, False, bias=more.get("bias"))
+    return MlpProblem(first, second, out, residual)
+
+
+QWEN3_30B = mixture(128, 8, 2048, 768, DType.F32)
+CHECKED = {
+    "qwen3_30b": QWEN3_30B,
+    "mixtral": mixture(8, 2, 512, 1792),
+    "ragged": mixture(7, 3, 200, 37, DType.F32),
+    "alone": mixture(60, 4, 256, 176, residual=False),
+    "gpt_oss": mixture(32, 4, 360, 320, bias=DType.BF16, gate=Gate(1.702, 7.0)),
+}
+
+
+class ExpertPrograms(Programs):
+    """Programs of mixtures."""
+
+    def add_mixture(
+        self, use: str, name: str, problem: MlpProblem, choices: tuple[ExpertChoice, ...], begin: int = 1
+    ) -> None:
+        """Every choice as a program, the first from `begin` tokens on."""
+        places = {array: Slot("input", index) for index, array in enumerate(ARRAYS)}
+        shared = {array: places[array] for array in SHARED}
+        slots = {
+            part: shared | {array: places[f"{part}_{array}"] for array in ("w", "bias")} for part in ("first", "second")
+        }
+        found = lower(problem, slots, dim("T"), choices, TARGET)
+        for choice, variant in zip(choices, found.variants, strict=True):
+            self.specs |= {step.spec.name: step.spec for step in variant.steps}
+            temps = [
+                {"shape": [str(d) for d in t.type.shape], "dtype": str(t.type.dtype), "zeroed": t.zeroed}
+                for t in found.temps
+            ]
+            steps = [{"kernel": s.spec.name, "operands": [*map(_place, s.operands)]} for s in variant.steps]
+            self.programs.append(
+                {
+                    "use": use,
+                    "name": name,
+                    "problem": asdict(problem),
+                    "weight_bytes": problem.first.weight_bytes + problem.second.weight_bytes,
+                    "begin": begin,
+                    "end": choice.up_to,
+                    "choice": [asdict(choice.first), asdict(choice.second)],
+                    "temps": temps,
+                    "steps": steps,
+                }
+            )
+            begin = (choice.up_to or 0) + 1
+
+
+def _place(slot: Slot) -> str | int:
+    """Name of an array, or number of a temp."""
+    return ARRAYS[slot.index] if slot.side == "input" else slot.index
+
+
+def gemv_candidates(chosen: ExpertChoice) -> Iterator[ExpertChoice]:
+    """One product's tile at a time."""
+    for tile in ((2, 1024, 4, 4), (2, 512, 4, 2), (1, 2048, 1, 4), (1, 1024, 2, 2), (4, 512, 4, 4), (2, 2048, 1, 8)):
+        yield replace(chosen, first=ExpertGemvTile(*tile))
+    for tile in ((2, 256, 24, 2), (2, 256, 8, 2), (1, 256, 24, 1), (4, 256, 12, 4), (1, 1024, 8, 4), (2, 1024, 8, 8)):
+        yield replace(chosen, second=ExpertGemvTile(*tile))
+
+
+def gemm_candidates(chosen: ExpertChoice) -> Iterator[ExpertChoice]:
+    """One product's tile at a time, of few tokens or of many."""
+    assert isinstance(chosen.first, ExpertGemmTile)
+    block_t = chosen.first.block_t
+    few = ((64, 64, 4, 6), (64, 128, 4, 3), (64, 256, 4, 3), (128, 64, 4, 4), (128, 128, 4, 3), (128, 128, 8, 3))
+    many = ((128, 64, 8, 3), (128, 64, 4, 4), (256, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 4))
+    for n, k, warps, stages in few if block_t <= 32 else many:
+        tile = ExpertGemmTile(n, block_t, k, warps, stages, tma=True)
+        yield replace(chosen, first=tile)
+        yield replace(chosen, second=tile)
+
+
+def collect(sweep: bool) -> ExpertPrograms:
+    """What artifacts use; candidates for the shape of Qwen3-30B-A3B."""
+    collection = ExpertPrograms(TARGET)
+    for name, problem in CHECKED.items():
+        collection.add_mixture("check", name, problem, choices_for(problem.first, problem.second, TARGET))
+    chosen = choices_for(QWEN3_30B.first, QWEN3_30B.second, TARGET)
+    begin = 1
+    for choice in chosen if sweep else ():
+        found = gemv_candidates if isinstance(choice.first, ExpertGemvTile) else gemm_candidates
+        for candidate in found(choice):
+            collection.add_mixture("sweep", f"qwen3_30b_{choice.up_to}", QWEN3_30B, (candidate,), begin)
+        begin = (choice.up_to or 0) + 1
+    return collection
+
+
+def main() -> None:
+    """Build."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(".warploom/gpu/experts"))
+    parser.add_argument("--sweep", action="store_true", help="also candidate tiles")
+    given = parser.parse_args()
+    collection = collect(given.sweep)
+    print(f"{len(collection.programs)} programs, {len(collection.specs)} kernels")
+    excess = collection.write(given.folder, set(collection.specs))
+    print("do not fit the GPU:", ", ".join(excess) or "none")
+
+
+if __name__ == "__main__":
+    main()

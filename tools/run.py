@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
-  warploom run smollm2/ir/00-trace.mlir
-  warploom run smollm2/ir/16-fuse_loops.mlir --on cpu --against interpreter
-  warploom run smollm2/ir/16-fuse_loops.mlir --against smollm2/ir/00-trace.mlir --dims T=9,S=3
+  warploom run smollm2/ir/cpu/00-trace.mlir
+  warploom run smollm2/ir/cpu/19-fuse_loops.mlir --on cpu --against interpreter
+  warploom run smollm2/ir/cpu/19-fuse_loops.mlir --against smollm2/ir/cpu/00-trace.mlir --dims T=9,S=3
+  warploom run smollm2/ir/cuda.sm_90/00-trace.mlir --on cuda --against interpreter
   warploom run step.mlir --inputs inputs.npz --out results.npz
+
+on a machine without a GPU, then on one with a GPU, which needs no compiler:
+  warploom run smollm2/ir/cuda.sm_90/00-trace.mlir --on cuda:sm_90 --save package
+  warploom run package
 
 Inputs that are not given are random, and so are weights, the same in every stage (real ones: --weights MODEL).
 Two results agree if no number differs by more than the tolerance times the largest number of the result.
@@ -36,15 +41,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = "Run an entry of an IR program, and compare it with another way to run it."
     parser.epilog = _EXAMPLES
-    parser.add_argument("file", metavar="FILE", help="an .mlir file; - is standard input")
+    parser.add_argument("file", metavar="FILE", help="an .mlir file, - for standard input, or what --save wrote")
     parser.add_argument("--entry", default="step", metavar="NAME", help="the function to run (default: step)")
-    parser.add_argument("--on", default="interpreter", metavar="PLACE", help="interpreter (default) or cpu")
+    parser.add_argument(
+        "--on", default="interpreter", metavar="PLACE", help="interpreter (default), cpu, or cuda, such as cuda:sm_90"
+    )
     parser.add_argument("--against", metavar="PLACE|FILE", help="compare with another place, or another program")
     parser.add_argument("--dims", type=parse_dims, default={}, metavar="D=N,...", help="sizes of random inputs")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random inputs and weights")
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="inputs by name; others are random")
     parser.add_argument("--weights", metavar="MODEL", help="read weights from this model, as `compile` does")
-    parser.add_argument("--tolerance", type=float, default=1e-4, metavar="X", help="of --against (default: 1e-4)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="of --against (default: 1e-4; with cuda, which multiplies bf16, 0.03)",
+    )
+    parser.add_argument(
+        "--save", type=Path, metavar="FOLDER", help="with --on cuda:ARCH: do not run it, but write all that a GPU needs"
+    )
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="PACKAGE", help="extend the compiler; may repeat"
     )
@@ -68,8 +83,15 @@ class ResultRow:
 
 def run(args: argparse.Namespace) -> None:
     """Run what a parsed command line asks for; results that differ are an IRError."""
-    require_compiler("run programs")
-    found, reference = _execute(args)
+    if args.save is not None:
+        _save(args)
+        return
+    if Path(args.file).is_dir():
+        found, reference = _run_saved(args)
+    else:
+        require_compiler("run programs")
+        args.tolerance = _tolerance(args)
+        found, reference = _execute(args)
     rows = [_row(name, array, reference.get(name)) for name, array in found.items()]
     if args.out is not None:
         plain: dict[str, Any] = {name: array.astype(_plain(array)) for name, array in found.items()}
@@ -91,7 +113,7 @@ def _execute(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str,
 
     from warploom.ir.context import new_context
     from warploom.plugins import load_plugins
-    from warploom.tools.execution import RUNNERS, runner_of
+    from warploom.tools.execution import RUNNERS, is_cuda, runner_of
     from warploom.tools.program_files import read_program
 
     load_plugins(args.plugin)
@@ -102,9 +124,55 @@ def _execute(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str,
         found = place(module, work)
         if args.against is None:
             return found, {}
-        if args.against in RUNNERS:
+        if args.against in RUNNERS or is_cuda(args.against):
             return found, runner_of(args.against)(module, work)
         return found, place(read_program(args.against), work)
+
+
+def _tolerance(args: argparse.Namespace) -> float:
+    """What was given, or what the places that are compared may differ by."""
+    from warploom.tools.execution import is_cuda
+
+    usual = 0.03 if any(is_cuda(place) for place in (args.on, args.against or "")) else 1e-4
+    return usual if args.tolerance is None else float(args.tolerance)
+
+
+def _save(args: argparse.Namespace) -> None:
+    """Write the entry, compiled for a GPU that may be elsewhere, with its data and what comes out elsewhere."""
+    require_compiler("compile programs")
+    import mlir.ir as mlir
+
+    from warploom.ir.context import new_context
+    from warploom.plugins import load_plugins
+    from warploom.tools.execution import Against, is_cuda, package_for_cuda, runner_of
+    from warploom.tools.program_files import read_program
+
+    load_plugins(args.plugin)
+    arch = args.on.partition(":")[2]
+    if not is_cuda(args.on) or not arch:
+        raise InvalidRequestError(
+            "--save is for GPUs of a known architecture", expected="--on cuda:sm_90", found=f"--on {args.on}"
+        )
+    place = args.against or "interpreter"
+    with new_context(), mlir.Location.unknown():
+        module = read_program(args.file)
+        work = _workload(args, module)
+        against = Against(place, _tolerance(args), runner_of(place)(module, work))
+        package_for_cuda(module, work, arch, args.save, against)
+    print(f"wrote {args.save}: `warploom run {args.save}` runs it on a GPU of {arch}, without a compiler")
+
+
+def _run_saved(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The results of a saved program, and those that were saved with it, as numbers."""
+    from warploom.tools.gpu_package import numbers, read_package, result_dtypes, run_package
+
+    package, arrays = read_package(Path(args.file))
+    dtypes = result_dtypes(package)
+    args.entry, args.on, args.against = package.entry, f"cuda:{package.arch}", package.against
+    args.tolerance = package.tolerance if args.tolerance is None else args.tolerance
+    found = run_package(Path(args.file))
+    reference = {name: numbers(array, dtypes[name]) for name, array in arrays["expected"].items()}
+    return {name: numbers(array, dtypes[name]) for name, array in found.items()}, reference
 
 
 def _workload(args: argparse.Namespace, module: mlir.Module) -> Workload:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from warploom.errors import ArtifactError, DeviceError
-from warploom.runtime.artifact import Artifact
 from warploom.runtime.cuda.driver import Driver
 from warploom.runtime.plan import CudaInfo, KernelInfo
 
@@ -18,6 +18,7 @@ class Modules:
     """The kernels that some entries launch.
 
     Args:
+        folder: of the artifact, which the plan's paths start from.
         form: machine code, or PTX, which the driver translates now and keeps in its own cache.
 
     Attributes:
@@ -31,7 +32,7 @@ class Modules:
     def __init__(
         self,
         driver: Driver,
-        artifact: Artifact,
+        folder: Path,
         kernels: Mapping[str, KernelInfo],
         names: Iterable[str],
         form: Literal["cubin", "ptx"],
@@ -41,7 +42,7 @@ class Modules:
         self.functions: dict[str, Function] = {}
         for name in sorted(set(names)):
             info = cuda_info(kernels, name)
-            path = artifact.path / (info.cubin if form == "cubin" else info.ptx)
+            path = folder / (info.cubin if form == "cubin" else info.ptx)
             self.functions[name] = self._load(name, info, path.read_bytes() + b"\0")  # PTX is text that ends there
 
     def unload(self) -> None:

@@ -65,7 +65,7 @@ class Program:
         self._driver, self._stream, self._limits = driver, stream, limits
         entries = named_entries(artifact, self.plan)
         kernels = {launch.kernel for entry in entries.values() for launch in entry.launches}
-        modules = Modules(driver, artifact, self.plan.kernels, kernels, form)
+        modules = Modules(driver, artifact.path, self.plan.kernels, kernels, form)
         resources.callback(modules.unload)
         self._functions = modules.functions
         lap("kernels")

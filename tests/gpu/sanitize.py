@@ -1,9 +1,10 @@
 """On a GPU: compute-sanitizer's memcheck and racecheck over one small case of every kernel. Neither may find anything.
 
-    python3 tests/gpu/sanitize.py OUT --kernels FOLDER --linear FOLDER [--seconds N]
+    python3 tests/gpu/sanitize.py OUT [--kernels FOLDER] [--linear FOLDER] [--artifacts FOLDER...] [--seconds N]
 
-takes what `build_kernels.py` and `build_linear.py` made. Only our kernels are instrumented, torch's are not. All runs
-go on at once, each with its log in OUT. Exit status 1 if one found something, failed or did not finish.
+takes what `build_kernels.py` and `build_linear.py` made, and artifacts of tiny models (`build_families.py`), of which it
+runs a few steps. Only our kernels are instrumented, torch's are not. All runs go on at once, each with its log in OUT.
+Exit status 1 if one found something, failed or did not finish.
 """
 
 from __future__ import annotations
@@ -32,19 +33,22 @@ class Run(NamedTuple):
     tool: str
     name: str
     script: Sequence[str]
-    kernels: frozenset[str]  # beginnings of the names of what is instrumented
+    kernels: frozenset[str] = frozenset()  # beginnings of the names of what is instrumented; none: everything
 
 
-def runs(kernels: Path | None, linear: Path | None, out: Path) -> Iterator[Run]:
+def runs(kernels: Path | None, linear: Path | None, artifacts: Sequence[Path], out: Path) -> Iterator[Run]:
     """All that is to be done."""
+    small = ["--only", "check", "--small"]
     for tool in TOOLS:
         if kernels is not None:
             for family in FAMILIES:
-                script = [str(HERE / "run_kernels.py"), str(kernels), "--families", family]
+                script = [str(HERE / "run_kernels.py"), str(kernels), "--families", family, *small]
                 yield Run(tool, family, script, beginnings(kernels))
         if linear is not None:
-            script = [str(HERE / "run_linear.py"), str(linear), str(out / f"linear-{tool}")]
+            script = [str(HERE / "run_linear.py"), str(linear), str(out / f"linear-{tool}"), *small]
             yield Run(tool, "linear", script, beginnings(linear))
+        for artifact in artifacts:
+            yield Run(tool, artifact.parent.name, [str(HERE / "run_small.py"), str(artifact)])
 
 
 def beginnings(folder: Path) -> frozenset[str]:
@@ -57,7 +61,7 @@ def execute(run: Run, out: Path, seconds: float) -> str | None:
     log = out / f"{run.tool}-{run.name}.txt"
     chosen = [part for name in sorted(run.kernels) for part in ("--kernel-name", f"kns={name}")]
     options = ["--tool", run.tool, "--report-api-errors", "no", "--print-limit", "1000", *chosen]
-    command = [SANITIZER, *options, sys.executable, *run.script, "--only", "check", "--small"]
+    command = [SANITIZER, *options, sys.executable, *run.script]
     # Memory of its own for every tensor, so that the tool knows where it ends.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     begin = time.monotonic()
@@ -79,10 +83,11 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--kernels", type=Path)
     parser.add_argument("--linear", type=Path)
+    parser.add_argument("--artifacts", type=Path, nargs="*", default=[])
     parser.add_argument("--seconds", type=float, default=120, help="for each run")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    todo = list(runs(given.kernels, given.linear, given.out))
+    todo = list(runs(given.kernels, given.linear, given.artifacts, given.out))
     with ThreadPoolExecutor(len(todo)) as workers:
         problems = list(workers.map(lambda run: execute(run, given.out, given.seconds), todo))
     for run, problem in zip(todo, problems, strict=True):

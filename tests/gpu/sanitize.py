@@ -2,9 +2,9 @@
 
     python3 tests/gpu/sanitize.py OUT [--kernels FOLDER] [--linear FOLDER] [--artifacts FOLDER...] [--seconds N]
 
-takes what `build_kernels.py` and `build_linear.py` made, and artifacts of tiny models (`build_families.py`), of which it
-runs a few steps. Only our kernels are instrumented, torch's are not. All runs go on at once, each with its log in OUT.
-Exit status 1 if one found something, failed or did not finish.
+takes what `build_kernels.py` and `build_linear.py` made, and artifacts of tiny models (`build_families.py`), of which
+it runs a few steps. Only our kernels are instrumented, torch's are not. All runs go on at once, each with its log in
+OUT. Exit status 1 if one found something, failed or did not finish.
 """
 
 from __future__ import annotations

@@ -35,11 +35,12 @@ class OutputStream:
         self._unmade = num_made  # answers that have not ended
         self._loop = asyncio.get_running_loop()
         self._timeout_s, self._cancel = timeout_s, cancel
-        self._deadline = None if timeout_s is None else self._loop.time() + timeout_s
+        self._timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._expire)
         self._unfinished = self.num_answers  # answers that have not been read to their end
         self._pending: dict[int, Delta] = {}  # by index, in order of arrival
         self._error: WarploomError | None = None
-        self._news = asyncio.Event()
+        self._has_news = False  # `_take` gives something
+        self._waiter: asyncio.Future[None] | None = None  # of the reader
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -56,12 +57,12 @@ class OutputStream:
             if self._unmade:
                 return
             self._pending = {one.index: one for one in best_deltas(self._pending.values(), self._chosen_by)}
-        self._news.set()
+        self._tell()
 
     def fail(self, error: WarploomError) -> None:
         """Let the reader see an error once it has read what it was given."""
         self._error = error
-        self._news.set()
+        self._tell()
 
     async def aclose(self) -> None:
         """Cancel the request if it is unfinished."""
@@ -78,17 +79,15 @@ class OutputStream:
         """
         if self._unfinished == 0:
             raise StopAsyncIteration
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                await self._news.wait()
-        except TimeoutError as error:
-            self._close()
-            raise DeadlineError(
-                "The request was not finished in time", expected=f"an end within {self._timeout_s} s"
-            ) from error
-        except BaseException:
-            self._close()
-            raise
+        if not self._has_news:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            except BaseException:
+                self._close()
+                raise
+            finally:
+                self._waiter = None
         return self._take()
 
     async def __aenter__(self) -> OutputStream:
@@ -107,11 +106,25 @@ class OutputStream:
         delta = self._pending.pop(next(iter(self._pending)))
         if delta.finish_reason:
             self._unfinished -= 1
-        if not self._pending and self._error is None:
-            self._news.clear()
+            if not self._unfinished:
+                self._stop_timer()
+        self._has_news = bool(self._pending or self._error)
         return delta
 
+    def _tell(self) -> None:
+        self._has_news = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _expire(self) -> None:
+        self.fail(DeadlineError("The request was not finished in time", expected=f"an end within {self._timeout_s} s"))
+
     def _close(self) -> None:
+        self._stop_timer()
         if self._unfinished:
             self._unfinished = 0
             self._cancel()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

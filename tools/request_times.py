@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import msgspec
+
 from warploom.errors import WarploomError
 from warploom.runtime.async_llm import AsyncLLM
 from warploom.tools.workload import Work
+
+_ANSWER_SECONDS = 600
 
 
 @dataclass
@@ -90,42 +92,45 @@ class OverHttp:
 
     def __init__(self, url: str, model: str, api_key: str | None) -> None:
         parts = urlsplit(url)
-        self._host, self._model = parts.netloc, model
-        self._connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._headers = {"Content-Type": "application/json"}
+        self._host, self._model, self._encrypted = parts.hostname or "", model, parts.scheme == "https"
+        self._port = parts.port or (443 if self._encrypted else 80)
+        headers = ["POST /v1/completions HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json"]
         if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+            headers.append(f"Authorization: Bearer {api_key}")
+        self._head = "\r\n".join([*headers, "Connection: close", "Content-Length: "])
 
     async def answer(self, work: Work) -> RequestTimes:
         """See `Answerer`."""
-        return await asyncio.to_thread(self._answer, work)
-
-    def _answer(self, work: Work) -> RequestTimes:
         params = work.params
-        body = {
+        body = msgspec.json.encode({
             "model": self._model, "prompt": work.prompt, "max_tokens": params.max_tokens, "seed": params.seed,
             "temperature": params.temperature, "ignore_eos": True, "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-        }  # fmt: skip
+        })  # fmt: skip
         times = RequestTimes(time.perf_counter(), len(work.prompt))
-        connection = self._connect(self._host, timeout=600)
         try:
-            connection.request("POST", "/v1/completions", json.dumps(body), self._headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                times.error = f"HTTP status {response.status}: {response.read(300)!r}"
-                return times
-            _note_events(times, response)
-        except (OSError, http.client.HTTPException) as error:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._encrypted or None)
+                try:
+                    writer.write(f"{self._head}{len(body)}\r\n\r\n".encode() + body)
+                    await _note_answer(times, reader)
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
             times.error = repr(error)
-        finally:
-            connection.close()
         return times
 
 
-def _note_events(times: RequestTimes, response: http.client.HTTPResponse) -> None:
+async def _note_answer(times: RequestTimes, reader: asyncio.StreamReader) -> None:
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    status = head.split(maxsplit=2)[1]
+    chunks = _chunks(reader, b"transfer-encoding: chunked" in head)
+    if status != b"200":
+        body = b"".join([chunk async for chunk in chunks])
+        times.error = f"HTTP status {status.decode()}: {body[:300]!r}"
+        return
     seen = 0
-    for event in _events(response):
+    async for event in _events(chunks):
         if "error" in event:
             times.error = str(event["error"])
             return
@@ -136,11 +141,25 @@ def _note_events(times: RequestTimes, response: http.client.HTTPResponse) -> Non
             seen = number
 
 
-def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The events of a stream up to [DONE]."""
-    while line := response.readline():
-        data = line.removeprefix(b"data:").strip()
-        if data == b"[DONE]":
+async def _chunks(reader: asyncio.StreamReader, framed: bool) -> AsyncIterator[bytes]:
+    """The pieces of a body, in the framing of RFC 9112, section 7.1, or up to the end of the connection."""
+    while not framed:
+        data = await reader.read(1 << 16)
+        if not data:
             return
-        if data and line.startswith(b"data:"):
-            yield json.loads(data)
+        yield data
+    while size := int((await reader.readline()).partition(b";")[0], 16):
+        yield (await reader.readexactly(size + 2))[:-2]
+
+
+async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
+    """The events of a stream up to [DONE]."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            data = line.removeprefix(b"data:").strip()
+            if data == b"[DONE]":
+                return
+            if data and line.startswith(b"data:"):
+                yield msgspec.json.decode(data)

@@ -29,7 +29,7 @@ from warploom.runtime.server.replies import (
 from warploom.runtime.server.requests import ChatRequest, NamedToolChoice
 from warploom.runtime.server.sampling import chat_params
 from warploom.runtime.server.service import Caller, ReplyHead, Service
-from warploom.runtime.server.streaming import Reply, reply
+from warploom.runtime.server.streaming import PLACEHOLDER, Reply, reply
 from warploom.runtime.server.token_logprobs import LogprobWriter
 from warploom.runtime.server.tool_calls import (
     BareParser,
@@ -93,6 +93,12 @@ class ChatWriter:
         finish = self._finish(number, answer)
         stop_reason = delta.stop_reason if finish else msgspec.UNSET
         yield self._chunk([ChatChunkChoice(number, last, logprobs, finish, stop_reason)], usage)
+
+    def text_piece(self, number: int) -> ChatChunk | None:
+        """Return the event of a delta of text only, which may be part of a tool call if there are tools."""
+        if self._parsers[number] is not None:
+            return None
+        return self._chunk([ChatChunkChoice(number, MessageDelta(content=PLACEHOLDER))], None)
 
     def last(self, usage: Usage) -> ChatChunk:
         """Return the event that tells the usage."""

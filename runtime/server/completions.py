@@ -14,7 +14,7 @@ from warploom.runtime.server.replies import CompletionChoice, CompletionReply, U
 from warploom.runtime.server.requests import CompletionRequest
 from warploom.runtime.server.sampling import completion_params
 from warploom.runtime.server.service import Caller, ReplyHead, Service
-from warploom.runtime.server.streaming import Reply, reply
+from warploom.runtime.server.streaming import PLACEHOLDER, Reply, reply
 from warploom.runtime.server.token_logprobs import LogprobWriter
 
 
@@ -71,6 +71,10 @@ class CompletionWriter:
     def pieces(self, number: int, delta: Delta, usage: Usage | None) -> Iterator[CompletionReply]:
         """Yield the event of a delta."""
         yield self._reply([self._choice(number, Answer.of(delta))], usage)
+
+    def text_piece(self, number: int) -> CompletionReply:
+        """Return the event of a delta of text only."""
+        return self._reply([CompletionChoice(number, PLACEHOLDER, None, None, None)], None)
 
     def last(self, usage: Usage) -> CompletionReply:
         """Return the event that tells the usage."""

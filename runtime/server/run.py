@@ -22,6 +22,7 @@ import uvicorn
 from warploom.errors import EngineDeadError, EngineError
 from warploom.runtime.async_llm import AsyncLLM
 from warploom.runtime.server.app import build_app
+from warploom.runtime.server.protocol import Protocol
 from warploom.runtime.server.service import Service
 
 _HEADER_BYTES = 64 << 10
@@ -57,7 +58,7 @@ def new_server(service: Service, options: ServerOptions, listener: socket.socket
     loopback = ipaddress.ip_address(listener.getsockname()[0]).is_loopback
     config = uvicorn.Config(
         build_app(service, api_keys=options.api_keys, loopback=loopback),
-        http="h11",  # the strict one
+        http=Protocol,
         backlog=_BACKLOG,
         ws="none",
         lifespan="off",

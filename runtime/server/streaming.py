@@ -6,6 +6,7 @@ An event is `data: JSON` and an empty line; the last one is `data: [DONE]`
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
@@ -20,6 +21,7 @@ from warploom.runtime.server.requests import GenerationRequest
 
 Reply: TypeAlias = "msgspec.Struct | EventStream"
 _DONE = b"data: [DONE]\n\n"
+PLACEHOLDER = secrets.token_hex(16)  # a text that nobody can know
 
 
 class Writer(Protocol):
@@ -31,6 +33,13 @@ class Writer(Protocol):
 
     def pieces(self, number: int, delta: Delta, usage: Usage | None) -> Iterable[msgspec.Struct]:
         """Return the events of one delta of the answer `number`; `usage` if each event tells it."""
+        ...
+
+    def text_piece(self, number: int) -> msgspec.Struct | None:
+        """Return the event of a delta that adds nothing but the text `PLACEHOLDER`, now that one has been written.
+
+        None: what is written of a text depends on those before it.
+        """
         ...
 
     def last(self, usage: Usage) -> msgspec.Struct:
@@ -66,6 +75,7 @@ class EventStream:
         options = request.stream_options
         self._tells_usage = bool(options and options.include_usage)
         self._always = self._tells_usage and bool(options and options.continuous_usage_stats)
+        self._frames: dict[int, tuple[bytes, bytes] | None] = {}  # by answer: what stands around a text
 
     async def events(self) -> AsyncGenerator[bytes]:
         """Yield the events; a failure on the way is one as well."""
@@ -74,16 +84,28 @@ class EventStream:
                 if opening := b"".join(map(event, self._writer.opening())):
                     yield opening
                 async for number, delta in self._generation:
-                    if delta.finish_reason == "abort":
-                        raise _unusable(delta.stop_reason)
-                    usage = self._generation.usage if self._always else None
-                    if pieces := b"".join(map(event, self._writer.pieces(number, delta, usage))):
+                    if pieces := self._pieces(number, delta):
                         yield pieces
                 if self._tells_usage:
                     yield event(self._writer.last(self._generation.usage))
         except Exception as error:
             yield event(as_api_error(error).body)
         yield _DONE
+
+    def _pieces(self, number: int, delta: Delta) -> bytes:
+        """The events of a delta. Most add a text and nothing else: what stands around it is encoded once."""
+        if delta.finish_reason is None and delta.logprobs is None and not self._always:
+            frame = self._frames.get(number)
+            if frame:
+                return frame[0] + msgspec.json.encode(delta.text) + frame[1] if delta.text else b""
+        elif delta.finish_reason == "abort":
+            raise _unusable(delta.stop_reason)
+        usage = self._generation.usage if self._always else None
+        pieces = b"".join(map(event, self._writer.pieces(number, delta, usage)))
+        if number not in self._frames:
+            piece = self._writer.text_piece(number)
+            self._frames[number] = _around_placeholder(event(piece)) if piece else None
+        return pieces
 
     async def aclose(self) -> None:
         """Cancel what is unfinished."""
@@ -94,6 +116,11 @@ class EventStream:
 def event(body: msgspec.Struct) -> bytes:
     """Return one server-sent event."""
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def _around_placeholder(data: bytes) -> tuple[bytes, bytes]:
+    before, _, after = data.partition(msgspec.json.encode(PLACEHOLDER))
+    return before, after
 
 
 def _unusable(reason: object) -> APIError:

@@ -44,9 +44,10 @@ module {
       %10 = irdl.base "#builtin.float"
       %11 = irdl.base "#builtin.integer"
       %12 = irdl.base "#builtin.float"
+      %13 = irdl.base "#builtin.float"
       irdl.operands(q: %0, kv: %1, page_table: %2, query_start: %3, context_lens: %4, sinks: optional %5)
       irdl.results(out: %6)
-      irdl.attributes {"layer" = %7, "page_size" = %8, "k_layout" = %9, "scale" = %10, "window" = %11, "softcap" = %12}
+      irdl.attributes {"layer" = %7, "page_size" = %8, "k_layout" = %9, "scale" = %10, "window" = %11, "softcap" = %12, "alibi" = %13}
     }
     irdl.operation @bitcast {
       %0 = irdl.base "!builtin.tensor"

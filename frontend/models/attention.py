@@ -31,6 +31,7 @@ class Heads:
         scale: of scores; 0: head_dim ** -0.5.
         window: keys that a query sees, itself included; 0: all before it.
         softcap: bound of scores; 0: none.
+        alibi: factor of what scores lose with distance (see `ir/ops/alibi.py`); 0: nothing.
     """
 
     num_heads: int
@@ -40,13 +41,21 @@ class Heads:
     scale: float = 0.0
     window: int = 0
     softcap: float = 0.0
+    alibi: float = 0.0
 
     @classmethod
     def of(
-        cls, sizes: Sizes, rotary: Rotary | None, *, scale: float = 0.0, window: int = 0, softcap: float = 0.0
+        cls,
+        sizes: Sizes,
+        rotary: Rotary | None,
+        *,
+        scale: float = 0.0,
+        window: int = 0,
+        softcap: float = 0.0,
+        alibi: float = 0.0,
     ) -> Heads:
         """The heads of a decoder."""
-        return cls(sizes.heads, sizes.kv_heads, sizes.head_dim, rotary, scale, window, softcap)
+        return cls(sizes.heads, sizes.kv_heads, sizes.head_dim, rotary, scale, window, softcap, alibi)
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -146,7 +155,7 @@ def attend(
     pages = (step.page_table, step.query_start, step.context_lens, *(() if sinks is None else (sinks,)))
     scale = heads.scale or heads.head_dim**-0.5
     window = heads.window if heads.window < step.max_context else 0  # which is no window
-    mixed = attention(q, kv, *pages, **paging, scale=scale, window=window, softcap=heads.softcap)
+    mixed = attention(q, kv, *pages, **paging, scale=scale, window=window, softcap=heads.softcap, alibi=heads.alibi)
     return reshape(mixed, shape=(type_of(q).shape[0], heads.num_heads * heads.head_dim)), kv
 
 

@@ -1,4 +1,4 @@
-"""Falcon 7B, 40B and 180B (transformers `modeling_falcon`)."""
+"""Falcon 7B, 40B and 180B, and RW with ALiBi (transformers `modeling_falcon`)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     read = ConfigReader(config, "Falcon")
     new = read.flag("new_decoder_architecture", False)
     sizes, norm = _sizes(read, new), layer_norm(read.real("layer_norm_epsilon", 1e-5))
-    for name in ("alibi", "apply_residual_connection_post_layernorm"):
-        read.expect(name, False)
-    heads = Heads.of(sizes, read_rotary(read, sizes.head_dim))
+    read.expect("apply_residual_connection_post_layernorm", False)
+    if read.flag("alibi", False):  # scaled as scores are
+        read.ignore("rope_theta", "rope_scaling", "rope_parameters")
+        heads = Heads.of(sizes, None, alibi=sizes.head_dim**-0.5)
+    else:
+        heads = Heads.of(sizes, read_rotary(read, sizes.head_dim))
     bias = read.flag("bias", False)
     project = together(heads, "query_key_value", bias=bias, by_kv_head=True)
     attention = self_attention(heads, project, out="dense", out_bias=bias)
@@ -64,6 +67,6 @@ FAMILY = Family(
     "Falcon",
     ("FalconForCausalLM",),
     parse,
-    ("parallel residual", "multi-query", "LayerNorm", "plain GELU MLP"),
+    ("parallel residual", "multi-query", "LayerNorm", "plain GELU MLP", "optional ALiBi"),
     checked=("cpu", "cuda"),
 )

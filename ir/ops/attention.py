@@ -11,6 +11,7 @@ from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
 from warploom.ir.ops.activation import softcap as soften
+from warploom.ir.ops.alibi import core_distances, slopes
 from warploom.ir.ops.elementwise import add, cast, div, exp, maximum, mul, select, sub
 from warploom.ir.ops.norm import softmax
 from warploom.ir.ops.paged_cache import (
@@ -39,8 +40,9 @@ class Attention(Op):
     and attends the keys j <= position, and only j > position - window if window > 0. Key j of sequence s lies in page
     page_table[s, j // page_size]. Tokens at or beyond query_start[S] are padding: their rows are zero.
 
-    A score is q . k * scale; with softcap > 0 it becomes softcap * tanh(score / softcap) (Gemma 2). sinks [heads] are
-    one more score per head in the softmax, of a key without a value (gpt-oss; Xiao et al. 2023).
+    A score is q . k * scale; with softcap > 0 it becomes softcap * tanh(score / softcap) (Gemma 2); with alibi > 0,
+    alibi * slope * (j - position) is added, with the slope of the head (see `alibi.py`). sinks [heads] are one more
+    score per head in the softmax, of a key without a value (gpt-oss; Xiao et al. 2023).
     """
 
     name = "attention"
@@ -57,6 +59,7 @@ class Attention(Op):
         Attribute("scale", Kind.FLOAT),
         Attribute("window", Kind.INT),
         Attribute("softcap", Kind.FLOAT, default=0.0),
+        Attribute("alibi", Kind.FLOAT, default=0.0),
     )
 
     def infer(
@@ -81,8 +84,9 @@ class Attention(Op):
             raise IRError("query heads are no multiple of kv heads", found=f"{heads} and {kv_heads}")
         if sinks is not None and not sinks.matches(tensor((heads,), sinks.dtype)):
             raise IRError("one sink per query head is needed", expected=f"[{heads}]", found=str(sinks))
-        if attrs["softcap"] < 0:
-            raise IRError("softcap must be positive, or 0 for none", found=str(attrs["softcap"]))
+        for name in ("softcap", "alibi"):
+            if attrs[name] < 0:
+                raise IRError(f"{name} must be positive, or 0 for none", found=str(attrs[name]))
         check_cache(kv, attrs["layer"], kv_heads, q.shape[2], attrs["page_size"], attrs["k_layout"])
         return q
 
@@ -101,6 +105,7 @@ class Attention(Op):
         scale: float,
         window: int,
         softcap: float = 0.0,
+        alibi: float = 0.0,
     ) -> np.ndarray:
         """Sequence by sequence."""
         pages = view_pages(kv, layer, q.shape[2], k_layout)
@@ -116,6 +121,9 @@ class Attention(Op):
             if softcap:
                 scores = q.dtype.type(softcap) * np.tanh(scores * q.dtype.type(1 / softcap))
             position = np.arange(context - (end - begin), context)[:, None]
+            if alibi:
+                each = slopes(q.shape[1])[:, None, None] * q.dtype.type(alibi)
+                scores += each * (np.arange(context) - position).astype(q.dtype)
             visible = visible_keys(np.arange(context), position, window)
             scores = np.where(visible, scores, MASKED)
             peak = scores.max(-1, keepdims=True)
@@ -141,6 +149,7 @@ class Attention(Op):
         scale: float,
         window: int,
         softcap: float = 0.0,
+        alibi: float = 0.0,
     ) -> mlir.Value:
         """Every token sees the whole page table of its sequence under a mask."""
         tokens, heads, size = type_of(q).shape
@@ -162,6 +171,8 @@ class Attention(Op):
         scores = mul(scores, full(shape=shape, value=scale, dtype="f32"))
         if softcap:
             scores = soften(scores, cap=softcap)
+        if alibi:
+            scores = add(scores, core_distances(position, type_of(scores), alibi))
         visible = causal_mask(position, live, span, window)
         wide = broadcast(visible, shape=shape, dims=(0, 3))
         masked = select(wide, scores, full(shape=shape, value=MASKED, dtype="f32"))
@@ -186,7 +197,7 @@ class Attention(Op):
         operands += [concat(zero, starts, end, axis=0), concat(lens, other, axis=0)]
         operands += [choose.input(tensor((heads * group,)), -2, 2) for _ in range(choose.choice([0, 0, 1]))]
         attrs = {"scale": size**-0.5, "window": choose.choice([0, 0, 3]), "softcap": choose.choice([0.0, 0.0, 1.5])}
-        return operands, paging | attrs
+        return operands, paging | attrs | {"alibi": choose.choice([0.0, 0.0, 0.7])}
 
 
 def _tokens(pages: np.ndarray, count: int, group: int) -> np.ndarray:

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
+
 from warploom.codegen.cpu.control import loop, when
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.kernel import Match
@@ -37,8 +39,10 @@ from warploom.codegen.cpu.values import (
     reduce_add,
     reduce_max,
     select,
+    to_f32,
 )
 from warploom.ir.function import Function
+from warploom.ir.ops.alibi import slopes
 from warploom.ir.ops.attention import attention
 from warploom.ir.types import type_of
 
@@ -54,7 +58,7 @@ MASKED = -1e30
 class AttentionSpec:
     """attention [T, num_heads, head_dim] over pages of 16 keys; kv_dtype f32 or bf16; window and softcap 0 are none.
 
-    `sinks` is the dtype of one sink per head, or "" where there are none.
+    `sinks` is the dtype of one sink per head, or "" where there are none; `alibi` 0 is none.
     """
 
     num_heads: int
@@ -65,6 +69,7 @@ class AttentionSpec:
     window: int = 0
     softcap: float = 0.0
     sinks: str = ""
+    alibi: float = 0.0
 
     dims = ("T", "S", "P")
 
@@ -76,7 +81,8 @@ class AttentionSpec:
         window = f"_window{self.window}" if self.window else ""
         softcap = f"_softcap_{self.softcap!r}" if self.softcap else ""
         sinks = f"_sinks_{self.sinks}" if self.sinks else ""
-        return (shape + scale + window + softcap + sinks).replace(".", "_").replace("+", "").replace("-", "m")
+        alibi = f"_alibi_{self.alibi.hex()}" if self.alibi else ""
+        return (shape + scale + window + softcap + sinks + alibi).replace(".", "_").replace("+", "").replace("-", "m")
 
     @property
     def heads(self) -> int:
@@ -123,10 +129,13 @@ class AttentionSpec:
         }
         with library.kernel(self.name, operands, self.dims) as k, k.tiles() as tile:
             blocks = (k.dims["T"] + (self.tokens - 1)) // self.tokens
-            emit_tile(Rows, self, k, tile % blocks * self.tokens, tile // blocks)
+            falling = library.table(slopes(self.num_heads) * np.float32(self.alibi), "f32") if self.alibi else None
+            emit_tile(Rows, self, k, tile % blocks * self.tokens, tile // blocks, falling)
 
 
-def emit_tile(rows: type[Rows], spec: AttentionSpec, k: Kernel, first: Value, group: Value) -> None:
+def emit_tile(
+    rows: type[Rows], spec: AttentionSpec, k: Kernel, first: Value, group: Value, falling: Ptr | None = None
+) -> None:
     """All tokens of the tile at once when one sequence holds them all, else one by one."""
     starts, sequences = k.operands["query_start"], k.dims["S"]
     live = load_index(starts, sequences)
@@ -134,10 +143,10 @@ def emit_tile(rows: type[Rows], spec: AttentionSpec, k: Kernel, first: Value, gr
     sequence = find_sequence(starts, sequences, first)
     together = (first + spec.tokens <= live) & (first + spec.tokens <= load_index(starts, sequence + 1))
     with when(together):
-        rows(spec, k, spec.tokens, first, group, sequence).emit()
+        rows(spec, k, spec.tokens, first, group, sequence, falling).emit()
     with when(~together), loop(first, stop) as token:
         with when(token < live):
-            rows(spec, k, 1, token, group, find_sequence(starts, sequences, token)).emit()
+            rows(spec, k, 1, token, group, find_sequence(starts, sequences, token), falling).emit()
         with when(token >= live), loop(0, spec.heads * spec.head_dim, LANES) as i:
             row = (token * spec.num_heads + group * spec.heads) * spec.head_dim
             k.operands["out"].store(row + i, constant(0.0, "f32", LANES))
@@ -146,6 +155,8 @@ def emit_tile(rows: type[Rows], spec: AttentionSpec, k: Kernel, first: Value, gr
 @dataclass(frozen=True, slots=True)
 class Rows:
     """`tokens` consecutive tokens of one sequence times the heads of a tile; row = token * heads + head.
+
+    `falling` is by how much scores of each query head fall from key to key, f32 [num_heads], or None (see `alibi`).
 
     Scratch, f32: scores [rows, 64], out [rows, head_dim], sums [rows, 16], maxima [rows], decay [rows].
     """
@@ -156,6 +167,7 @@ class Rows:
     first: Value
     group: Value
     sequence: Value
+    falling: Ptr | None = None
 
     @property
     def count(self) -> int:
@@ -260,6 +272,9 @@ class Rows:
             raw = self.scores.load(row * BLOCK + i * LANES) * self.spec.scale
             if cap := self.spec.softcap:
                 raw = tanh(raw * (1 / cap)) * cap
+            if self.falling is not None:
+                slope = self.falling[self.group * self.spec.heads + row % self.spec.heads]
+                raw = fma(to_f32(keys + i * LANES - visible), slope, raw)
             values.append(select(mask, raw, MASKED))
             masks.append(mask)
         old = self.maxima[row]
@@ -315,7 +330,7 @@ def match(group: Function) -> Match | str:
     heads = (groups.static(num_heads), groups.static(type_of(kv).shape[3]))
     shape = (*heads, groups.static(head_dim), type_of(kv).dtype.value)
     sink_dtype = type_of(sinks[0]).dtype.value if sinks else ""
-    spec = AttentionSpec(*shape, attrs["scale"], attrs["window"], attrs["softcap"], sink_dtype)
+    spec = AttentionSpec(*shape, attrs["scale"], attrs["window"], attrs["softcap"], sink_dtype, attrs["alibi"])
     operands = (
         groups.input_slot(group, q),
         groups.kv_slot(group, kv, attrs["layer"]),

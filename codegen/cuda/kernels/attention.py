@@ -96,6 +96,8 @@ def _problem(operation: mlir.Operation, found: Projected | None, target: CudaTar
         )
     if attrs["scale"] <= 0:
         return f"the scale must be positive: the largest score is scaled after it is found; here {attrs['scale']}"
+    if attrs["alibi"] and found is not None:
+        return "scores that fall with distance have no kernel that rotates q and k"
     return AttentionProblem(
         static(num_heads),
         static(num_kv_heads),
@@ -106,6 +108,7 @@ def _problem(operation: mlir.Operation, found: Projected | None, target: CudaTar
         type_of(sinks[0]).dtype if sinks else None,
         type_of(kv).dtype,
         found.projection if found is not None else None,
+        attrs["alibi"],
     )
 
 

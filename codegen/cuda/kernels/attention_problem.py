@@ -20,6 +20,7 @@ class AttentionProblem:
         scale: of scores, positive.
         window: keys that a token sees; 0: all.
         softcap: bound of scores, smoothly; 0: none.
+        alibi: factor of what scores lose with the distance of a key (see `ir/ops/alibi.py`); 0: nothing.
         sinks: dtype of one more score per head, if there is one.
         kv: dtype of the pages.
         projection: where q, k and v of this step are before their rotation; None: q is rotated, and all that is
@@ -35,6 +36,7 @@ class AttentionProblem:
     sinks: DType | None = None
     kv: DType = DType.BF16
     projection: Projection | None = None
+    alibi: float = 0.0
 
     @property
     def name(self) -> str:
@@ -46,6 +48,8 @@ class AttentionProblem:
             parts.append(f"window_{self.window}")
         if self.softcap:
             parts.append(f"cap_{self.softcap:g}")
+        if self.alibi:
+            parts.append(f"alibi_{self.alibi.hex()}")
         if self.sinks:
             parts.append(f"sinks_{self.sinks}")
         if self.kv is not DType.BF16:
@@ -73,6 +77,11 @@ class AttentionProblem:
     def score_scale(self) -> float:
         """Of scores (capped ones, if they are) whose exponentials are taken to base 2."""
         return LOG2_E if self.softcap else self.scale * LOG2_E
+
+    @property
+    def first_heads(self) -> int:
+        """Query heads whose slopes are one series: all, or the power of two below."""
+        return 1 << (self.num_heads.bit_length() - 1)
 
     @property
     def query_inputs(self) -> tuple[Pointer, ...]:

@@ -100,4 +100,4 @@ class HopperAttentionSpec:
 
 def takes(problem: AttentionProblem, target: CudaTarget) -> bool:
     """Whether this kernel computes a problem."""
-    return target.has_wgmma and problem.head_dim in HEAD_DIMS and not problem.window
+    return target.has_wgmma and problem.head_dim in HEAD_DIMS and not problem.window and not problem.alibi

@@ -31,12 +31,14 @@ class Case:
         model: class of transformers.
         config: class of transformers.
         fields: of the config.
+        attention: transformers' implementation; eager is the only one that has everything.
     """
 
     id: str
     model: str
     config: str
     fields: Mapping[str, Any]
+    attention: str = "eager"
 
 
 def make_checkpoint(case: Case, folder: Path) -> PreTrainedModel:
@@ -51,7 +53,7 @@ def make_checkpoint(case: Case, folder: Path) -> PreTrainedModel:
     else:
         fields = COMMON | fields
     config = getattr(transformers, case.config)(**fields)
-    config._attn_implementation = "eager"  # the only one that has everything
+    config._attn_implementation = case.attention
     config._experts_implementation = "eager"  # the only one that takes any size
     model: PreTrainedModel = getattr(transformers, case.model)(config)
     for name, parameter in model.named_parameters():

@@ -48,6 +48,7 @@ class Batch:
             "scale": spec.scale,
             "window": spec.window,
             "softcap": spec.softcap,
+            "alibi": spec.alibi,
         }
         rest = (self.page_table, self.query_start, self.context_lens, *self.sinks)
         return attention.evaluate(self.q.astype(np.float64), kv, *rest, **attrs)
@@ -93,6 +94,8 @@ SPECS = [
     spec_of(6, 2, 32, softcap=1.5),
     spec_of(6, 3, 16, window=40, sinks="f32"),
     spec_of(5, 1, 48, "bf16", softcap=20.0, sinks="f32"),
+    spec_of(6, 2, 32, alibi=0.3),
+    spec_of(4, 4, 16, "bf16", window=40, alibi=1.0),
 ]
 BATCHES = [
     [(1, 1)],

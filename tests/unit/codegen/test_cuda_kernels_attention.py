@@ -47,7 +47,7 @@ class Batch:
         return {"T": len(self.q), "S": len(self.context_lens), "P": self.page_table.shape[1]}
 
     def meaning(self, problem: AttentionProblem, sinks: np.ndarray | None = None) -> np.ndarray:
-        attrs = {"scale": problem.scale, "window": problem.window, "softcap": problem.softcap} | PAGING
+        attrs = {name: getattr(problem, name) for name in ("scale", "window", "softcap", "alibi")} | PAGING
         q, kv = self.q.astype(np.float64), self.kv[None].astype(np.float64)
         return attention.evaluate(q, kv, self.page_table, self.query_start, self.context_lens, sinks, **attrs)
 
@@ -82,8 +82,8 @@ def make_batch(problem: AttentionProblem, sequences: list[tuple[int, int]], padd
     return Batch(q.astype(BF16), kv.reshape(*shape[:3], -1).astype(problem.kv.numpy), table, starts, contexts)
 
 
-def problem_of(heads: int, kv_heads: int, size: int, window: int = 0) -> AttentionProblem:
-    return AttentionProblem(heads, kv_heads, size, size**-0.5, window)
+def problem_of(heads: int, kv_heads: int, size: int, window: int = 0, alibi: float = 0.0) -> AttentionProblem:
+    return AttentionProblem(heads, kv_heads, size, size**-0.5, window, alibi=alibi)
 
 
 def make_projected(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int = 0) -> Projected:
@@ -149,6 +149,7 @@ def close(out: np.ndarray, expected: np.ndarray) -> None:
         (problem_of(3, 1, 80), [700, 1], 2),
         (problem_of(4, 4, 96, window=100), [400, 90, 128], 0),
         (problem_of(16, 1, 256), [2000], 0),
+        (problem_of(6, 3, 64, alibi=0.125), [300, 17], 0),
     ],
     ids=str,
 )
@@ -172,6 +173,7 @@ def test_decode_kernel_finds_tokens_of_prompts_and_of_later_sequences() -> None:
         (problem_of(4, 4, 96, window=50), [(70, 70), (1, 128), (64, 192)], 70),
         (problem_of(14, 2, 128), [(1, 1), (9, 64), (2, 65)], 0),
         (problem_of(16, 1, 16), [(0, 0), (33, 100)], 0),
+        (problem_of(6, 3, 64, alibi=0.125), [(33, 130)], 0),
         # Rows that see nothing of their block's first keys: scores there must not become weights by rounding.
         (problem_of(2, 1, 64, window=77), [(64, 205), (1, 129), (33, 33)], 0),
         (problem_of(4, 2, 128, window=40), [(50, 260)], 5),

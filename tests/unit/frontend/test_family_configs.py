@@ -68,7 +68,7 @@ def test_a_config_means_what_transformers_makes_of_it(name: str) -> None:
         ("Mistral-7B-v0.1", "sliding_window", -1),
         ("Mistral-7B-v0.1", "layer_types", ["chunked_attention"] * 32),
         ("gemma-3-1b", "use_bidirectional_attention", True),
-        ("falcon-7b", "alibi", True),
+        ("falcon-7b", "apply_residual_connection_post_layernorm", True),
         ("gpt2", "add_cross_attention", True),
         ("gpt2", "scale_attn_by_inverse_layer_idx", True),
         ("starcoder2-3b", "norm_type", "rms_norm"),

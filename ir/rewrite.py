@@ -92,6 +92,14 @@ def param_name(value: mlir.Value) -> str | None:
     return None if operation is None else str(operation.attributes["name"].value)
 
 
+def parameters_of(value: mlir.Value) -> list[str]:
+    """Names of the parameters that a value is computed from, in order."""
+    name, source = param_name(value), defining_op(value)
+    if name is not None or source is None:
+        return [name] if name is not None else []
+    return [found for operand in source.operands for found in parameters_of(operand)]
+
+
 def is_weight(value: mlir.Value) -> bool:
     """Whether a value has a static shape and depends on parameters, and beside them on constants only, so that it can
     be computed in `@prepare`.

@@ -24,7 +24,7 @@ from warploom.ir.ops.latent_attention import latent_attention, latent_write
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.norm import layer_norm, rms_norm
-from warploom.ir.ops.quantize import quantize
+from warploom.ir.ops.quantize import quantize, quantize_static
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.ops.rope import rope
@@ -63,10 +63,10 @@ class Proposal:
         """The groups to ask for, the largest first."""
         if self.is_whole and len(self.ops) == 1:
             return
-        for count in range(len(self.optional), -1, -1):
-            yield self.ops + self.optional[:count]
-        if len(self.ops) > 1 and not self.is_whole:
-            yield self.ops[:1]
+        smallest = [self.ops[:1]] if len(self.ops) > 1 and not self.is_whole else []
+        for ops in (self.ops, *smallest):
+            for count in range(len(self.optional), -1, -1):
+                yield ops + self.optional[:count]
 
     def leave(self, operation: mlir.Operation, reason: str) -> None:
         """Record why an op stays outside."""
@@ -141,7 +141,7 @@ def _linear(proposal: Proposal) -> Proposal:
     else:
         _take_residual(proposal, hero)
     x = hero.operands[0]
-    if (numbers := producer(x, quantize)) is not None and all(map(proposal.absorbs, numbers.results)):
+    if (numbers := producer(x, quantize, quantize_static)) is not None and all(map(proposal.absorbs, numbers.results)):
         proposal.may_take(numbers)
         x = numbers.operands[0]
     widening = producer(x, cast)

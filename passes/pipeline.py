@@ -43,7 +43,7 @@ def pipeline(
         target: what to compile for.
         quantization: a scheme of `passes/quantization/`, or schemes by pattern of module paths; None: weights, and
             what they are multiplied with, stay as they are.
-        scales: names of tensors of the checkpoint that scale activations, for schemes that were calibrated.
+        scales: names of tensors of the checkpoint that scale activations: calibrated, or its own.
 
     Raises:
         CompileError: unknown quantization.
@@ -63,7 +63,7 @@ def pipeline(
         merge_linears,
         cse,
         partial(defer_norms, target=target),
-        *([partial(quantize_activations, target=target)] if rules and rules.quantize else ()),
+        *([partial(quantize_activations, target=target, scales=scales or {})] if rules and rules.quantize else ()),
         partial(assign_layouts, target=target),
         hoist_weights,
         dce,

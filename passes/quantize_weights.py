@@ -8,15 +8,16 @@ from __future__ import annotations
 import mlir.ir as mlir
 
 from warploom.errors import CompileError
-from warploom.ir.function import path_of
+from warploom.ir.function import Function, path_of
+from warploom.ir.ops.attention import attention
 from warploom.ir.ops.experts import expert_linear
 from warploom.ir.ops.head_linear import head_linear
+from warploom.ir.ops.latent_attention import latent_attention
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear
-from warploom.ir.patterns import is_elementwise
-from warploom.ir.rewrite import before, defining_op, entries, is_op, is_weight, param_name, replace, users
+from warploom.ir.rewrite import before, entries, is_op, is_weight, parameters_of, replace, users
 from warploom.ir.types import type_of
 from warploom.passes.quantization.scheme import Rules, Scheme, scheme
 
@@ -27,12 +28,14 @@ def quantize_weights(module: mlir.Module, rules: Rules) -> None:
     """Rewrite linears, each with the embeddings that share its weight, then the embeddings that are left."""
     for function in entries(module):
         done: set[mlir.Value] = set()
+        last = _after_attention(function)
         for kind in (linear, embed):
             for operation in function.ops:
                 if is_op(operation, kind) and _is_row_weight(operation) and operation.operands[1] not in done:
                     found = rules.scheme_of(module_paths(operation))
                     if found is not None:
-                        done.update(_store(operation.operands[1], operation, _in_its_role(operation, found)))
+                        role = found.table if kind is embed else found.last if operation in last else ""
+                        done.update(_store(operation.operands[1], operation, scheme(role) if role else found))
         for operation in function.ops:
             if is_op(operation, expert_linear) and is_weight(operation.operands[2]):
                 _store_experts(operation, rules)
@@ -40,34 +43,18 @@ def quantize_weights(module: mlir.Module, rules: Rules) -> None:
                 _store_heads(operation, rules)
 
 
-def _in_its_role(operation: mlir.Operation, found: Scheme) -> Scheme:
-    """What the scheme that a weight was given means for a table that no linear reads, or for the head."""
-    if is_op(operation, embed):
-        return scheme(found.table)
-    return scheme(found.head) if found.head and makes_logits(operation) else found
-
-
-def makes_logits(operation: mlir.Operation) -> bool:
-    """Whether an op's result is what the entry returns, but for what is done to each of its elements."""
-    return all(
-        reader.name == "func.return" or (is_elementwise(reader) and makes_logits(reader))
-        for result in operation.results
-        for reader in users(result)
-    )
+def _after_attention(function: Function) -> list[mlir.Operation]:
+    """The ops after the last attention: of its layer the rest, and the head."""
+    ops = list(function.ops)
+    attends = [i for i, operation in enumerate(ops) if is_op(operation, attention, latent_attention)]
+    return ops[attends[-1] + 1 :] if attends else []
 
 
 def module_paths(operation: mlir.Operation) -> list[str]:
     """Paths of modules that a weight belongs to: where it is used, and where it is stored."""
-    names = _parameters(operation.operands[2 if is_op(operation, expert_linear) else 1])
+    names = parameters_of(operation.operands[2 if is_op(operation, expert_linear) else 1])
     stored = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
     return [path_of(operation), *stored]
-
-
-def _parameters(value: mlir.Value) -> list[str]:
-    name, source = param_name(value), defining_op(value)
-    if name is not None or source is None:
-        return [name] if name is not None else []
-    return [found for operand in source.operands for found in _parameters(operand)]
 
 
 def _is_row_weight(operation: mlir.Operation) -> bool:

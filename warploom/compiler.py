@@ -18,6 +18,7 @@ from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
 from warploom.frontend.dummy import dummy_checkpoint, dummy_tensor
 from warploom.frontend.models.inputs import CacheSpec
 from warploom.frontend.models.registry import Geometry
+from warploom.frontend.quantized.format import INPUT_SCALE
 from warploom.frontend.tensors import LazyTensor
 from warploom.frontend.tokenizer import TokenizerFiles
 from warploom.frontend.trace import Limits, geometry_of, trace
@@ -145,7 +146,7 @@ def compile(
     parameters = Parameters()
     with new_context(), mlir.Location.unknown(), ArtifactWriter(folder) as writer:
         checkpoint = replace(checkpoint, tensors=_as_asked(checkpoint.tensors, rules))
-        scales = _calibrate(checkpoint, rules, calibration, progress)
+        scales = _calibrate(checkpoint, rules, calibration, progress) | _static_scales(checkpoint.tensors)
         checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, **scales})
         for backend in backends:
             limits = Limits(backend.max_tokens, MAX_SEQUENCES, context)
@@ -223,6 +224,11 @@ def _calibrate(checkpoint: Checkpoint, rules: Rules, text: str | None, progress:
     from warploom.calibration import calibrate
 
     return calibrate(checkpoint, rules, text, progress)
+
+
+def _static_scales(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Those that a quantized checkpoint has for what its linears read."""
+    return {name: tensor for name, tensor in tensors.items() if name.endswith(f".{INPUT_SCALE}")}
 
 
 def _file_name(rules: Rules) -> str:

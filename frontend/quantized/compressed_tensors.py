@@ -5,7 +5,7 @@
 - `pack-quantized`: weight_packed i32 [n, k * bits/32], each number + 2^(bits - 1), the low ones first; weight_scale
   [n, groups]; weight_zero_point i32 [n * bits/32, groups], packed along n, where the scheme is asymmetric.
 
-A weight is (q - zero) * scale. Static scales of activations (input_scale) are left out: they are found as they come.
+A weight is (q - zero) * scale. The static scale of the input of an FP8 linear is input_scale [1].
 """
 
 from __future__ import annotations

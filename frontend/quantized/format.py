@@ -22,6 +22,7 @@ from warploom.frontend import quantized
 from warploom.frontend.tensors import Array, LazyTensor
 
 PARTS = ("q", "scale", "offset")
+INPUT_SCALE = "input_scale"
 Tensors = Mapping[str, LazyTensor]
 
 
@@ -87,8 +88,17 @@ def read_quantized(config: Mapping[str, Any], tensors: Tensors, model_id: str) -
     for path, parts, sources in format_of(config, model_id).modules(config, tensors):
         name = f"{path}.weight" if parts.whole is None else parts.whole.name
         result |= quantized_weight(name, parts, tensors[sources[0]].source)
+        result |= static_scale(f"{path}.{INPUT_SCALE}", parts, tensors)
         taken.update(sources)
     return {name: tensor for name, tensor in tensors.items() if name not in taken} | result
+
+
+def static_scale(name: str, parts: Parts, tensors: Tensors) -> dict[str, LazyTensor]:
+    """The scale on which the inputs of a linear of FP8 are to be rounded, f32 [1], if the checkpoint has one."""
+    if name not in tensors or parts.types[0][1] != "f8e4m3":
+        return {}
+    stored = tensors[name]
+    return {name: LazyTensor(name, (1,), "f32", stored.source, lambda: stored.load().astype(np.float32).reshape(1))}
 
 
 def quantized_weight(name: str, parts: Parts, source: str) -> dict[str, LazyTensor]:

@@ -1,7 +1,7 @@
 """FP8 (E4M3) checkpoints with `quant_method` fp8: scales of a whole matrix, or of blocks as DeepSeek-V3 has them.
 
 weight f8 [n, k]; weight_scale_inv f32 [n/b, k/b] for `weight_block_size` [b, b], or weight_scale [1]. A weight is
-q * scale, in spite of the name.
+q * scale, in spite of the name. With `activation_scheme` static, input_scale [1] is that of the input.
 """
 
 from __future__ import annotations

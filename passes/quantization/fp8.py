@@ -2,8 +2,9 @@
 
 `quantize_activations` adds the second half. Ranges and rounding: OCP 8-bit floating point specification, E4M3.
 
-The head is int8 with activations as they are: as small, and it costs SmolLM2 nothing that can be measured, where an FP8
-head costs 1.5 % of its surprise. Others leave the head in bf16 (llm-compressor's FP8_DYNAMIC).
+What comes after the last attention, the head and the rest of the last layer, is int8 with activations as they are: as
+small, with an eighth of the error. Errors made there reach the logits undiminished: of SmolLM2's cost in FP8 the head
+made more than half, and the last MLP a sixth of the rest. Others leave the head in bf16 (llm-compressor's FP8_DYNAMIC).
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from functools import partial
 from warploom.ir.ops.quantize import quantize
 from warploom.passes.quantization.scheme import Scheme, SchemeFamily
 
-OPTIONS = {"head": "the head too, which is int8 otherwise"}
+OPTIONS = {"all": "what comes after the last attention too, the head among it, which is int8 otherwise"}
 
 
 def make(name: str, options: Sequence[str]) -> Scheme:
     """Symmetric, per row."""
     numbers = partial(quantize, dtype="f8e4m3", group=0, scale_dtype="f32")
-    return Scheme(name, numbers, head="" if "head" in options else "int8")
+    return Scheme(name, numbers, last="" if "all" in options else "int8")
 
 
-SCHEME = SchemeFamily("fp8", "weights and activations in FP8 (E4M3), the head in int8", OPTIONS, make)
+SCHEME = SchemeFamily("fp8", "weights and activations in FP8 (E4M3), the last ones in int8", OPTIONS, make)

@@ -28,7 +28,7 @@ class Scheme:
         store: the operands that stand for a weight of row layout: one matrix of floats, or q, scale and maybe offset.
         refuses: why a matrix of n rows and k columns cannot be stored so, or None.
         table: name of the scheme of embedding tables that no linear reads.
-        head: name of the scheme of the linear that makes logits, if it is another one.
+        last: name of the scheme of linears after the last attention, the head among them, if it is another one.
         like: the scheme whose format this one writes, if that is not a format of its own: the one that targets know.
         experts: as `store`, of the matrices of all experts of a mixture, where that differs; they may be MXFP4 (q and
             scale of `ir/ops/mxfp4.py`). None, where `store` quantizes: they cannot be stored so.
@@ -41,7 +41,7 @@ class Scheme:
     store: Callable[[mlir.Value], Matrices]
     refuses: Callable[[int, int], str | None] = lambda n, k: None
     table: str = "bf16"
-    head: str = ""
+    last: str = ""
     like: str = ""
     experts: Callable[[mlir.Value], Matrices] | None = None
     quantizes: bool = True
@@ -87,7 +87,7 @@ class Rules:
     @property
     def families(self) -> list[str]:
         """Names of the families of schemes that may be used."""
-        used = [(scheme.like or scheme.name, scheme.table, scheme.head) for _, scheme in self.by_pattern]
+        used = [(scheme.like or scheme.name, scheme.table, scheme.last) for _, scheme in self.by_pattern]
         return sorted({name.partition(":")[0] for names in used for name in names if name})
 
     @property

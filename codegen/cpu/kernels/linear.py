@@ -17,7 +17,7 @@ from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.elementwise import add
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
-from warploom.ir.ops.quantize import quantize
+from warploom.ir.ops.quantize import quantize, quantize_static
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.patterns import feeds_swiglu, has_row_scales, weight_operands
 from warploom.ir.rewrite import defining_op, is_op, producer
@@ -38,7 +38,8 @@ def match(group: Function) -> Match | str:
         return epilogue
     if attrs["layout"].endswith("_pair") != (epilogue.kind == "swiglu"):
         return f"layout {attrs['layout']} does not fit epilogue {epilogue.kind}"
-    numbers = producer(hero.operands[0], quantize)
+    numbers = producer(hero.operands[0], quantize, quantize_static)
+    static_scale = [numbers.operands[1]] if is_op(numbers, quantize_static) else []
     x = hero.operands[0] if numbers is None else numbers.operands[0]
     norm = producer(x, rms_norm)
     if len(group.ops) != 1 + (norm is not None) + (numbers is not None) + epilogue.ops:
@@ -50,8 +51,8 @@ def match(group: Function) -> Match | str:
     *rows, k = type_of(x).shape
     assert isinstance(k, int)
     eps = None if norm is None else rms_norm.attrs_of(norm)["eps"]
-    spec = LinearSpec(attrs["n"], k, _weight(hero, attrs["layout"]), eps, epilogue.kind)
-    read = [x, *weight_operands(hero), *([] if norm is None else [norm.operands[1]]), *epilogue.operands]
+    spec = LinearSpec(attrs["n"], k, _weight(hero, attrs["layout"]), eps, epilogue.kind, bool(static_scale))
+    read = [x, *weight_operands(hero), *static_scale, *([] if norm is None else [norm.operands[1]]), *epilogue.operands]
     operands = (*(input_slot(group, value) for value in read), result_slot(group, epilogue.result))
     return Match(spec, operands, {"T": str(product(rows))})
 
@@ -64,15 +65,22 @@ def _refusal(hero: mlir.Operation, layout: str) -> str | None:
             return None
         wanted = f"{', '.join(WEIGHTS)} in panels with scales per row"
         return f"takes weights of {wanted}; here {matrix}, {layout}, {len(sides)} scales or offsets"
+    if matrix.dtype is DType.F8 and (numbers := producer(hero.operands[0], quantize_static)) is not None:
+        known = numbers.operands[1] == hero.operands[1] and quantize_static.attrs_of(numbers) == {"dtype": "f8e4m3"}
+        return _refuse_f8(hero, layout) if known else "x must be rounded on the scale that the product reads"
     numbers, form = producer(hero.operands[0], quantize), FP8 if matrix.dtype is DType.F8 else ACTIVATIONS
     if numbers is None or quantize.attrs_of(numbers) != form:
         return f"x must be quantized in the group, as {form}"
     if matrix.dtype is DType.F8:
-        return None if layout.startswith("panel") and has_row_scales(hero) else "f8 must lie in panels, scaled by row"
+        return _refuse_f8(hero, layout)
     k, scale = static(type_of(hero.operands[0]).shape[-1]), sides[0]
     if not layout.startswith("quad") or scale.dtype is DType.BF16 or k % (GROUP * static(scale.shape[1])):
         return f"takes quads with f32 or f16 scales for {GROUP} columns or a multiple; here {matrix}, {layout}, {scale}"
     return None
+
+
+def _refuse_f8(hero: mlir.Operation, layout: str) -> str | None:
+    return None if layout.startswith("panel") and has_row_scales(hero) else "f8 must lie in panels, scaled by row"
 
 
 def _weight(hero: mlir.Operation, layout: str) -> Weight | QuadFormat:

@@ -26,6 +26,7 @@ class LinearSpec:
         weight: dtype of W in memory; "i8" and "f8e4m3" have an f32 scale per column, and for f8
             each row of x is first rounded to f8 on a scale of its own. A `QuadFormat`: numbers of few bits, for which
             x is quantized first.
+        static: for f8, whether x is rounded on one scale that is known before, an operand, instead.
         norm_eps: normalize the rows of x first, by RMSNorm with this epsilon.
         epilogue: "residual" adds an operand [T, N]; "swiglu" gives silu(gate) * up [T, N/2], where panel 2j of W holds
             gate columns 32j .. 32j+31 and panel 2j+1 the same up columns.
@@ -36,6 +37,7 @@ class LinearSpec:
     weight: Weight | QuadFormat
     norm_eps: float | None = None
     epilogue: Literal["residual", "swiglu"] | None = None
+    static: bool = False
 
     @property
     def outputs(self) -> int:
@@ -56,7 +58,8 @@ class LinearSpec:
     def name(self) -> str:
         """Symbol, unique per spec."""
         norm = "" if self.norm_eps is None else f"_rms_{self.norm_eps!r}".replace(".", "_").replace("-", "m")
-        return f"linear_{self.weight}_{self.n}x{self.k}{norm}{'' if self.epilogue is None else '_' + self.epilogue}"
+        parts = ("_static" * self.static, "" if self.epilogue is None else f"_{self.epilogue}")
+        return f"linear_{self.weight}_{self.n}x{self.k}{norm}{''.join(parts)}"
 
     @property
     def scales_at_end(self) -> bool:
@@ -70,13 +73,14 @@ class LinearSpec:
 
     @property
     def operands(self) -> dict[str, str]:
-        """Buffers in ABI order: x [T,K], weight, scale, offset (packed), norm [K], residual [T,N], y."""
+        """Buffers in ABI order: x [T,K], weight, scale, offset (packed), x_scale [1], norm [K], residual [T,N], y."""
         quads = self.weight if isinstance(self.weight, QuadFormat) else None
         present = {
             "x": "f32",
             "weight": "i8" if isinstance(self.weight, QuadFormat) else self.weight,
             "scale": quads.scale if quads else "f32" if self.scales_at_end else None,
             "offset": quads.scale if quads and quads.offsets else None,
+            "x_scale": "f32" if self.static else None,
             "norm": None if self.norm_eps is None else "f32",
             "residual": "f32" if self.epilogue == "residual" else None,
             "y": "f32",

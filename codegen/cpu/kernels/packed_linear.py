@@ -12,7 +12,7 @@ from warploom.codegen.cpu.control import loop, when
 from warploom.codegen.cpu.emitter import Kernel
 from warploom.codegen.cpu.kernels.linear_emitter import Halves, LinearEmitter, Rows
 from warploom.codegen.cpu.kernels.panels import PANEL, dot, widen_panel
-from warploom.codegen.cpu.kernels.row_f8 import round_row_to_f8
+from warploom.codegen.cpu.kernels.row_f8 import round_row_to_f8, scale_of_row
 from warploom.codegen.cpu.kernels.row_norm import normalize_row
 from warploom.codegen.cpu.memory import Ptr
 from warploom.codegen.cpu.values import Value
@@ -45,7 +45,8 @@ class PackedLinear(LinearEmitter[Ptr]):
                 normalize_row(row, self.kernel.operands["norm"], out, spec.k, spec.norm_eps)
                 row = out
             if spec.weight == "f8e4m3":
-                round_row_to_f8(row, out, spec.k)
+                scale = self.kernel.operands["x_scale"][0] if spec.static else scale_of_row(row, spec.k)
+                round_row_to_f8(row, out, spec.k, scale)
         return self.normalized
 
     def dot(self, rows: Sequence[Ptr], panels: Sequence[Ptr], *, stream: bool) -> list[list[Halves]]:

@@ -1,4 +1,4 @@
-"""A row of activations rounded to FP8 on a scale of its own, as the op `quantize` does, and back in f32."""
+"""A row of activations rounded to FP8 as `quantize` or `quantize_static` does, and back in f32."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ from warploom.codegen.cpu.values import (
 LARGEST = 448.0
 
 
-def round_row_to_f8(x: Ptr, out: Ptr, columns: int) -> None:
-    """out[i] = f8(x[i] / scale) * scale with scale = max|x| / 448, 1 for zeros; f32, x and out may be the same."""
+def scale_of_row(x: Ptr, columns: int) -> Value:
+    """max|x| / 448, 1 for zeros."""
 
     def body(i: Value, peak: Value) -> list[Value]:
         return [maximum(absolute(x.load(i, mask=_mask(i, columns))), peak)]
 
     (peaks,) = carry(0, columns, [constant(0.0, "f32", LANES)], body, LANES)
     scale = reduce_max(peaks) / LARGEST
-    wide = broadcast(select(scale.eq(0.0), 1.0, scale))
+    return select(scale.eq(0.0), 1.0, scale)
+
+
+def round_row_to_f8(x: Ptr, out: Ptr, columns: int, scale: Value) -> None:
+    """out[i] = f8(x[i] / scale) * scale; f32, x and out may be the same."""
+    wide = broadcast(scale)
     with loop(0, columns, LANES) as i:
         mask = _mask(i, columns)
         quotient = minimum(maximum(x.load(i, mask=mask) / wide, -LARGEST), LARGEST)

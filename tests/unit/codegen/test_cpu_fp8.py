@@ -19,11 +19,12 @@ from warploom.codegen.cpu.kernels.linear_spec import LinearSpec
 from warploom.codegen.cpu.values import LANES
 from warploom.ir.layouts import pack_array
 from warploom.ir.ops.dequantize import dequantize
-from warploom.ir.ops.quantize import quantize
+from warploom.ir.ops.quantize import quantize, quantize_static
 from warploom.runtime.machine import cpu_features
 
 F8 = ml_dtypes.float8_e4m3fn
 SPEC = LinearSpec(40, 48, "f8e4m3", None, "residual")
+STATIC = LinearSpec(40, 48, "f8e4m3", static=True)
 RUNNABLE = [level for level in LEVELS if cpu_features().issuperset(level.features)]
 
 
@@ -34,6 +35,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         with made.kernel(name, {"x": source, "y": target}, ["N"]) as k, loop(0, k.dims["N"], LANES) as i:
             k.operands["y"].store(i, k.operands["x"].load(i))
     SPEC.emit(made)
+    STATIC.emit(made)
     path: Path = tmp_path_factory.mktemp("fp8") / "kernels.so"
     toolchain.build_shared_object(made, path)
     return ctypes.CDLL(str(path))
@@ -82,3 +84,17 @@ def test_linears_mean_what_the_interpreter_says(library: ctypes.CDLL, rows: int)
     call(library[SPEC.name], arrays, rows, eval(SPEC.tiles, {"T": rows}), SPEC.scratch_bytes)
     expected = dequantize.evaluate(*quantize.evaluate(x, **how)) @ dequantize.evaluate(q, scale).T + residual
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_scale_that_is_known_before_is_used_and_what_is_beyond_it_is_clamped(library: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, STATIC.k), np.float32)
+    x_scale = np.array([1.5 / 448], np.float32)
+    weight = rng.standard_normal((STATIC.n, STATIC.k), np.float32)
+    q, scale = quantize.evaluate(weight, dtype="f8e4m3", group=0, scale_dtype="f32")
+    y = np.zeros((5, STATIC.n), np.float32)
+    arrays = [x, pack_array(q, "panel"), pack_array(scale, "panel"), x_scale, y]
+    call(library[STATIC.name], arrays, 5, eval(STATIC.tiles, {"T": 5}), STATIC.scratch_bytes)
+    read = quantize_static.evaluate(x, x_scale, dtype="f8e4m3").astype(np.float32) * x_scale
+    assert np.abs(x).max() > 1.6 > 1.51 > np.abs(read).max()
+    np.testing.assert_allclose(y, read @ dequantize.evaluate(q, scale).T, rtol=1e-4, atol=1e-4)

@@ -141,6 +141,17 @@ def test_a_format_means_what_its_definition_says(name: str) -> None:
         np.testing.assert_allclose(values(*parts), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, np.int8])
+def test_static_scales_of_what_an_fp8_linear_reads_are_kept(dtype: Any, shape: tuple[int, ...]) -> None:
+    config, arrays, _ = plain("float-quantized", "compressed-tensors", dtype)
+    found = read_quantized(config, lazy(arrays | {"input_scale": np.full(shape, 0.25, np.float32)}), "a model")
+    name = f"{PATH}.input_scale"
+    assert (name in found) == (dtype is not np.int8)
+    if name in found:
+        assert (found[name].shape, found[name].load().tolist()) == ((1,), [0.25])
+
+
 @pytest.mark.parametrize(
     ("config", "found"),
     [

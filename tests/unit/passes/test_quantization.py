@@ -53,7 +53,7 @@ def formats(module: mlir.Module) -> dict[str, list[str]]:
 @pytest.mark.usefixtures("wl")
 def test_the_first_pattern_that_fits_counts() -> None:
     module = traced({"num_hidden_layers": 1})
-    rules = Rules({"lm_head": "bf16", "model.layers.0.mlp.down_proj": "int8", "*.self_attn": "fp8", "*": "int4"})
+    rules = Rules({"lm_head": "bf16", "model.layers.0.mlp.down_proj": "int8", "*.self_attn": "fp8:all", "*": "int4"})
     quantize_weights(module, rules)
     found = formats(module)
     assert found["linear"] == ["bf16"]
@@ -105,7 +105,7 @@ def test_every_scheme_is_found_by_its_file() -> None:
 @pytest.mark.usefixtures("wl")
 def test_fp8_weights_meet_fp8_activations_and_int8_what_the_target_asks() -> None:
     module = traced({"num_hidden_layers": 1})
-    quantize_weights(module, Rules("lm_head=int8,*.mlp.*=int8,*=fp8"))
+    quantize_weights(module, Rules("lm_head=int8,*.mlp.*=int8,*=fp8:all"))
     quantize_activations(module, EAGER)
     assert formats(module).keys() == {"scaled_linear", "quantized_linear"}
     made = [op for op in functions(module)["step"].ops if is_op(op, quantize) and users(op.results[0])]
@@ -117,13 +117,12 @@ def test_fp8_weights_meet_fp8_activations_and_int8_what_the_target_asks() -> Non
 
 @pytest.mark.usefixtures("wl")
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("text", "head"), [("fp8", "i8"), ("fp8:head", "f8e4m3"), ("int8", "i8")])
-def test_the_head_of_fp8_is_int8_unless_asked_for(text: str, head: str, tied: bool) -> None:
-    module = traced({"num_hidden_layers": 1, "tie_word_embeddings": tied})
+@pytest.mark.parametrize(("text", "last"), [("fp8", "i8"), ("fp8:all", "f8e4m3")])
+def test_what_comes_after_the_last_attention_is_int8_in_fp8_unless_asked_for(text: str, last: str, tied: bool) -> None:
+    module = traced({"num_hidden_layers": 2, "tie_word_embeddings": tied})
     quantize_weights(module, Rules(text))
     found = formats(module)["quantized_linear"]
-    assert found[-1] == head
-    assert set(found[:-1]) == {"f8e4m3" if text.startswith("fp8") else "i8"}
+    assert found == ["f8e4m3"] * (7 + 3) + [last] * 5  # o, gate, up, down, head
 
 
 @pytest.mark.usefixtures("wl")

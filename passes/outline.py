@@ -103,4 +103,5 @@ def _symbols(ops: Sequence[mlir.Operation]) -> set[str]:
 
 
 def _text(function: Function) -> str:
-    return re.sub(rf"@{re.escape(function.name)}\b", "@", str(function.operation))
+    text = function.operation.operation.get_asm(use_local_scope=True)  # else all of the module is numbered
+    return re.sub(rf"@{re.escape(function.name)}\b", "@", str(text))

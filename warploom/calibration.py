@@ -16,6 +16,7 @@ from warploom.codegen.backend import Progress
 from warploom.errors import CompileError
 from warploom.frontend.checkpoint import Checkpoint
 from warploom.frontend.models.inputs import CacheSpec
+from warploom.frontend.stacked import load_tensor
 from warploom.frontend.tensors import LazyTensor
 from warploom.frontend.trace import Limits, geometry_of, kv_type, trace
 from warploom.ir.function import functions
@@ -77,7 +78,7 @@ def _activations(
         if value in watched:
             rows[watched[value]].append(array[::keep].copy())
 
-    params = dict(evaluate_exports(module, lambda name: checkpoint.tensors[name].load()))
+    params = dict(evaluate_exports(module, lambda name: load_tensor(checkpoint.tensors, name)))
     kv = kv_type(geometry_of(checkpoint.config), cache).resolve({"C": WINDOW // PAGE_SIZE})
     for window in windows:
         evaluate(module, "step", _step(window, np.zeros(kv, np.float32)), params, look=look)

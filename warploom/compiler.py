@@ -19,6 +19,7 @@ from warploom.frontend.dummy import dummy_checkpoint, dummy_tensor
 from warploom.frontend.models.inputs import CacheSpec
 from warploom.frontend.models.registry import Geometry
 from warploom.frontend.quantized.format import INPUT_SCALE
+from warploom.frontend.stacked import load_tensor
 from warploom.frontend.tensors import LazyTensor
 from warploom.frontend.tokenizer import TokenizerFiles
 from warploom.frontend.trace import Limits, geometry_of, trace
@@ -296,7 +297,7 @@ def _prepare(job: _Job, module: mlir.Module, wanted: Container[str], writer: Art
     """Run `@prepare` into the weight files, one parameter at a time."""
 
     def read(name: str) -> np.ndarray:
-        return job.checkpoint.tensors[name].load()
+        return load_tensor(job.checkpoint.tensors, name)
 
     total = sum(name in wanted for name, _ in exports(module))
     for done, (name, array) in enumerate(evaluate_exports(module, read, wanted), 1):

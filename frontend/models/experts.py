@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlir.ir as mlir
@@ -15,7 +15,7 @@ from warploom.ir.ops.elementwise import add, logistic, mul
 from warploom.ir.ops.experts import expert_linear
 from warploom.ir.ops.norm import along_rows
 from warploom.ir.ops.routing import combine_experts, route_experts
-from warploom.ir.ops.shape import concat, reshape
+from warploom.ir.ops.shape import reshape
 from warploom.ir.types import type_of
 
 # The gate's weights and x [T, hidden] -> shares f32 and experts i32, [T, chosen]
@@ -66,12 +66,12 @@ def mixture(experts: Experts, act: str = "silu", router: Router | None = None) -
         else:
             shares, chosen = router(weights / "gate", x)
         gate_name, up_name, down_name = experts.names
-        inner, outer = (experts.size, hidden), (hidden, experts.size)
-        each = [weights / "experts" / index for index in range(experts.count)]
-        first = stack([concat(*((e / name)("weight", inner) for name in (gate_name, up_name)), axis=0) for e in each])
-        second = stack([(e / down_name)("weight", outer) for e in each])
-        both = expert_linear(reshape(x, shape=(tokens, 1, hidden)), chosen, first, n=2 * experts.size)
-        gated_ = gate_with(act, *split(both, (experts.size, experts.size)))
+        each, size = f"{{0..{experts.count - 1}}}", experts.size
+        inside = weights / "experts"
+        first = inside.stacked(f"{each}.{{{gate_name},{up_name}}}.weight", (size, hidden))
+        second = inside.stacked(f"{each}.{down_name}.weight", (hidden, size))
+        both = expert_linear(reshape(x, shape=(tokens, 1, hidden)), chosen, first, n=2 * size)
+        gated_ = gate_with(act, *split(both, (size, size)))
         result: mlir.Value = combine_experts(expert_linear(gated_, chosen, second, n=hidden), shares)
         return result
 
@@ -95,12 +95,3 @@ def route(experts: Experts, logits: mlir.Value) -> tuple[mlir.Value, mlir.Value]
     """Shares f32 [T, chosen] and indices i32 [T, chosen] of the experts with the largest logits [T, count]."""
     shares, chosen = route_experts(logits, k=experts.chosen, normalized=int(experts.normalized))
     return shares, chosen
-
-
-def stack(matrices: Sequence[mlir.Value]) -> mlir.Value:
-    """Rows of all matrices in order, by halves: each number is copied log2(matrices) times, not once for each."""
-    if len(matrices) == 1:
-        return matrices[0]
-    middle = len(matrices) // 2
-    result: mlir.Value = concat(stack(matrices[:middle]), stack(matrices[middle:]), axis=0)
-    return result

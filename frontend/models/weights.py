@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlir.ir as mlir
 
 from warploom.errors import CheckpointError
+from warploom.frontend.stacked import names_of, stack
 from warploom.frontend.tensors import LazyTensor
 from warploom.ir.function import FunctionBuilder, scope
 from warploom.ir.ops.dequantize import dequantize
 from warploom.ir.ops.parameters import checkpoint, export, param
+from warploom.ir.ops.shape import concat
 
 
 @dataclass
@@ -59,6 +61,16 @@ class Weights:
             self.params[full] = dequantize(*parts) if parts else self._param(self.require(full, shape))
         return self.params[full]
 
+    def stacked(self, pattern: str, shape: tuple[int, int]) -> mlir.Value:
+        """The tensors that a pattern spells (see `frontend.stacked`), each of this shape, rows after one another.
+
+        Raises:
+            CheckpointError: one is missing or has another shape.
+        """
+        names = names_of(pattern)
+        together = stack(self.prefix + pattern, [self.require(self.prefix + name, shape) for name in names])
+        return _joined([self(name, shape) for name in names]) if together is None else self._param(together)
+
     def parts(self, name: str, shape: tuple[int, ...]) -> tuple[mlir.Value, ...]:
         """Of a quantized tensor that is to stay so the parameters that stand for it: numbers, scales, maybe offsets."""
         return tuple(self._param(part) for part in self.require(self.prefix + name, shape).parts)
@@ -69,3 +81,12 @@ class Weights:
             export(stored, name=tensor.name)
         result: mlir.Value = param(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
         return result
+
+
+def _joined(matrices: Sequence[mlir.Value]) -> mlir.Value:
+    """Rows of all matrices in order, by halves: each number is copied log2(matrices) times, not once for each."""
+    if len(matrices) == 1:
+        return matrices[0]
+    middle = len(matrices) // 2
+    result: mlir.Value = concat(_joined(matrices[:middle]), _joined(matrices[middle:]), axis=0)
+    return result

@@ -89,7 +89,8 @@ class Matcher:
     def look_ahead(self, drafts: Sequence[int]) -> int:
         """Return how many of the tokens that may come next are allowed to; `banned_bits` then knows what may follow.
 
-        Nothing else changes, also where the guide fails behind a draft.
+        The one that ends the answer is not among them: nothing follows it. Nothing else changes, also where the guide
+        fails behind a draft.
 
         Raises:
             GuideError: see `banned_bits`.
@@ -99,13 +100,15 @@ class Matcher:
             if self._ahead[-1][draft // 32] >> (draft % 32) & 1 or not self._matcher.consume_token(draft):
                 break
             try:
-                self._ahead.append(self._banned_bits())
+                if not self._matcher.is_stopped():
+                    self._ahead.append(self._banned_bits())
+                    continue
             except GuideError:
-                break
-        allowed = len(self._ahead) - 1
-        if self._matcher.is_error() or not self._matcher.rollback(allowed):
-            self._matcher = self._replayed()
-        return allowed
+                pass
+            self._matcher = self._replayed()  # it cannot be rolled back
+            return len(self._ahead) - 1
+        self._matcher.rollback(len(self._ahead) - 1)
+        return len(self._ahead) - 1
 
     def banned_bits(self, num_drafts: int = 0) -> NDArray[np.int32]:
         """Return what may not come next, [num_words]: see `@sample`.

@@ -50,6 +50,7 @@ class Metrics:
         tokens_per_second: rate of the tokens after the first; 0 if there is only one.
         queue_time: seconds until its first step was planned.
         num_cached_tokens: prompt tokens that were found in the cache.
+        num_draft_tokens, num_accepted_tokens: of speculative decoding: drafted, and of them output.
     """
 
     time_to_first_token: float
@@ -59,6 +60,8 @@ class Metrics:
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_cached_tokens: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,8 @@ class OutputText:
             num_prompt_tokens=request.num_prompt_tokens,
             num_output_tokens=self._num_tokens,
             num_cached_tokens=request.num_cached_tokens,
+            num_draft_tokens=request.pace.num_drafted,
+            num_accepted_tokens=request.pace.num_accepted,
         )
 
 

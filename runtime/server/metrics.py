@@ -46,6 +46,9 @@ _ENGINE = (
     _Gauge("prefix_queries", "prefix_cache_queries", "prefix_cache_queries", "Tokens looked up", counts=True),
     _Gauge("prefix_hits", "prefix_cache_hits", "prefix_cache_hits", "Tokens found in the cache", counts=True),
     _Gauge("preemptions", "preemptions", "num_preemptions", "Requests computed again", counts=True),
+    _Gauge("drafts", "drafts", "spec_decode_num_drafts", "Verifications of drafts", counts=True),
+    _Gauge("draft_tokens", "draft_tokens", "spec_decode_num_draft_tokens", "Drafted tokens", counts=True),
+    _Gauge("accepted_tokens", "accepted_tokens", "spec_decode_num_accepted_tokens", "Accepted drafts", counts=True),
     _Gauge("steps", "steps", None, "Steps of the engine", counts=True),
     _Gauge("step_seconds", "step_seconds", None, "Time of all steps", counts=True),
     _Gauge("host_seconds", "host_seconds", None, "Time of the host's work for steps", counts=True),
@@ -144,6 +147,18 @@ class _EngineCollector(Collector):
                 alias = family(f"vllm:{gauge.alias}", gauge.what, labels=["model_name"])
                 alias.add_metric([self._model_name], value)
                 yield alias
+        yield from self._accepted_by_position(stats.accepted_by_position)
+
+    def _accepted_by_position(self, accepted: tuple[int, ...]) -> Iterator[Metric]:
+        what = "Drafts that were output, by their place in a verification"
+        own = CounterMetricFamily("warploom_accepted_tokens_by_position", what, labels=["position"])
+        name = "vllm:spec_decode_num_accepted_tokens_per_pos"
+        alias = CounterMetricFamily(name, what, labels=["model_name", "position"])
+        for position, number in enumerate(accepted):
+            own.add_metric([str(position)], number)
+            alias.add_metric([self._model_name, str(position)], number)
+        yield own
+        yield alias
 
 
 class _QuickHistogram(Collector):

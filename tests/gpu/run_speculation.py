@@ -3,10 +3,10 @@
     python3 tests/gpu/run_speculation.py ARTIFACT [--requests 1 8] [--tokens 96] [--itself] [--json FILE]
 
 Answers random prompts plainly, then drafts those very answers, all right or with every n-th token wrong, so that the
-acceptance is known; then with n-grams, then with itself as its draft model. Prints the time per output token and per step, and how many answers are equal.
-Kernels choose how they split their work by the shape of a step, so logits differ in their last bits between any two
-ways of batching: where an answer parts, the gap between the two likeliest tokens is printed, and plain decoding in
-another batch is compared in the same way.
+acceptance is known; then with n-grams, then with itself as its draft model. Prints the time per output token and per
+step, and how many answers are equal. Kernels choose how they split their work by the shape of a step, so logits differ
+in their last bits between any two ways of batching: where an answer parts, the gap between the two likeliest tokens is
+printed, and plain decoding in another batch is compared in the same way.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from warploom.errors import InvalidRequestError
 from warploom.runtime.guide import Guide
 from warploom.runtime.llm import LLM
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.speculative_config import SpeculativeConfig
 
 SCHEMAS = int(os.environ.get("WARPLOOM_EXAMPLES", "60"))
 
@@ -193,6 +194,25 @@ def test_preempted_answers_are_the_same(artifact: Path, llm: LLM) -> None:
         answers = small.generate(prompts, guided(guide, 5))
         assert [one.text for one in answers] == [one.text for one in expected]
         assert small.stats().preemptions > 0
+
+
+@pytest.mark.parametrize("drafts_itself", [False, True])
+def test_drafts_change_no_guided_answer(artifact: Path, llm: LLM, drafts_itself: bool) -> None:
+    """Drafts are held to the guide too, which goes on from what was accepted."""
+    rng = random.Random(7)
+    guides = [Guide("json_schema", json.dumps(hoisted(random_schema(rng)))) for _ in range(12)]
+    guides += [Guide("regex", ANSWERS), Guide("regex", "([a-c]{3}-[0-9]{2} ){20}")]
+    jobs = [guided(guide, seed, max_tokens=200, logprobs=1) for seed, guide in enumerate(guides)]
+    expected = llm.generate([[5, 6]] * len(jobs), jobs)
+    config = SpeculativeConfig(model=artifact if drafts_itself else None, num_speculative_tokens=3, prompt_lookup_min=1)
+    with LLM(artifact, threads=1, max_num_seqs=3, speculation=config) as drafting:
+        found = drafting.generate([[5, 6]] * len(jobs), jobs)
+        stats = drafting.stats()
+    assert [(one.text, one.logprobs, one.finish_reason) for one in found] == [
+        (one.text, one.logprobs, one.finish_reason) for one in expected
+    ]
+    assert stats.accepted_tokens > (50 if drafts_itself else 0)
+    assert not drafts_itself or stats.accepted_tokens == stats.draft_tokens
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from warploom.runtime.artifact import Artifact
 from warploom.runtime.async_llm import AsyncLLM
 from warploom.runtime.output import Delta
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.speculative_config import SpeculativeConfig
 
 NUM_REQUESTS = int(os.environ.get("WARPLOOM_SOAK", "400"))
 MEASURES_MEMORY = NUM_REQUESTS >= 5000  # below, what is allocated once outweighs what might leak
@@ -137,7 +138,9 @@ def resident_bytes() -> int:
 def test_nothing_is_left_of_many_requests(artifact: Artifact) -> None:
     async def run() -> dict[str, int]:
         kv_bytes = artifact.target("cpu").kv.bytes_per_page * 48  # too few for all rows: some are preempted
-        async with AsyncLLM.load(artifact, device="cpu", max_num_seqs=12, kv_cache_bytes=kv_bytes, max_queue=30) as llm:
+        limits: dict[str, Any] = {"max_num_seqs": 12, "kv_cache_bytes": kv_bytes, "max_queue": 30}
+        limits["speculation"] = SpeculativeConfig(num_speculative_tokens=3, prompt_lookup_min=1)
+        async with AsyncLLM.load(artifact, device="cpu", **limits) as llm:
             soak = Soak(llm, seed=1)
             await soak.run(NUM_REQUESTS // 5)
             before, files = resident_bytes(), resources()
@@ -147,6 +150,7 @@ def test_nothing_is_left_of_many_requests(artifact: Artifact) -> None:
             stats = llm.stats()
             assert (stats.running, stats.waiting, stats.kv_usage, stats.dead) == (0, 0, 0.0, None)
             assert stats.preemptions > 0
+            assert stats.accepted_tokens > 0
             assert stats.prefix_hits > 0
             llm._engine.check()
             assert not llm._answers

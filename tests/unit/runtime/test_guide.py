@@ -66,3 +66,26 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(InvalidRequestError, match=r"warploom\[serve\]"):
         compiler().compile(Guide("regex", "a"))
+
+
+def test_looking_ahead_changes_nothing() -> None:
+    """Drafts that are not allowed, or that end the answer, are told; the end cannot be rolled back."""
+    guide = compiler().compile(Guide("regex", "a[0-9]{1,3}"))
+    a, one, two = map(ord, "a12")
+    for drafts, right in [
+        ([a, one, two], 3), ([a, AB, one], 1), ([one], 0), ([], 0), ([a, one, EOS], 2), ([a, EOS], 1),
+        ([a, one, two, one, EOS, one], 3), ([a, one, two, one, one], 3),
+    ]:  # fmt: skip
+        matcher, plain = guide.matcher([]), guide.matcher([])
+        assert matcher.look_ahead(drafts) == right
+        assert matcher.look_ahead(drafts) == right
+        for number, token in enumerate(drafts[: right + 1]):
+            np.testing.assert_array_equal(matcher.banned_bits(number), plain.banned_bits())
+            if number < right:
+                plain.advance(token)
+        other = guide.matcher([])
+        for token in (a, one, two):
+            np.testing.assert_array_equal(matcher.banned_bits(), other.banned_bits())
+            matcher.advance(token)
+            other.advance(token)
+        assert allowed(matcher) == allowed(other)

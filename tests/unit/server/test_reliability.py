@@ -283,6 +283,7 @@ def test_metrics_have_our_names_and_vllms(start_server: StartServer) -> None:
         'vllm:time_to_first_token_seconds_count{model_name="fake"} 3.0',
         'vllm:e2e_request_latency_seconds_bucket{le="+Inf",model_name="fake"} 3.0',
         'vllm:request_generation_tokens_sum{model_name="fake"} 15.0',
+        'vllm:spec_decode_num_drafts_total{model_name="fake"} 0.0',
     ):
         assert line in text.splitlines(), line
     assert "vllm:kv_cache_usage_perc" in text

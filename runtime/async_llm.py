@@ -145,8 +145,9 @@ class AsyncLLM:
         chosen_by = params if isinstance(params, SamplingParams) else None
         stream = OutputStream(tokens, len(requests), chosen_by, timeout_s, lambda: self._cancel(ids))
         for index, request in enumerate(requests):
-            text = OutputText(self.tokenizer.detokenizer(tokens), request, index)
-            self._answers[request.id] = _Answer(stream, text)
+            with_special = not request.params.skip_special_tokens
+            detokenizer = self.tokenizer.detokenizer(tokens, with_special=with_special)
+            self._answers[request.id] = _Answer(stream, OutputText(detokenizer, request, index))
             self._thread.add(request)
         if self._dead:  # since it was looked at
             self._fail_all(self._dead)

@@ -42,7 +42,7 @@ class BeamSearchParams:
             reached the length that is best for its score at no cost (with a `length_penalty` of 0: the exact search).
         ignore_eos: the model's end tokens do not end an answer.
         stop_token_ids: tokens that end an answer, beside the model's end tokens.
-        logprobs, prompt_logprobs: as those of `SamplingParams`.
+        logprobs, prompt_logprobs, skip_special_tokens: as those of `SamplingParams`.
 
     Raises:
         InvalidRequestError: on construction, naming the field, what is allowed and what was given.
@@ -57,6 +57,7 @@ class BeamSearchParams:
     stop_token_ids: Sequence[int] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         check_integer("beam_width", self.beam_width, 1, MAX_LOGPROBS)
@@ -71,6 +72,11 @@ class BeamSearchParams:
         """Answers that are given."""
         return self.n or self.beam_width
 
+    @property
+    def num_made(self) -> int:
+        """Answers that are computed at once."""
+        return self.beam_width
+
     def answer_params(self, index: int) -> SamplingParams:
         """Return what holds for the answer `index` by itself: where it ends, and what is told of it."""
         return SamplingParams(
@@ -80,6 +86,7 @@ class BeamSearchParams:
             stop_token_ids=self.stop_token_ids,
             logprobs=self.logprobs,
             prompt_logprobs=None if index else self.prompt_logprobs,
+            skip_special_tokens=self.skip_special_tokens,
         )
 
 

@@ -58,12 +58,20 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ArtifactError("The chat template does not parse", found=str(error)) from error
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> str:
         """Return the prompt text of a conversation.
 
         Args:
             messages: dicts with `role` and `content`, the first of them the oldest.
             add_generation_prompt: end with what opens the assistant's answer.
+            continue_final_message: end with the last message's content instead, which the answer continues.
             variables: what else the template reads, such as `tools`.
 
         Raises:
@@ -71,6 +79,9 @@ class ChatTemplate:
         """
         if not messages:
             raise InvalidRequestError("The conversation is empty", expected="at least one message")
+        if continue_final_message:
+            text = self.render(messages, add_generation_prompt=False, **variables)
+            return _up_to(text, str(messages[-1].get("content") or "").rstrip())
         try:
             return self._template.render(
                 messages=messages,
@@ -84,6 +95,15 @@ class ChatTemplate:
                 expected="messages as the model's template wants them",
                 found=f"{type(error).__name__}: {error}",
             ) from error
+
+
+def _up_to(text: str, final: str) -> str:
+    """Return a rendered conversation up to the end of its final message's content."""
+    if not final or final not in text:
+        raise InvalidRequestError(
+            "The final message cannot be continued", expected="content that the chat template shows as it is"
+        )
+    return text[: text.rindex(final) + len(final)]
 
 
 def _to_json(

@@ -202,7 +202,8 @@ class LLM:
         return requests
 
     def _start(self, request: Request, *, is_read: bool) -> Answer:
-        detokenizer = self.tokenizer.detokenizer(request.token_ids)
+        with_special = not request.params.skip_special_tokens
+        detokenizer = self.tokenizer.detokenizer(request.token_ids, with_special=with_special)
         answer = Answer(request, OutputText(detokenizer, request), is_read=is_read)
         self._engine.add(request)
         self._answers[request.id] = answer

@@ -61,6 +61,7 @@ class RequestLimits:
         self._check_prompt(prompt)
         self._check_token_ids("stop_token_ids", params.stop_token_ids)
         self._check_token_ids("logit_bias", list(params.logit_bias))
+        self._check_token_ids("allowed_token_ids", params.allowed_token_ids)
         self._compiled(params.guide)
         room = self.max_context - len(prompt)
         if params.min_tokens > room:

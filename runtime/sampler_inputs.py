@@ -137,6 +137,7 @@ class SamplerTable:
         self._histories: dict[int, _History] = {}  # by row
         self._biases: dict[int, _Bias] = {}
         self._guides: dict[int, Matcher] = {}
+        self._allowed: dict[int, I32] = {}  # the bits of those that are not
 
     def admit(self, request: Request) -> None:
         """Write the row of a request that has just been given one."""
@@ -150,6 +151,9 @@ class SamplerTable:
         self._histories.pop(row, None)
         self._biases.pop(row, None)
         self._guides.pop(row, None)
+        self._allowed.pop(row, None)
+        if params.allowed_token_ids:
+            self._allowed[row] = _bits_of_others(params.allowed_token_ids, self._vocab_size)
         if params.uses_penalties:
             self._histories[row] = _History(request)
         if params.logit_bias or params.min_tokens or request.bad_words or params.logits_processors:
@@ -209,7 +213,7 @@ class SamplerTable:
             known,
             *histories,
             *biases,
-            self._gather_banned(rows, drafts) if self._guides else _no_bits(len(rows)),
+            self._gather_banned(rows, drafts) if self._guides or self._allowed else _no_bits(len(rows)),
         )
 
     def _gather_forced(self, rows: I32, known: I32, drafts: Sequence[Sequence[int]], forced: I32) -> SamplerInputs:
@@ -247,7 +251,7 @@ class SamplerTable:
     def _banned(self, row: int, num_drafts: int) -> I32:
         matcher = self._guides.get(row)
         if matcher is None:
-            return _NO_BITS
+            return self._allowed.get(row, _NO_BITS)
         try:
             return matcher.banned_bits(num_drafts)
         except GuideError as error:
@@ -285,6 +289,13 @@ def _stacked(one: NDArray[Any], other: NDArray[Any], fill: int) -> NDArray[Any]:
 _NOTHING: tuple[I32, I32] = (np.empty(0, np.int32), np.empty(0, np.int32))
 _NO_BIAS = _bias_arrays({})
 _NO_BITS: I32 = np.zeros(1, np.int32)
+
+
+def _bits_of_others(allowed: Sequence[int], vocab_size: int) -> I32:
+    """Return the words in which all tokens but these are banned."""
+    banned = np.ones(-(-vocab_size // 32) * 32, np.uint8)
+    banned[list(allowed)] = 0
+    return np.packbits(banned, bitorder="little").view("<i4")
 
 
 @lru_cache(maxsize=1024)

@@ -70,6 +70,7 @@ class SamplingParams:
         logit_bias: added to the logits of these tokens (-100..100, or -inf: never chosen).
 
         prompt_logprobs: the same as `logprobs`, of the prompt's tokens from the second one on.
+        allowed_token_ids: no other tokens are chosen (also end tokens have to be among them); (): all may be.
         bad_words: texts that the output does not contain, as the tokenizer writes them (with and without a space in
             front).
         logits_processors: called on the host before every token with prompt and output so far, they return what is
@@ -79,6 +80,7 @@ class SamplingParams:
         guide: the form of the answer, which ends when it is complete (and `ignore_eos` means nothing): only tokens
             that fit are chosen. An answer that reaches `max_tokens` before is cut. It costs the same wait as
             `logits_processors`. Log-probabilities stay those of the raw logits.
+        skip_special_tokens: special tokens do not show in the text; else by their names.
         n: answers to the prompt, which is computed once; each has its own seed, `seed` plus its index.
         best_of: make this many answers and give the `n` likeliest per token, the best first; None: `n`.
 
@@ -102,9 +104,11 @@ class SamplingParams:
     logprobs: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     prompt_logprobs: int | None = None
+    allowed_token_ids: Sequence[int] = ()
     bad_words: Sequence[str] = ()
     logits_processors: Sequence[LogitsProcessor] = field(default=(), hash=False)
     guide: Guide | None = None
+    skip_special_tokens: bool = True
     n: int = 1
     best_of: int | None = None
 
@@ -120,18 +124,29 @@ class SamplingParams:
             raise invalid_parameter("min_tokens", f"at most max_tokens, {self.max_tokens}", self.min_tokens)
         if self.best_of is not None and self.best_of < self.n:
             raise invalid_parameter("best_of", f"at least n, {self.n}", self.best_of)
-        if self.guide is not None and not isinstance(self.guide, Guide):
+        self._check_guide()
+        for name in ("ignore_eos", "skip_special_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise invalid_parameter(name, "True or False", getattr(self, name))
+        object.__setattr__(self, "stop", _checked_texts("stop", self.stop, MAX_STOP_STRINGS))
+        object.__setattr__(self, "bad_words", _checked_texts("bad_words", self.bad_words, MAX_BAD_WORDS))
+        object.__setattr__(
+            self, "stop_token_ids", _checked_ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
+        )
+        object.__setattr__(self, "allowed_token_ids", _checked_ids("allowed_token_ids", self.allowed_token_ids, _INT32))
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+
+    def _check_guide(self) -> None:
+        if self.guide is None:
+            return
+        if not isinstance(self.guide, Guide):
             raise invalid_parameter("guide", "a Guide or None", self.guide)
-        if self.guide is not None and self.min_tokens:
+        if self.min_tokens:
             raise invalid_parameter(
                 "min_tokens", "0 with a guide, which says when the answer is complete", self.min_tokens
             )
-        if not isinstance(self.ignore_eos, bool):
-            raise invalid_parameter("ignore_eos", "True or False", self.ignore_eos)
-        object.__setattr__(self, "stop", _checked_texts("stop", self.stop, MAX_STOP_STRINGS))
-        object.__setattr__(self, "bad_words", _checked_texts("bad_words", self.bad_words, MAX_BAD_WORDS))
-        object.__setattr__(self, "stop_token_ids", _checked_stop_ids(self.stop_token_ids))
-        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+        if self.allowed_token_ids:
+            raise invalid_parameter("allowed_token_ids", "none with a guide, which says what is allowed", "both")
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -221,11 +236,11 @@ def _checked_texts(name: str, texts: str | Sequence[str], most: int) -> tuple[st
     return tuple(dict.fromkeys(strings))
 
 
-def _checked_stop_ids(ids: Sequence[int]) -> tuple[int, ...]:
-    if len(ids) > MAX_STOP_TOKEN_IDS:
-        raise invalid_parameter("stop_token_ids", f"at most {MAX_STOP_TOKEN_IDS} ids", len(ids))
+def _checked_ids(name: str, ids: Sequence[int], most: int) -> tuple[int, ...]:
+    if len(ids) > most:
+        raise invalid_parameter(name, f"at most {most} ids", len(ids))
     for token in ids:
-        check_integer("stop_token_ids", token, 0, _INT32)
+        check_integer(name, token, 0, _INT32)
     return tuple(ids)
 
 

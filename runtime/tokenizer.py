@@ -65,7 +65,7 @@ class Tokenizer:
         return tokens if tokens[: len(self._bos)] == self._bos else self._bos + tokens
 
     def encode_chat(self, messages: Sequence[Message], **variables: Any) -> list[int]:
-        """Return the tokens of a conversation, ending where the assistant's answer begins.
+        """Return the tokens of a conversation, ending where the assistant's answer begins; see `ChatTemplate.render`.
 
         Raises:
             InvalidRequestError: the model has no chat template, or its template refuses the messages.
@@ -78,13 +78,12 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int], *, with_special: bool = False) -> str:
         """Return the text of these tokens; special ones are left out, or shown by their names."""
-        to_bytes = self._shown_bytes if with_special else self.token_bytes
-        detokenizer = Detokenizer(to_bytes, self._strip_start)
+        detokenizer = self.detokenizer(with_special=with_special)
         return detokenizer.push(token_ids) + detokenizer.finish()
 
-    def detokenizer(self, prompt: Sequence[int] = ()) -> Detokenizer:
-        """Return an incremental decoder of what follows `prompt`."""
-        return Detokenizer(self.token_bytes, self._strip_start, prompt)
+    def detokenizer(self, prompt: Sequence[int] = (), *, with_special: bool = False) -> Detokenizer:
+        """Return an incremental decoder of what follows `prompt`; see `decode`."""
+        return Detokenizer(self._shown_bytes if with_special else self.token_bytes, self._strip_start, prompt)
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes of one token; empty for special tokens and for ids without a token."""

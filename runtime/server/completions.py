@@ -38,7 +38,8 @@ async def _prompts(service: Service, request: CompletionRequest) -> list[list[in
     if not given:
         raise RequestError("prompt", "at least one prompt", "none")
     texts = [one for one in given if isinstance(one, str)]
-    encoded = iter(await service.encode(texts, request.add_special_tokens is not False))
+    is_cut = request.truncate_prompt_tokens is not None
+    encoded = iter(await service.encode(texts, request.add_special_tokens is not False, is_cut))
     return [next(encoded) if isinstance(one, str) else _tokens(one) for one in given]
 
 
@@ -103,7 +104,9 @@ class CompletionWriter:
         prompts, prompt = self._generation.prompts, self._request.prompt
         place = number // self._generation.num_each
         given = prompt if isinstance(prompt, str) else prompt[place] if len(prompt) > place else ""
-        return given if isinstance(given, str) else self._service.llm.tokenizer.decode(prompts[place])
+        if isinstance(given, str) and self._request.truncate_prompt_tokens is None:
+            return given
+        return self._service.llm.tokenizer.decode(prompts[place])
 
     def _reply(self, choices: list[CompletionChoice], usage: Usage | None) -> CompletionReply:
         head, told = self._head, msgspec.UNSET if usage is None else usage

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from warploom.runtime.async_llm import AsyncLLM
+from warploom.runtime.beam_search import BeamSearchParams
 from warploom.runtime.output import Delta
 from warploom.runtime.output_stream import OutputStream
 from warploom.runtime.request import FinishReason, TokenLogprobs
@@ -23,7 +24,7 @@ _AHEAD = 64  # deltas that may wait for a reader of several streams; beyond them
 class Ask:
     """How the prompts of a request are run; see `AsyncLLM.generate`."""
 
-    params: SamplingParams
+    params: SamplingParams | BeamSearchParams
     priority: int
     timeout_s: float
     cache_salt: str

@@ -69,6 +69,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         priority: requests with a smaller one go first.
         cache_salt: only requests with the same salt share cached prompts.
         request_id: part of the answer's id, as the header X-Request-Id.
+        truncate_prompt_tokens: the prompt's last tokens that are looked at; -1: as many as leave room for the answer.
+        use_beam_search: the likeliest answers instead of sampled ones; `n` or `best_of` is the number of beams.
+        length_penalty, early_stopping: of beam search; see `BeamSearchParams`.
     """
 
     model: str | None = None
@@ -103,11 +106,12 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
-    # Refused unless they change nothing.
-    truncate_prompt_tokens: int | None = None
+    truncate_prompt_tokens: Annotated[int, msgspec.Meta(ge=-1, le=(1 << 31) - 1)] | None = None
     skip_special_tokens: bool | None = None
     use_beam_search: bool | None = None
-    prompt_logprobs: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["never"] | None = None
+    prompt_logprobs: int | None = None  # refused
 
 
 class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
@@ -199,6 +203,7 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
         logprobs: tell those of each token, with the `top_logprobs` likeliest ones.
         tool_choice: "auto", "none", "required" or a tool.
         chat_template_kwargs: variables for the model's template, such as `enable_thinking`.
+        continue_final_message: the answer continues the last message.
     """
 
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
@@ -239,16 +244,11 @@ class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 def unsupported(request: GenerationRequest) -> str | None:
     """Return the name of a field that asks for what this server does not do, or None."""
     neutral: dict[str, tuple[object, ...]] = {
-        "truncate_prompt_tokens": (),
-        "skip_special_tokens": (True,),
-        "use_beam_search": (False,),
         "prompt_logprobs": (),
         "suffix": ("",),
         "prompt_embeds": (),
         "chat_template": (),
-        "continue_final_message": (False,),
         "documents": ([],),
-        "allowed_token_ids": ([],),
     }
     given = ((name, getattr(request, name, None)) for name in neutral)
     return next((name for name, value in given if value is not None and value not in neutral[name]), None)

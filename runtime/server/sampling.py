@@ -1,10 +1,11 @@
-"""From the fields of a request to the `SamplingParams` of the engine."""
+"""From the fields of a request to the `SamplingParams` or `BeamSearchParams` of the engine."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
+from warploom.runtime.beam_search import BeamSearchParams
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.server.guides import requested_guide
 from warploom.runtime.server.limits import Limits, RequestError
@@ -16,9 +17,16 @@ _LEAST_TOP_P = 1e-6
 _CHOICES = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
 )  # fmt: skip
+# Fields that mean something to beam search; the others of `SamplingParams` must not say anything.
+_OF_BEAMS = {
+    "n", "best_of", "max_tokens", "ignore_eos", "stop_token_ids", "logprobs", "prompt_logprobs", "skip_special_tokens",
+    "seed",
+}  # fmt: skip
 
 
-def completion_params(request: CompletionRequest, defaults: SamplingParams, limits: Limits) -> SamplingParams:
+def completion_params(
+    request: CompletionRequest, defaults: SamplingParams, limits: Limits
+) -> SamplingParams | BeamSearchParams:
     """Return the parameters of one prompt of `/v1/completions`.
 
     Raises:
@@ -29,18 +37,46 @@ def completion_params(request: CompletionRequest, defaults: SamplingParams, limi
         raise RequestError("n", "1, or no stream, when echo and logprobs are asked for", str(params.n))
     tokens = _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
     echoed = request.logprobs if request.echo else None
-    return replace(
+    params = replace(
         params, best_of=request.best_of, max_tokens=tokens, logprobs=request.logprobs, prompt_logprobs=echoed
     )
+    return _searched(request, params)
 
 
-def chat_params(request: ChatRequest, defaults: SamplingParams, limits: Limits) -> SamplingParams:
+def chat_params(request: ChatRequest, defaults: SamplingParams, limits: Limits) -> SamplingParams | BeamSearchParams:
     """Return the parameters of `/v1/chat/completions`; errors as `completion_params`."""
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs", "logprobs to be true as well")
     params = _common(request, defaults, limits)
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    return replace(params, max_tokens=request.max_completion_tokens or request.max_tokens, logprobs=logprobs)
+    params = replace(params, max_tokens=request.max_completion_tokens or request.max_tokens, logprobs=logprobs)
+    return _searched(request, params)
+
+
+def _searched(request: GenerationRequest, params: SamplingParams) -> SamplingParams | BeamSearchParams:
+    """Return the parameters of a beam search with the same meaning, if the request asks for one."""
+    if not request.use_beam_search:
+        for name, neutral in (("length_penalty", 1.0), ("early_stopping", False)):
+            if getattr(request, name) not in (None, neutral):
+                raise RequestError(name, "use_beam_search to be true as well")
+        return params
+    neutral_params = SamplingParams(temperature=params.temperature if params.temperature in (0, 1) else 1)
+    for field in fields(SamplingParams):
+        if field.name not in _OF_BEAMS and getattr(params, field.name) != getattr(neutral_params, field.name):
+            name = "response_format" if field.name == "guide" else field.name
+            raise RequestError(name, "to be left out with use_beam_search, which finds the likeliest answers")
+    return BeamSearchParams(
+        beam_width=params.num_made,
+        n=params.n,
+        max_tokens=params.max_tokens,
+        length_penalty=1.0 if request.length_penalty is None else request.length_penalty,
+        early_stopping=request.early_stopping or False,
+        ignore_eos=params.ignore_eos,
+        stop_token_ids=params.stop_token_ids,
+        logprobs=params.logprobs,
+        prompt_logprobs=params.prompt_logprobs,
+        skip_special_tokens=params.skip_special_tokens,
+    )
 
 
 def _common(request: GenerationRequest, defaults: SamplingParams, limits: Limits) -> SamplingParams:
@@ -55,7 +91,9 @@ def _common(request: GenerationRequest, defaults: SamplingParams, limits: Limits
         "ignore_eos": request.ignore_eos,
         "min_tokens": request.min_tokens,
         "logit_bias": _logit_bias(request, limits),
+        "allowed_token_ids": request.allowed_token_ids,
         "bad_words": request.bad_words,
+        "skip_special_tokens": request.skip_special_tokens,
         "n": request.n,
         "guide": requested_guide(request, limits),
         **{name: getattr(request, name) for name in _CHOICES},
@@ -65,7 +103,8 @@ def _common(request: GenerationRequest, defaults: SamplingParams, limits: Limits
     if request.top_k == -1:
         given["top_k"] = 0
     given = {name: value for name, value in given.items() if value is not None}
-    base = SamplingParams() if any(name in given for name in _CHOICES) else replace(defaults, max_tokens=None)
+    chooses = request.use_beam_search or any(name in given for name in _CHOICES)
+    base = SamplingParams() if chooses else replace(defaults, max_tokens=None)
     return replace(base, **given, max_tokens=None)
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from warploom.errors import QueueFullError
 from warploom.runtime.async_llm import AsyncLLM
+from warploom.runtime.beam_search import BeamSearchParams
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.server.conversation import template_messages, template_tools, template_variables
 from warploom.runtime.server.errors import APIError
@@ -91,13 +92,16 @@ class Service:
         self.limits.check("request_id", len(given), "name_chars")
         return ReplyHead(f"{kind}-{given or secrets.token_hex(16)}", int(time.time()), self.model_name)
 
-    async def encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+    async def encode(self, texts: Sequence[str], special: bool = True, cut: bool = False) -> list[list[int]]:
         """Return the tokens of plain prompts.
+
+        Args:
+            cut: they will be cut to the context.
 
         Raises:
             RequestError: one is certainly longer than the context; that is known without encoding it.
         """
-        for text in texts:
+        for text in () if cut else texts:
             self._check_chars(text, "prompt")
         tokenizer = self.llm.tokenizer
         skip = 0 if special else len(tokenizer.encode(""))
@@ -106,17 +110,29 @@ class Service:
     async def encode_chat(self, request: ChatRequest | TokenizeRequest, with_tools: bool = True) -> list[int]:
         """Return the tokens of a conversation, through the model's own template."""
         messages = template_messages(request.messages or [], self.limits)
-        for message in messages:
+        chat = request if isinstance(request, ChatRequest) else None
+        for message in () if chat and chat.truncate_prompt_tokens else messages:
             self._check_chars(message["content"], "messages")
         tools = template_tools(request.tools or [], self.limits) if with_tools else []
         variables = template_variables(request.chat_template_kwargs, self.limits)
-        opening = request.add_generation_prompt is not False
+        continues = chat is not None and chat.continue_final_message is True
+        if continues and request.add_generation_prompt:
+            raise RequestError("continue_final_message", "add_generation_prompt to be false as well")
         return await self.in_thread(
-            self.llm.tokenizer.encode_chat, messages, tools=tools or None, add_generation_prompt=opening, **variables
+            self.llm.tokenizer.encode_chat,
+            messages,
+            tools=tools or None,
+            add_generation_prompt=request.add_generation_prompt is not False,
+            continue_final_message=continues,
+            **variables,
         )
 
     async def generate(
-        self, request: GenerationRequest, prompts: Sequence[Sequence[int]], params: SamplingParams, caller: Caller
+        self,
+        request: GenerationRequest,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams | BeamSearchParams,
+        caller: Caller,
     ) -> Generation:
         """Queue the prompts of a request.
 
@@ -135,9 +151,17 @@ class Service:
             timeout_s=self.limits.request_seconds,
             cache_salt=f"{caller.tenant}/{salt}" if caller.tenant or salt else "",
         )
-        generation = await Generation.start(self.llm, prompts, ask, self.metrics)
-        self.metrics.accepted(params.n, params.max_tokens)
+        most = self._prompt_tokens(request, params)
+        generation = await Generation.start(self.llm, [prompt[-most:] for prompt in prompts], ask, self.metrics)
+        self.metrics.accepted(generation.num_each, params.max_tokens)
         return generation
+
+    def _prompt_tokens(self, request: GenerationRequest, params: SamplingParams | BeamSearchParams) -> int:
+        """How many of a prompt's last tokens are looked at; 0: all."""
+        given = request.truncate_prompt_tokens
+        if given == 0:
+            raise RequestError("truncate_prompt_tokens", "at least 1, or -1", "0")
+        return max(1, self.llm.max_context - (params.max_tokens or 1)) if given == -1 else given or 0
 
     def enter(self) -> None:
         """Count a request that will generate; QueueFullError before any work is done for it if there are too many."""

@@ -185,11 +185,11 @@ def test_fields_that_clients_send_as_null_and_unknown_ones_are_accepted(running:
         ("logit_bias", {"1": 1000}), ("logit_bias", {"999999": 1}), ("logit_bias", {str(i): 1 for i in range(1025)}),
         ("stream_options", {}), ("priority", 10**6), ("cache_salt", "x" * 1000), ("suffix", "x"),
         ("prompt_embeds", "AAAA"), ("bad_words", [""]),
-        ("bad_words", ["a"] * 200), ("use_beam_search", True), ("prompt_logprobs", 1), ("prompt", []), ("prompt", ""),
+        ("bad_words", ["a"] * 200), ("use_beam_search", "wide"), ("prompt_logprobs", 1), ("prompt", []), ("prompt", ""),
         ("prompt", [[]]), ("prompt", [""]), ("prompt", [1, "a"]), ("prompt", [[1, "a"]]), ("prompt", [-1]),
         ("prompt", [10**6]), ("prompt", {"a": 1}), ("prompt", None), ("prompt", ["a"] * 1025),
         ("request_id", "x" * 999),
-        ("response_format", {"type": "xml"}), ("truncate_prompt_tokens", 3), ("skip_special_tokens", False),
+        ("response_format", {"type": "xml"}), ("truncate_prompt_tokens", -2), ("skip_special_tokens", "some"),
     ],
 )  # fmt: skip
 def test_what_is_out_of_bounds_is_refused_by_name(running: Running, field: str, value: Any) -> None:

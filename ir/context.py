@@ -9,6 +9,7 @@ from mlir.dialects import irdl
 from warploom.errors import IRError
 from warploom.ir.irdl import dialect_text
 
+SHOWN_ERRORS = 3
 _mlir.globals.append_dialect_search_prefix("warploom.ir.dialects")
 
 
@@ -29,7 +30,14 @@ def parse(text: str) -> mlir.Module:
     try:
         return mlir.Module.parse(text)
     except mlir.MLIRError as error:
-        raise IRError("the program does not parse", found=str(error)) from error
+        raise IRError("the program does not parse", found=_first_errors(str(error))) from error
+
+
+def _first_errors(text: str) -> str:
+    """What MLIR says, but of many errors the first few: one cause is often reported for every layer of a model."""
+    what, *errors = text.split("\nerror: ")
+    left_out = [f"... and {len(errors) - SHOWN_ERRORS} more"] if len(errors) > SHOWN_ERRORS else []
+    return "\n".join([what, *(f"error: {error}" for error in errors[:SHOWN_ERRORS]), *left_out])
 
 
 def print_module(module: mlir.Module) -> str:

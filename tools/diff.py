@@ -21,7 +21,7 @@ from warploom.tools.table import table
 _EXAMPLES = """\
 examples:
   warploom diff smollm2-bf16 smollm2-int8
-  warploom diff smollm2/ir/cpu/00-trace.mlir smollm2/ir/cpu/04-merge_linears.mlir --text
+  warploom diff smollm2/ir/cpu/00-trace.mlir smollm2/ir/cpu/07-merge_linears.mlir --text
   warploom diff before after --json
 
 Two artifacts: manifest, files, weights, kernels and launches. Two programs: how many ops of each kind every function

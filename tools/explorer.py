@@ -21,7 +21,7 @@ from warploom.runtime.artifact import Artifact, ir_folder
 from warploom.runtime.expr import evaluate
 from warploom.runtime.plan import Launch, Plan
 from warploom.tools.fusion_log import fusion_decisions
-from warploom.tools.reports import decode_dims, running, summarize
+from warploom.tools.reports import decode_dims, memory_rows, running, summarize, weight_rows
 from warploom.tools.stage_graph import Node, stage_graph
 
 PAGE = Path(__file__).parent / "explorer.html"
@@ -72,6 +72,8 @@ def explorer_data(artifact: Artifact, target: str, times: Times) -> dict[str, An
             }
             for name, info in plan.kernels.items()
         },
+        "weights": [list(asdict(row).values()) for row in weight_rows(artifact, plan)],
+        "memory": [list(asdict(row).values()) for row in memory_rows(artifact, target, plan, {})],
         "fusion": [asdict(row) for row in fusion_decisions(artifact.read_text(_files(artifact, target)[-1]))],
     }
 

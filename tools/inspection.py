@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ VIEWS = {
     "kernels": "kernels: launches, flops and bytes of one call, where in the model",
     "weights": "packed parameters",
     "plan": "kernel calls in their order",
+    "ops": "kinds of ops of the program after the last pass; `ops STAGE`: of another stage",
     "fusion": "which ops became one kernel, and why others did not",
     "memory": "what serving takes: weights, KV cache, arenas",
     "ir": "the program after each pass: `ir` lists the stages, `ir STAGE` prints one (name or number)",
@@ -37,18 +38,21 @@ VIEWS = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.description = "Show what is inside an artifact."
+    parser.description = "Show what is inside an artifact, or an IR program."
     views = "\n".join(f"  {name:<9} {what}" for name, what in VIEWS.items())
     parser.epilog = (
-        f"views:\n{views}\n\n"
+        f"views:\n{views}\nof an .mlir file: summary, ops, fusion\n\n"
         "flops, bytes, tiles and arenas are those of decoding one token of one sequence; others with\n"
         "--dims: T tokens, S sequences, R rows of logits, P pages of a sequence, C pages of the cache,\n"
         "H tokens of history, B logit biases.\n\n"
         "examples:\n  warploom inspect smollm2 kernels --dims T=512,R=1\n  warploom inspect smollm2 --verify --json\n"
         "  warploom inspect smollm2 source model.layers.0.mlp --form asm\n"
+        "  warploom inspect smollm2 ops 00-trace\n  warploom inspect smollm2/ir/cpu/00-trace.mlir\n"
         "  warploom inspect llama-8b --html explorer.html --times step.json\n"
     )
-    parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
+    parser.add_argument(
+        "artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote, or an .mlir file"
+    )
     parser.add_argument("view", nargs="?", default="summary", choices=VIEWS, metavar="VIEW", help="see below")
     parser.add_argument("name", nargs="?", metavar="NAME", help="a stage or a kernel")
     parser.add_argument("--target", metavar="NAME", help="of the artifact's targets (default: the first)")
@@ -82,19 +86,50 @@ class TargetRow:
 
 def run(args: argparse.Namespace) -> None:
     """Print the view of a parsed command line."""
+    if args.artifact.is_file():
+        _show(_content_of_program(args), args)
+        return
     artifact = load(args.artifact, verify=args.verify)
     target = args.target or next(iter(artifact.manifest.targets))
+    artifact.target(target)  # an error if it has none of that name
     if args.html is not None:
         _explore(artifact, target, args.html, args.times)
-        return
+    else:
+        _show(_content_of_artifact(artifact, target, args), args)
+
+
+def _content_of_artifact(artifact: Artifact, target: str, args: argparse.Namespace) -> Any:
     if args.view == "roofline":
-        content: Any = _roofline(artifact, target, args.dims, args.times)
-    elif args.view == "source" and args.name is not None:
+        return _roofline(artifact, target, args.dims, args.times)
+    if args.view == "source" and args.name is not None:
         plan = artifact.plan(target)
         kernels = kernels_named(plan, args.name)
-        content = "\n".join(kernel_text(artifact, target, plan, kernel, args.form) for kernel in kernels)
-    else:
-        content = _content(artifact, args.view, args.name, target, args.dims)
+        return "\n".join(kernel_text(artifact, target, plan, kernel, args.form) for kernel in kernels)
+    return _content(artifact, args.view, args.name, target, args.dims)
+
+
+def _content_of_program(args: argparse.Namespace) -> Any:
+    """What a view shows of an IR program; other views are of artifacts."""
+    require_compiler("read programs")
+    from warploom.tools.program_files import read_text
+    from warploom.tools.program_report import entry_rows, op_rows
+
+    views: dict[str, Callable[[str], Any]] = {
+        "summary": entry_rows,
+        "ops": op_rows,
+        "fusion": lambda source: fusion_decisions(read_text(source)),
+    }
+    if args.view not in views or args.name is not None or args.html is not None:
+        wanted = f"--html, or the view {args.view}" if args.html is not None else f"the view {args.view}"
+        raise InvalidRequestError(
+            f"{args.artifact} is one program: it has not all that {wanted} shows",
+            expected=f"one of {', '.join(views)}",
+            fix="give the artifact that it belongs to",
+        )
+    return views[args.view](str(args.artifact))
+
+
+def _show(content: Any, args: argparse.Namespace) -> None:
     if args.json:
         print(msgspec.json.encode(content).decode())
     elif isinstance(content, str):
@@ -129,7 +164,7 @@ def _roofline(artifact: Artifact, target: str, dims: Mapping[str, int], times: P
 
 def _content(artifact: Artifact, view: str, name: str | None, target: str, dims: Mapping[str, int]) -> Any:
     """What a view shows: text, a summary, or rows."""
-    if name is not None and view not in ("ir", "source"):
+    if name is not None and view not in ("ir", "source", "ops"):
         raise InvalidRequestError(f"The view {view} takes no name", found=name, fix="see `warploom inspect --help`")
     if view == "summary":
         return summarize(artifact)
@@ -138,6 +173,12 @@ def _content(artifact: Artifact, view: str, name: str | None, target: str, dims:
     if view == "ir":
         stages = _stages(artifact, target)
         return stages if name is None else artifact.read_text(_find_stage(stages, name).file)
+    if view == "ops":
+        from warploom.tools.program_report import op_rows
+
+        require_compiler("read IR stages")
+        stages = _stages(artifact, target)
+        return op_rows(str(artifact.path / (stages[-1] if name is None else _find_stage(stages, name)).file))
     if view == "fusion":
         return fusion_decisions(artifact.read_text(_stages(artifact, target)[-1].file))
     return _content_of_plan(artifact, view, name, target, dims)
@@ -191,7 +232,8 @@ def _brief(summary: Summary, verified: bool) -> str:
     launches = ", ".join(f"@{name} {number}" for name, number in summary.num_launches.items())
     rows = {
         "model": f"{summary.model} ({summary.architecture}, {count(summary.num_parameters)} parameters)",
-        "weights": f"{summary.quantization}, {size(sizes.weights)}",
+        "weights": f"{summary.quantization}, {size(sizes.weights)}"
+        + (f"; {size(summary.dummy_bytes)} are made up at load" if summary.dummy_bytes else ""),
         "context": f"{summary.max_context} tokens; KV cache {summary.kv_dtype}, "
         f"{size(summary.kv_bytes_per_token)} a token",
         "targets": f"{', '.join(summary.targets)}: {', '.join(summary.variants)}",

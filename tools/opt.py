@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
-  warploom opt smollm2/ir/00-trace.mlir simplify cse dce -o simpler.mlir
-  warploom opt smollm2/ir/00-trace.mlir merge_linears --print-changed | less
-  warploom opt smollm2/ir/04-merge_linears.mlir --pipeline bf16 --after 4 --target cpu
+  warploom opt smollm2/ir/cpu/00-trace.mlir simplify cse dce -o simpler.mlir
+  warploom opt smollm2/ir/cpu/00-trace.mlir merge_linears --print-changed | less
+  warploom opt smollm2/ir/cpu/07-merge_linears.mlir --pipeline bf16 --after 7 --target cpu
   cat program.mlir | warploom opt - 'narrow_weights{dtype=bf16}' hoist_weights
   warploom opt --list
 

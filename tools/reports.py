@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -10,6 +11,7 @@ from warploom.runtime.artifact import Artifact
 from warploom.runtime.expr import evaluate
 from warploom.runtime.manifest import TargetInfo
 from warploom.runtime.plan import Buffer, Entry, Launch, Plan
+from warploom.runtime.weights import numpy_dtype
 from warploom.tools.table import count, shown, size
 
 # One sequence that decodes one token. P and C are pages, enough for 128 tokens of context.
@@ -29,7 +31,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Summary:
-    """An artifact in brief. `kv_bytes_per_token` is for all layers; `chat`: whether there is a chat template."""
+    """An artifact in brief.
+
+    Attributes:
+        kv_bytes_per_token: for all layers.
+        chat: whether there is a chat template.
+        num_launches: by entry; where there are several targets, by target and entry.
+        dummy_bytes: of weights that are made up at load.
+    """
 
     path: str
     model: str
@@ -45,6 +54,7 @@ class Summary:
     variants: list[str]
     num_kernels: int
     num_launches: dict[str, int]
+    dummy_bytes: int
     bytes: Sizes
     warploom_version: str
     format_version: int
@@ -113,7 +123,14 @@ def summarize(artifact: Artifact) -> Summary:
         targets=list(manifest.targets),
         variants=[name for target in manifest.targets.values() for name in _variants(target)],
         num_kernels=sum(len(plan.kernels) for plan in plans),
-        num_launches={name: len(entry.launches) for plan in plans for name, entry in plan.entries.items()},
+        num_launches={
+            f"{target} {name}" if len(plans) > 1 else name: len(entry.launches)
+            for target, plan in zip(manifest.targets, plans, strict=True)
+            for name, entry in plan.entries.items()
+        },
+        dummy_bytes=sum(
+            math.prod(info.shape) * numpy_dtype(info.dtype).itemsize for info in manifest.random_params.values()
+        ),
         bytes=_sizes(artifact),
         warploom_version=manifest.warploom_version,
         format_version=manifest.format_version,
@@ -187,18 +204,17 @@ def _kernel_row(plan: Plan, entry: str, launches: list[Launch], dims: Mapping[st
 
 
 def weight_rows(artifact: Artifact, plan: Plan) -> list[WeightRow]:
-    """Return the packed parameters in the order of the files."""
-    dtypes = {
-        buffer.name: buffer.dtype for entry in plan.entries.values() for buffer in entry.buffers if _is_param(buffer)
-    }
-    return [
-        WeightRow(name, dtypes.get(name, str(array.dtype)), " x ".join(map(str, array.shape)), array.nbytes)
-        for name, array in artifact.params.items()
-    ]
+    """Return the packed parameters of a target in the order of the files, then those that are made up at load."""
+    params = {b.name: b for entry in plan.entries.values() for b in entry.buffers if b.kind == "param"}
+    names = [name for name in (*artifact.stored_params, *artifact.manifest.random_params) if name in params]
+    return [_weight_row(params[name]) for name in names]
 
 
-def _is_param(buffer: Buffer) -> bool:
-    return buffer.kind == "param"
+def _weight_row(param: Buffer) -> WeightRow:
+    shape = [evaluate(extent, {}) for extent in param.shape]
+    return WeightRow(
+        param.name, param.dtype, " x ".join(map(str, shape)), math.prod(shape) * numpy_dtype(param.dtype).itemsize
+    )
 
 
 def memory_rows(artifact: Artifact, target: str, plan: Plan, given: Mapping[str, int]) -> list[MemoryRow]:
@@ -206,7 +222,10 @@ def memory_rows(artifact: Artifact, target: str, plan: Plan, given: Mapping[str,
     kv = artifact.target(target).kv
     pages = kv.pages(artifact.manifest.max_context)
     rows = [
-        MemoryRow("weights (mapped from the files)", sum(array.nbytes for array in artifact.params.values())),
+        MemoryRow(
+            "weights, made up at load" if artifact.manifest.random_params else "weights (mapped from the files)",
+            sum(row.bytes for row in weight_rows(artifact, plan)),
+        ),
         MemoryRow("KV cache, one token", kv.bytes_per_page // kv.page_size),
         MemoryRow(f"KV cache, one page of {kv.page_size} tokens", kv.bytes_per_page),
         MemoryRow(f"KV cache, a full context of {artifact.manifest.max_context} tokens", pages * kv.bytes_per_page),

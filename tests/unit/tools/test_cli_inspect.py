@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import warploom
+from tests.unit.frontend.tiny_checkpoints import tiny_config
 from tests.unit.tools.conftest import RunCLI
 from warploom.runtime.plan import DimRange, Entry, Guard, Launch
 from warploom.tools.cli import main
@@ -67,6 +69,37 @@ def test_weights_memory_and_plan(view: Any, tiny_artifact: Path) -> None:
     assert launches[-1]["location"] == "lm_head"
 
 
+def test_ops_of_a_stage_and_of_its_file_are_the_same(
+    view: Any, tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ops = view("ops", "00-trace")
+    assert {(row["op"], row["times"]) for row in ops} >= {("attention", 2), ("linear", 2 * 7 + 1)}
+    file = tiny_artifact / "ir" / "cpu" / "00-trace.mlir"
+    assert main(["inspect", str(file), "ops", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == ops
+    assert main(["inspect", str(file), "--json"]) == 0
+    step = next(row for row in json.loads(capsys.readouterr().out) if row["entry"] == "step")
+    assert (step["calls"], step["ops"]) == (0, sum(row["times"] for row in ops if row["entry"] == "step"))
+    fused = [row for row in view("ops") if row["entry"] == "step"]
+    assert all(row["detail"] or row["op"] == "reshape" for row in fused), "after the last pass all is in groups"
+
+
+def test_dummy_weights_are_counted_and_never_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {**tiny_config(), "vocab_size": 40000, "hidden_size": 4096, "intermediate_size": 65536}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    artifact = warploom.compile(tmp_path, dummy_weights=True, out=tmp_path / "artifact")
+    tracemalloc.start()
+    shown = {}
+    for name in ("summary", "weights", "memory"):
+        assert main(["inspect", str(artifact.path), name, "--json"]) == 0
+        shown[name] = json.loads(capsys.readouterr().out)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    total = sum(row["bytes"] for row in shown["weights"])
+    assert total > 1 << 30 > 16 * most
+    assert total == shown["summary"]["dummy_bytes"] == shown["memory"][0]["bytes"]
+
+
 def test_fusion_tells_what_was_fused_in_both_layers(view: Any) -> None:
     decisions = [row for row in view("fusion") if row["location"] == "model.layers.*.mlp"]
     assert any("swiglu" in row["decision"] and row["times"] == 2 for row in decisions)
@@ -113,7 +146,15 @@ def test_every_view_prints_text(run_cli: RunCLI, tiny_artifact: Path, name: str)
 
 @pytest.mark.parametrize(
     "arguments",
-    [["ir", "99"], ["source", "nothing"], ["weights", "x"], ["kernels", "--dims", "Z=1"], ["plan", "--dims", "T=0"]],
+    [
+        ["ir", "99"],
+        ["ops", "99"],
+        ["--target", "moon"],
+        ["source", "nothing"],
+        ["weights", "x"],
+        ["kernels", "--dims", "Z=1"],
+        ["plan", "--dims", "T=0"],
+    ],
 )
 def test_what_is_not_there_is_named(run_cli: RunCLI, tiny_artifact: Path, arguments: list[str]) -> None:
     result = run_cli("inspect", tiny_artifact, *arguments)

@@ -11,7 +11,7 @@ import pytest
 
 import warploom
 from tests.unit.tools.conftest import RunCLI, write_tiny_model
-from warploom.ir.context import new_context, parse
+from warploom.ir.context import SHOWN_ERRORS, new_context, parse
 from warploom.passes.pipeline import run as run_passes
 from warploom.tools.cli import main
 
@@ -134,6 +134,15 @@ def test_malformed_programs_are_named(
     error = capsys.readouterr().err
     assert "bad.mlir" in error
     assert complaint in error
+
+
+def test_of_many_like_errors_the_first_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = '(%x: tensor<4xf32>) { %y = "wl.cast"(%x) : (tensor<4xf32>) -> tensor<4xf32>\n return }'
+    (tmp_path / "bad.mlir").write_text("\n".join(f"func.func @layer_{i}{body}" for i in range(10)))
+    assert main(["opt", str(tmp_path / "bad.mlir")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("error: ") == 1 + SHOWN_ERRORS, "ours and the first of MLIR's"
+    assert f"... and {10 - SHOWN_ERRORS} more" in error
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,16 @@ def test_measured_times_colour_the_graph(page: Path) -> None:
     assert number_of(dom, r'class="small"[^>]*>7\.0 us') > 5
 
 
+@needs_chromium
+def test_weights_and_memory_have_tables(page: Path, deep_artifact: Path) -> None:
+    weights = opened(page, 'document.getElementById("weights").click()')
+    side = weights[weights.index("<aside") :]
+    assert f"model.layers.{LAYERS - 1}.mlp" in side
+    assert number_of(side.split("</aside>")[0], "<tr>") == 1 + len(warploom.load(deep_artifact).params)
+    memory = opened(page, 'document.getElementById("memory").click()')
+    assert "arena of @step" in memory[memory.index("<aside") : memory.index("</aside>")]
+
+
 def test_the_page_is_complete_in_itself(page: Path) -> None:
     text = page.read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']|@import|https?://""", text.split("<script>")[0])

@@ -30,14 +30,17 @@ class DraftPace:
         """Return how many drafts a request of `num_tokens` tokens should get; 0: it rests."""
         return 0 if num_tokens < self._resumes_at else self._length
 
+    def count(self, num_drafts: int, num_accepted: int) -> None:
+        """Count drafts and what was accepted of them."""
+        self.num_drafted += num_drafts
+        self.num_accepted += num_accepted
+
     def verified(self, num_drafts: int, num_accepted: int, num_tokens: int) -> None:
         """Note what became of drafts.
 
         Args:
             num_tokens: of the request, now.
         """
-        self.num_drafted += num_drafts
-        self.num_accepted += num_accepted
         self._length = 2 * num_drafts if num_accepted == num_drafts else num_accepted + 1
         self._mean += _WEIGHT * (num_accepted - self._mean)
         if self._mean >= _LEAST_ACCEPTED:

@@ -86,6 +86,11 @@ class Matcher:
         self._ahead.clear()
         self._matcher.consume_token(token)
 
+    def forced(self) -> list[int]:
+        """Return the tokens that come next because nothing else may; [] where there is a choice."""
+        tokens: list[int] = self._matcher.compute_ff_tokens()
+        return tokens
+
     def look_ahead(self, drafts: Sequence[int]) -> int:
         """Return how many of the tokens that may come next are allowed to; `banned_bits` then knows what may follow.
 

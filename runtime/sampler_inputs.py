@@ -178,6 +178,12 @@ class SamplerTable:
         if matcher is not None:
             matcher.advance(token)
 
+    def forced(self, request: Request) -> list[int]:
+        """Return the tokens of a running request that come next because its guide allows no others."""
+        assert request.row is not None
+        matcher = self._guides.get(request.row)
+        return matcher.forced() if matcher is not None else []
+
     def allowed(self, request: Request, drafts: list[int]) -> list[int]:
         """Return the first of a running request's drafts, as far as its guide allows them."""
         assert request.row is not None

@@ -56,7 +56,8 @@ class Speculator:
     tokens that a step computes in about the time of one (`cheap_tokens`): beyond, a step takes longer for every draft,
     accepted or not. So a large batch gets none.
 
-    Requests with logits processors get none: those are asked for what was really sampled.
+    Requests with logits processors get none: those are asked for what was really sampled. Where a guide leaves no
+    choice (the names in a JSON object), what it forces is drafted, whatever the pace.
 
     Args:
         stats: what becomes of drafts is counted there.
@@ -75,21 +76,30 @@ class Speculator:
         self._config, self._proposer, self._scheduler, self._sampler = config, proposer, scheduler, sampler
         self._stats, self._cheap_tokens = stats, cheap_tokens
         stats.accepted_by_position = (0,) * config.num_speculative_tokens
+        self._forced: set[Request] = set()  # whose drafts under way are those of a guide
 
     def waits(self) -> bool:
         """Whether the host should know the tokens of the step in flight before it plans the next one, to draft."""
-        return any(self._proposer.can_draft(request) for request, _ in self._wanted())
+        return any(self._proposer.can_draft(request) for request, most in self._rooms() if _length(request, most))
 
     def drafts(self) -> dict[Request, tuple[int, ...]]:
         """Return what the next step should verify; the host knows all tokens."""
-        wanted = [(request, self._scheduler.reserve(request, number)) for request, number in self._wanted()]
-        wanted = [(request, number) for request, number in wanted if number]
-        found: dict[Request, tuple[int, ...]] = {}
-        for (request, _), drafts in zip(wanted, self._proposer.draft(wanted) if wanted else (), strict=True):
-            usable = self._usable(request, drafts)
-            if usable:
-                found[request] = usable
-        return found
+        proposed: dict[Request, list[int]] = {}
+        wanted: list[tuple[Request, int]] = []
+        self._forced.clear()
+        for request, most in self._rooms():
+            forced = self._sampler.forced(request)[:most]
+            number = self._scheduler.reserve(request, len(forced) or _length(request, most))
+            if number and forced:
+                proposed[request] = forced[:number]
+                self._forced.add(request)
+            elif number:
+                wanted.append((request, number))
+        if wanted:
+            drafted = self._proposer.draft(wanted)
+            proposed |= {request: drafts for (request, _), drafts in zip(wanted, drafted, strict=True)}
+        usable = {request: self._usable(request, drafts) for request, drafts in proposed.items()}
+        return {request: drafts for request, drafts in usable.items() if drafts}
 
     def verify(self, one: Verification, reader: StepReader) -> int:
         """Return how many drafts of a request that goes on were accepted; they count as its tokens from now on."""
@@ -104,12 +114,15 @@ class Speculator:
         stats.accepted_tokens += accepted
         by_position = enumerate(stats.accepted_by_position)
         stats.accepted_by_position = tuple(number + (place < accepted) for place, number in by_position)
-        one.request.pace.verified(len(one.drafts), accepted, len(one.request.token_ids) + accepted + 1)
+        pace = one.request.pace
+        pace.count(len(one.drafts), accepted)
+        if one.request not in self._forced:
+            pace.verified(len(one.drafts), accepted, len(one.request.token_ids) + accepted + 1)
         self._scheduler.accepted(one.request, accepted)
         return accepted
 
-    def _wanted(self) -> list[tuple[Request, int]]:
-        """Running requests that should get drafts, and how many."""
+    def _rooms(self) -> list[tuple[Request, int]]:
+        """Running requests that may get drafts, and how many at most."""
         scheduler, config = self._scheduler, self._config
         rows = scheduler.rows
         number = len(rows)
@@ -120,18 +133,19 @@ class Speculator:
             return []
         room = scheduler.limit.take(rows) - scheduler.known.take(rows)
         room[scheduler.known.take(rows) - scheduler.computed.take(rows) != 1] = 0  # it computes its prompt
-        wanted: list[tuple[Request, int]] = []
-        for index in np.flatnonzero(room > 0).tolist():
-            request = scheduler.running[index]
-            length = min(share, int(room[index]), request.pace.length(len(request.token_ids)))
-            if length and not request.params.logits_processors:
-                wanted.append((request, length))
-        return wanted
+        places = np.flatnonzero(room > 0).tolist()
+        rooms = [(scheduler.running[place], min(share, int(room[place]))) for place in places]
+        return [(request, most) for request, most in rooms if not request.params.logits_processors]
 
     def _usable(self, request: Request, drafts: list[int]) -> tuple[int, ...]:
         """Drafts up to an end token, which nothing follows, and as far as the request's guide allows them."""
         end = next((index for index, token in enumerate(drafts) if token in request.end_token_ids), len(drafts))
         return tuple(self._sampler.allowed(request, drafts[:end]))
+
+
+def _length(request: Request, most: int) -> int:
+    """Return how many drafts a request should be given, at its own pace."""
+    return min(most, request.pace.length(len(request.token_ids)))
 
 
 def make_proposer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -254,6 +255,21 @@ def test_guided_answers_are_those_of_plain_decoding(regex: str) -> None:
             assert [one.finish_reason for one in finish(engine)] == expected
             assert request.token_ids == plain.token_ids
             assert engine.stats().accepted_tokens or len(output(request)) < 3 or drafter.every == 1
+
+
+def test_what_a_guide_forces_is_drafted() -> None:
+    """Without any other drafts, the steps of an answer with one choice are few."""
+    device = FakeDevice(max_rows=8)
+    engine = make_engine(device, Oracle(0, can=False), guides=guides())
+    guide = Guide("regex", "abcdefgh[ij]klmnopq")
+    requests = [add(engine, [5], SamplingParams(seed=seed, max_tokens=25, guide=guide)) for seed in range(2)]
+    outputs = finish(engine)
+    texts = ["".join(chr(94 + token) for token in output(request)[:-1]) for request in requests]
+    assert all(re.fullmatch(guide.text, text) for text in texts)
+    assert [one.finish_reason for one in outputs if one.finish_reason] == ["stop", "stop"]
+    stats = engine.stats()
+    assert stats.draft_tokens == stats.accepted_tokens > 2 * 10
+    assert stats.steps < 12
 
 
 class Told:

@@ -464,6 +464,19 @@ module {
       irdl.results(out: %4)
       irdl.attributes {"n" = %5, "layout" = %6}
     }
+    irdl.operation @quantized_expert_linear {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "!builtin.tensor"
+      %6 = irdl.base "#builtin.integer"
+      %7 = irdl.base "#builtin.string"
+      irdl.operands(x: %0, experts: %1, q: %2, scale: %3, offset: optional %4)
+      irdl.results(out: %5)
+      irdl.attributes {"n" = %6, "layout" = %7}
+    }
     irdl.operation @quantized_linear {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
@@ -555,6 +568,22 @@ module {
       irdl.operands(logits: %0)
       irdl.results(shares: %1, experts: %2)
       irdl.attributes {"k" = %3, "normalized" = %4}
+    }
+    irdl.operation @route_in_groups {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "#builtin.integer"
+      %5 = irdl.base "#builtin.string"
+      %6 = irdl.base "#builtin.integer"
+      %7 = irdl.base "#builtin.integer"
+      %8 = irdl.base "#builtin.integer"
+      %9 = irdl.base "#builtin.integer"
+      %10 = irdl.base "#builtin.float"
+      irdl.operands(logits: %0, bias: optional %1)
+      irdl.results(shares: %2, experts: %3)
+      irdl.attributes {"k" = %4, "score" = %5, "groups" = %6, "kept" = %7, "best" = %8, "normalized" = %9, "scale" = %10}
     }
     irdl.operation @rsqrt {
       %0 = irdl.base "!builtin.tensor"

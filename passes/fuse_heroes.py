@@ -18,6 +18,7 @@ from warploom.ir.op import Op, op_of
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.elementwise import add, cast
 from warploom.ir.ops.experts import expert_linear
+from warploom.ir.ops.group_routing import route_in_groups
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.latent_attention import latent_attention, latent_write
@@ -317,6 +318,7 @@ PHASES: tuple[Rules, ...] = (
         scaled_linear: ("linear", _linear),
         expert_linear: ("expert_linear", _experts),
         route_experts: ("route_experts", _alone),
+        route_in_groups: ("route_in_groups", _alone),
         mxfp4_expert_linear: ("expert_linear", _experts),
         head_linear: ("head_linear", _head_linear),
         latent_write: ("latent_write", _latent_write),

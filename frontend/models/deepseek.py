@@ -55,19 +55,19 @@ def read_decoder(read: ConfigReader, router: Callable[[Experts], Router], *, den
     return Decoder(sizes, tuple(pre_norm(norm, attention, *block) for block in blocks), norm)
 
 
-def read_groups(read: ConfigReader, count: int | None, chosen: int | None) -> Groups | None:
-    """`n_group` and `topk_group`, by the family's defaults; None where one group holds all experts.
+def read_groups(read: ConfigReader, count: int | None, kept: int | None) -> Groups:
+    """`n_group` and `topk_group`, by the family's defaults.
 
     Raises:
         UnsupportedModelError: groups of unequal size, or too few of them for the experts of a token.
     """
-    groups = Groups(read.integer("n_group", count), read.integer("topk_group", chosen))
+    groups = Groups(read.integer("n_group", count), read.integer("topk_group", kept))
     experts = read.integer("n_routed_experts")
     if experts % groups.count or experts // groups.count < 2:
         raise read.refusal("n_group", f"a divisor of n_routed_experts={experts}, two experts in a group at least")
-    if groups.chosen > groups.count or read.integer("num_experts_per_tok") > experts // groups.count * groups.chosen:
+    if groups.kept > groups.count or read.integer("num_experts_per_tok") > experts // groups.count * groups.kept:
         raise read.refusal("topk_group", f"at most {groups.count} groups, with experts enough for a token")
-    return None if groups.chosen == groups.count else groups
+    return groups
 
 
 def _sparse(read: ConfigReader, router: Callable[[Experts], Router], act: str, bias: bool) -> tuple[Mlp, Mlp]:

@@ -10,7 +10,7 @@ from warploom.frontend.models.decoder import Decoder
 from warploom.frontend.models.deepseek import read_decoder, read_groups
 from warploom.frontend.models.experts import Experts, Router
 from warploom.frontend.models.registry import Family
-from warploom.frontend.models.routing import softmax_router
+from warploom.frontend.models.routing import ONE, softmax_router
 
 
 def parse(config: Mapping[str, Any]) -> Decoder:
@@ -21,7 +21,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
 
     def router(experts: Experts) -> Router:
         limited = read.expect("topk_method", "greedy", "group_limited_greedy") == "group_limited_greedy"
-        groups = read_groups(read, None, None) if limited else None
+        groups = read_groups(read, None, None) if limited else ONE
         return softmax_router(experts, groups, read.real("routed_scaling_factor", 1.0))
 
     decoder = read_decoder(read, router, dense=0, interleaved=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 # No UTF-8 character is longer, so no earlier byte of a prompt matters to what follows it.
 _MAX_CHARACTER_BYTES = 4
+_MAX_SILENT_TOKENS = 32  # of a prompt's end: if these have no text, what is in front of them is not looked at
 
 
 class Detokenizer:
@@ -29,7 +30,7 @@ class Detokenizer:
         self._token_bytes = token_bytes
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         tail = b""
-        for token in reversed(prompt):
+        for token in reversed(prompt[-_MAX_SILENT_TOKENS:]):
             if len(tail) >= _MAX_CHARACTER_BYTES:
                 break
             tail = token_bytes(token) + tail

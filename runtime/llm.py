@@ -24,6 +24,7 @@ from warploom.runtime.served_model import open_model
 from warploom.runtime.speculative_config import SpeculativeConfig
 
 Prompt: TypeAlias = str | Sequence[int]
+_LEAST_STARTED = 64  # requests at a time, however long they are
 
 
 class LLM:
@@ -137,8 +138,7 @@ class LLM:
         finished, total = 0, len(pending)
         try:
             while finished < total:
-                while pending and self._engine.has_room:
-                    answers.append(self._start(pending.popleft(), is_read=False))
+                answers += self._start_some(pending)
                 if not self._pump():
                     continue
                 _raise_errors(answers)
@@ -200,6 +200,15 @@ class LLM:
             leader = requests[0] if requests else None
             requests.append(self._engine.new_request(prompt, one, bad_words=bad_words, leader=leader))
         return requests
+
+    def _start_some(self, pending: deque[Request]) -> list[Answer]:
+        """Start what fills the next step; the others are started while the device works."""
+        most = self.device.max_tokens
+        room, started = most, list[Answer]()
+        while pending and room > 0 and self._engine.has_room:
+            room -= min(len(pending[0].token_ids), most // _LEAST_STARTED)  # much of a prompt may be cached
+            started.append(self._start(pending.popleft(), is_read=False))
+        return started
 
     def _start(self, request: Request, *, is_read: bool) -> Answer:
         with_special = not request.params.skip_special_tokens

@@ -28,6 +28,14 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bad-word", dest="bad_words", action="append", metavar="TEXT", help="never write TEXT; may be repeated"
     )
+    group.add_argument(
+        "--allowed-token-id", dest="allowed_token_ids", type=int, action="append", metavar="TOKEN",
+        help="choose no other tokens; may be repeated",
+    )  # fmt: skip
+    group.add_argument(
+        "--show-special-tokens", dest="skip_special_tokens", action="store_false", default=None,
+        help="show special tokens by their names",
+    )  # fmt: skip
     limits = parser.add_argument_group("length")
     limits.add_argument("--max-tokens", type=int, metavar="N", help="most tokens of the answer (default: 256)")
     limits.add_argument("--min-tokens", type=int, metavar="N", help="least tokens of the answer")

@@ -277,3 +277,14 @@ print(*sys.modules)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "tokenizers" in loaded
     assert not loaded & set(FORBIDDEN)
+
+
+def test_a_device_does_not_wait_until_all_requests_are_queued(artifact: Artifact) -> None:
+    device = FakeDevice(num_pages=400, max_tokens=64, max_seqs=64, vocab_size=artifact.manifest.vocab_size)
+    with LLM(artifact, device=device) as llm:
+        waiting: list[int] = []
+        step = llm._engine.step
+        llm._engine.step = lambda: waiting.append(llm.stats().waiting) or step()  # type: ignore[method-assign,func-returns-value]
+        made = llm.generate([[5] * 8] * 300, SamplingParams(seed=1, max_tokens=2, ignore_eos=True))
+    assert len(made) == 300
+    assert waiting[0] == 64

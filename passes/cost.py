@@ -21,6 +21,8 @@ from warploom.errors import CompileError
 DEVICES = Path(__file__).parent / "devices"
 HIDDEN = 0.95  # of the smaller of memory and compute time that overlaps with the other
 COLD_KINDS = frozenset({"linear", "attention", "embed"})  # read weights or the KV cache, which no kernel has just left
+# Kinds that no device has been measured with; they are taken for those that they are made like.
+LIKE = {"expert_linear": "linear", "expert_mlp": "linear", "head_linear": "linear", "latent_attention": "attention"}
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,11 @@ class Cost:
 
 def cost(work: Work, device: Device) -> Cost:
     """Return the predicted time of one launch."""
-    warm = work.bytes <= device.cache_size and work.kind not in COLD_KINDS
+    kind = LIKE.get(work.kind, work.kind)
+    warm = work.bytes <= device.cache_size and kind not in COLD_KINDS
     rate = device.cache_bytes if warm else device.read_bytes
-    flops = device.matrix_flops.get(work.kind, device.vector_flops)
-    launch = device.launch_us + device.serial_us.get(work.kind, 0.0)
+    flops = device.matrix_flops.get(kind, device.vector_flops)
+    launch = device.launch_us + device.serial_us.get(kind, 0.0)
     return Cost(launch, 1e6 * work.bytes / rate, 1e6 * work.flops / flops)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from warploom.errors import CompileError
 from warploom.passes.cost import Work, cost, device_of, devices, saved_us
+from warploom.passes.fuse_heroes import PHASES
 
 H100 = device_of("cuda:sm_90")
 CLOSE, SHARE = 0.15, 0.8
@@ -45,6 +46,15 @@ def test_more_work_never_takes_less_time() -> None:
         for kind in ("linear", "attention", "loops", "sample"):
             times = [cost(Work(kind, size, 4 * size), device).us for size in (0, 1e3, 1e6, 1e8, 1e10)]
             assert times == sorted(times)
+
+
+def test_products_of_experts_and_latents_run_on_matrix_units() -> None:
+    """Kinds that were not measured by themselves are like a measured one; a new kind of product must say which."""
+    kinds = {kind for rules in PHASES for op, (kind, _) in rules.items() if op is not None and "linear" in op.name}
+    for kind in (*kinds, "latent_attention"):
+        found = cost(Work(kind, 1e6, 1e12), H100)
+        assert found.compute_us < 1e6 * 1e12 / H100.vector_flops / 10, kind
+    assert cost(Work("expert_mlp", 4e6, 4e6), H100) == cost(Work("linear", 4e6, 4e6), H100)
 
 
 def test_one_launch_saves_over_two_what_it_does_not_write_and_read() -> None:

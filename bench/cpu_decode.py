@@ -2,11 +2,16 @@
 
     python bench/cpu_decode.py --llama-python OTHER_VENV/bin/python [--threads 1 2] [--rounds 7]
 
-`--llama-python`: an interpreter that has llama-cpp-python; default: this one. Both engines stay loaded in processes of
-their own and take turns in short rounds, so that a slow moment of the machine hits both; a neighbour still distorts
-two threads (both engines spin between kernels), so run it alone. The weights are the same, from the quickstart's GGUF:
-bf16 beside F16, int8 beside Q8_0, int4
-(groups of 32) beside Q4_0. The models are made on the first run, in .warploom/bench.
+`--llama-python`: an interpreter that has llama-cpp-python; default: this one. Where its AMX path crashes (virtual
+machines without AMX state), build it without, so that its repacked weights work and the comparison is fair:
+
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX512=ON
+    -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON" pip install --no-binary :all: llama-cpp-python
+
+Both engines stay loaded in processes of their own and take turns in short rounds, so that a slow moment of the machine
+hits both; a neighbour still distorts two threads (both engines spin between kernels), so run it alone. The weights are
+the same, from the quickstart's GGUF: bf16 beside F16, int8 beside Q8_0, int4 (groups of 32) beside Q4_0. The models are
+made on the first run, in .warploom/bench.
 
 decode: one sequence, from 96 to 160 tokens of context. prefill: a prompt of 512 tokens. Both take logits of one row;
 neither samples; `decode through LLM.generate` does: it is greedy, with all of our scheduling and detokenizing.

@@ -13,14 +13,14 @@ import mlir.ir as mlir
 from warploom.ir.op import Op
 from warploom.ir.ops.activation import clamped_swiglu, swiglu
 from warploom.ir.ops.elementwise import add, cast
-from warploom.ir.ops.experts import expert_linear
+from warploom.ir.ops.experts import expert_linear, quantized_expert_linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.routing import combine_experts
 from warploom.ir.ops.shape import gather, slice_axis
 from warploom.ir.rewrite import is_op, producer, users
 from warploom.ir.types import type_of
 
-PRODUCTS = (expert_linear, mxfp4_expert_linear)
+PRODUCTS = (expert_linear, quantized_expert_linear, mxfp4_expert_linear)
 
 
 @dataclass(frozen=True)

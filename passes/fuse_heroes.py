@@ -17,7 +17,7 @@ from warploom.ir.function import Function, path_of
 from warploom.ir.op import Op, op_of
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.elementwise import add, cast
-from warploom.ir.ops.experts import expert_linear
+from warploom.ir.ops.experts import expert_linear, quantized_expert_linear
 from warploom.ir.ops.group_routing import route_in_groups
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.kv_write import kv_write
@@ -310,6 +310,7 @@ PHASES: tuple[Rules, ...] = (
     {
         attention: ("attention", _attention),
         expert_linear: ("expert_mlp", _mixture),
+        quantized_expert_linear: ("expert_mlp", _mixture),
         mxfp4_expert_linear: ("expert_mlp", _mixture),
     },
     {
@@ -317,6 +318,7 @@ PHASES: tuple[Rules, ...] = (
         quantized_linear: ("linear", _linear),
         scaled_linear: ("linear", _linear),
         expert_linear: ("expert_linear", _experts),
+        quantized_expert_linear: ("expert_linear", _experts),
         route_experts: ("route_experts", _alone),
         route_in_groups: ("route_in_groups", _alone),
         mxfp4_expert_linear: ("expert_linear", _experts),

@@ -10,15 +10,16 @@ import mlir.ir as mlir
 from warploom.errors import CompileError
 from warploom.ir.function import Function, path_of
 from warploom.ir.ops.attention import attention
-from warploom.ir.ops.experts import expert_linear
+from warploom.ir.ops.experts import expert_linear, quantized_expert_linear
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.latent_attention import latent_attention
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
+from warploom.ir.ops.packing import pack
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear
 from warploom.ir.rewrite import before, entries, is_op, is_weight, parameters_of, replace, users
-from warploom.ir.types import type_of
+from warploom.ir.types import DType, type_of
 from warploom.passes.quantization.scheme import Rules, Scheme, scheme
 
 QUANTIZED = {linear: quantized_linear, embed: quantized_embed}
@@ -86,25 +87,31 @@ def _store(weight: mlir.Value, first: mlir.Operation, chosen: Scheme) -> list[ml
 
 
 def _store_experts(operation: mlir.Operation, rules: Rules) -> None:
-    """Rewrite the product with chosen experts: their weight can be floats or MXFP4."""
+    """Rewrite the product with chosen experts; numbers of four bits are packed in rows."""
     paths = module_paths(operation)
     chosen = rules.scheme_of(paths)
     if chosen is None:
         return
-    if chosen.quantizes and chosen.experts is None:
+    x, experts, weight = operation.operands
+    if (reason := chosen.refuses(*type_of(weight).resolve({}))) is not None:
         raise CompileError(
             f"the experts of {paths[0]} cannot be stored as {chosen.name}",
-            expected="mxfp4, bf16 or f32: there are no kernels of experts quantized otherwise yet",
-            found=chosen.name,
-            fix=f'store experts otherwise: quantization={{"*.experts.*": "bf16", "*": "{chosen.name}"}}',
+            expected="matrices that the scheme can hold",
+            found=reason,
+            fix=f'store experts otherwise: quantization={{"*.experts.*": "int8", "*": "{chosen.name}"}}',
         )
-    x, experts, weight = operation.operands
+    attrs = expert_linear.attrs_of(operation)
     with before(operation):
         matrices = (chosen.experts or chosen.store)(weight)
         if len(matrices) == 1:
             operation.operands[2] = matrices[0]
+        elif chosen.experts is not None:
+            replace(operation, [mxfp4_expert_linear(x, experts, *matrices, **attrs)])
         else:
-            replace(operation, [mxfp4_expert_linear(x, experts, *matrices, **expert_linear.attrs_of(operation))])
+            q, *sides = matrices
+            layout = "row4" if type_of(q).dtype is DType.I4 else "row"
+            numbers = pack(q, layout=layout) if layout == "row4" else q
+            replace(operation, [quantized_expert_linear(x, experts, numbers, *sides, layout=layout, **attrs)])
 
 
 def _store_heads(operation: mlir.Operation, rules: Rules) -> None:

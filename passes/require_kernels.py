@@ -6,6 +6,7 @@ import mlir.ir as mlir
 
 from warploom.errors import CompileError
 from warploom.ir.function import Function, path_of
+from warploom.ir.ops.experts import quantized_expert_linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
@@ -13,7 +14,7 @@ from warploom.ir.rewrite import entries, is_op
 from warploom.ir.target import Target
 from warploom.passes.decisions import recorded
 
-QUANTIZED = (quantized_linear, scaled_linear, quantized_embed, mxfp4_expert_linear)
+QUANTIZED = (quantized_linear, scaled_linear, quantized_embed, quantized_expert_linear, mxfp4_expert_linear)
 
 
 def require_kernels(module: mlir.Module, target: Target) -> None:

@@ -7,8 +7,12 @@ import numpy as np
 
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
+from warploom.ir.layouts import packed_shape
 from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
+from warploom.ir.ops.dequantize import BYTES, PARTS, generate_sides
 from warploom.ir.ops.elementwise import cast
+from warploom.ir.ops.packing import static
+from warploom.ir.ops.quantized_weight import check_sides, core_weight, weight_values
 from warploom.ir.ops.reduce import dot_general
 from warploom.ir.ops.shape import broadcast, gather, reshape
 from warploom.ir.types import FLOATS, DType, TensorType, tensor, type_of
@@ -74,4 +78,74 @@ class ExpertLinear(Op):
         return [x, experts, weight], {"n": n}
 
 
-expert_linear = ExpertLinear()
+class QuantizedExpertLinear(Op):
+    """`expert_linear` with a quantized weight (see `quantized_weight.py`), whose values are read as the dtype of x.
+
+    The layout is one of rows: those of an expert are neighbours.
+    """
+
+    name = "quantized_expert_linear"
+    operands = (activation("x"), Operand("experts", frozenset({DType.I32})), *PARTS)
+    attributes = (Attribute("n", Kind.INT), Attribute("layout", Kind.STR))
+
+    def infer(
+        self,
+        x: TensorType,
+        experts: TensorType,
+        q: TensorType,
+        scale: TensorType,
+        offset: TensorType | None = None,
+        *,
+        n: int,
+        layout: str,
+    ) -> TensorType:
+        """[T, J, n]."""
+        if layout not in ("row", "row4") or q.rank != 2:
+            raise IRError("weights of experts are rows", expected="layout row or row4", found=f"{layout}, {q}")
+        rows, k = static(q.shape[0]), static(q.shape[1]) * (2 if layout == "row4" else 1)
+        check_sides(q, k, scale, offset, rows, layout)
+        return expert_linear.infer(x, experts, tensor((rows, k), x.dtype), n=n)
+
+    def evaluate(
+        self,
+        x: np.ndarray,
+        experts: np.ndarray,
+        q: np.ndarray,
+        scale: np.ndarray,
+        offset: np.ndarray | None = None,
+        *,
+        n: int,
+        layout: str,
+    ) -> np.ndarray:
+        """One matrix product for each choice."""
+        return expert_linear.evaluate(x, experts, weight_values(q, scale, offset, len(q), layout), n=n)
+
+    def decompose(
+        self,
+        x: mlir.Value,
+        experts: mlir.Value,
+        q: mlir.Value,
+        scale: mlir.Value,
+        offset: mlir.Value | None = None,
+        *,
+        n: int,
+        layout: str,
+    ) -> mlir.Value:
+        """Unpack, dequantize, gather the matrices of the chosen experts, contract."""
+        values = core_weight(q, scale, offset, static(type_of(q).shape[0]), layout)
+        return expert_linear.decompose(x, experts, values, n=n)
+
+    def generate(self, choose: Chooser) -> Generated:
+        """Up to three choices, in and just outside of up to four experts."""
+        tokens, choices, count = choose.symbol(), choose.integer(1, 3), choose.integer(1, 4)
+        n, k, layout = choose.choice([(5, 6, "row"), (18, 32, "row4"), (1, 8, "row")])
+        rows = choose.choice([1, choices])
+        x = choose.like(tensor((tokens, rows, k), choose.choice([DType.F32, DType.BF16])))
+        experts = choose.input(tensor((tokens, choices), DType.I32), -1, count)
+        dtype = DType.I8 if layout == "row4" else choose.choice(sorted(BYTES, reverse=True))
+        q = choose.input(tensor(packed_shape(count * n, k, layout), dtype), -127, 127)
+        sides = generate_sides(choose, (count * n, choose.choice([1, 2])))
+        return [x, experts, q, *sides], {"n": n, "layout": layout}
+
+
+expert_linear, quantized_expert_linear = ExpertLinear(), QuantizedExpertLinear()

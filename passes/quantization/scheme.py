@@ -30,8 +30,8 @@ class Scheme:
         table: name of the scheme of embedding tables that no linear reads.
         last: name of the scheme of linears after the last attention, the head among them, if it is another one.
         like: the scheme whose format this one writes, if that is not a format of its own: the one that targets know.
-        experts: as `store`, of the matrices of all experts of a mixture, where that differs; they may be MXFP4 (q and
-            scale of `ir/ops/mxfp4.py`). None, where `store` quantizes: they cannot be stored so.
+        experts: q and scale of MXFP4 (`ir/ops/mxfp4.py`) that stand for the matrices of all experts of a mixture; None:
+            they are stored as all others.
         quantizes: it makes (or keeps) numbers of few bits, so that activations may be quantized too.
         calibration: set where weights are scaled by how large the activations that meet them are: what a weight, f32
             [n, k], stands for once it is stored.

@@ -6,7 +6,7 @@ reads stay in its cache while all tokens pass by; each result is one fixed tree 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlir.ir as mlir
@@ -144,13 +144,15 @@ def match(group: Function) -> Match | str:
     return matched(group, operation, ExpertLinearSpec, dtype.value)
 
 
-def matched(group: Function, operation: mlir.Operation, kind: type[ExpertLinearSpec], weight: str) -> Match | str:
+def matched(
+    group: Function, operation: mlir.Operation, kind: Callable[..., ExpertLinearSpec], weight: str, *more: int | str
+) -> Match | str:
     """The kernel of a product with experts, whose weight is of a format, or why its activations are refused."""
     x, experts, matrix, *_ = operation.operands
     if (refusal := refuse_activations(x)) is not None:
         return refusal
     n, rows, choices = expert_linear.attrs_of(operation)["n"], type_of(matrix).shape[0], type_of(experts).shape[1]
     _, sharing, k = type_of(x).shape
-    spec = kind(static(rows) // n, n, static(k), static(choices), sharing == 1, weight)
+    spec = kind(static(rows) // n, n, static(k), static(choices), sharing == 1, weight, *more)
     operands = (*(input_slot(group, value) for value in operation.operands), result_slot(group, operation.results[0]))
     return Match(spec, operands, {"T": str(type_of(experts).shape[0])})

@@ -130,6 +130,6 @@ def _pieces(p: ExpertProblem, tile: ExpertGemvTile) -> dict[str, int]:
     return {
         "row": row,
         "pieces": -(-row // tile.block),
-        "chunk": min(p.run, tile.block) or tile.block,
+        "chunk": min(p.run, tile.block) if p.weight.groups > 1 else tile.block,
         "half": split_block(p.k) // 2 if nibbles else 0,
     }

@@ -10,7 +10,7 @@ from warploom.codegen.cuda.kernels.linear_problem import FIRST_WITH_F8, Weight
 from warploom.ir.expert_patterns import Product
 from warploom.ir.function import Function
 from warploom.ir.ops.activation import clamped_swiglu
-from warploom.ir.ops.experts import expert_linear
+from warploom.ir.ops.experts import expert_linear, quantized_expert_linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import FLOATS, DType, type_of
@@ -54,9 +54,12 @@ def read_weight(product: Product) -> Weight | str:
         groups = type_of(product.weight[1]).shape[1]
         assert isinstance(groups, int)
         return Weight(DType.I4, groups, DType.I8)
-    if matrix.dtype is not DType.BF16:
-        return f"the matrices of experts must be bf16; here {matrix}"
-    return Weight()
+    if is_op(product.hero, quantized_expert_linear):
+        scale = type_of(product.weight[1])
+        groups, nibbles = scale.shape[1], quantized_expert_linear.attrs_of(product.hero)["layout"] == "row4"
+        assert isinstance(groups, int)
+        return Weight(DType.I4 if nibbles else matrix.dtype, groups, scale.dtype, offset=len(product.weight) > 2)
+    return Weight() if matrix.dtype is DType.BF16 else f"the matrices of experts must be bf16; here {matrix}"
 
 
 def _gate(operation: mlir.Operation) -> Gate:

@@ -42,11 +42,19 @@ def test_a_target_without_the_kernel_is_refused_by_name(tmp_path: Path, monkeypa
     assert "no such weight" in str(caught.value.found)
 
 
-def test_quantized_experts_are_refused_and_the_fix_works(tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match=r"the experts of model\.layers\.0.* cannot be stored as int8") as caught:
-        compiled(tmp_path, "cpu", "int8")
-    assert '{"*.experts.*": "bf16", "*": "int8"}' in str(caught.value)
-    compiled(tmp_path, "cpu", {"*.experts.*": "bf16", "*": "int8"})
+@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+def test_experts_are_quantized_as_all_others(tmp_path: Path, scheme: str) -> None:
+    stored = compiled(tmp_path, "cpu", scheme).manifest.random_params
+    experts = {name: param.dtype for name, param in stored.items() if ".experts." in name}
+    assert sorted(experts.values()) == sorted([{"int8": "i8", "fp8": "f8e4m3"}[scheme]] * 2 + ["f32"] * 2)
+    floats = compiled(tmp_path, "cpu", {"*.experts.*": "bf16", "*": scheme}).manifest.random_params
+    assert {param.dtype for name, param in floats.items() if ".experts." in name} == {"bf16"}
+
+
+def test_experts_that_a_scheme_cannot_hold_are_refused_and_the_fix_works(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"the experts of model\.layers\.0.* cannot be stored as int4") as caught:
+        compiled(tmp_path, "cpu", {"*.experts.*": "int4", "*": "int8"})
+    assert '"*.experts.*": "int8"' in str(caught.value)
 
 
 def test_experts_in_mxfp4_need_whole_groups(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     python tests/gpu/build_families.py FOLDER [CASE ...]
 
 Writes FOLDER/<case>/artifact and FOLDER/<case>/reference.npz: token ids, the logits of transformers in f32 on the
-weights rounded to bf16, and in bf16, whose error is what bf16 costs. Pack it with `tar cJf` to carry it.
+weights rounded to bf16, and in bf16, whose error is what bf16 costs; whether tokens are routed to experts. Pack it with
+`tar cJf` to carry it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from warploom.errors import WarploomError
 # latents.
 CHOSEN = (
     "llama_biases_tied", "smollm3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "granite", "olmo2",
-    "exaone4", "seed_oss", "starcoder2", "gpt2", "neox", "falcon_7b", "falcon_40b", "stablelm_parallel", "cohere",
+    "exaone4", "seed_oss", "starcoder2", "gpt2", "neox", "falcon_7b", "falcon_40b", "falcon_rw", "stablelm_parallel", "cohere",
     "cohere2", "glm4", "nemotron", "mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss", "deepseek_v2_dense",
     "deepseek_v2_lite", "deepseek_v2", "deepseek_v3",
 )  # fmt: skip
@@ -37,7 +38,8 @@ def build(case: Case, folder: Path) -> None:
     rounded = logits_of(model.float(), ids)
     with torch.no_grad():
         narrow = model.to(torch.bfloat16)(torch.tensor([ids])).logits[0].float().numpy()
-    np.savez(folder / "reference.npz", ids=np.array(ids), exact=rounded, bf16=narrow)
+    routed = bool(getattr(model.config, "num_experts_per_tok", 0))
+    np.savez(folder / "reference.npz", ids=np.array(ids), exact=rounded, bf16=narrow, routed=routed)
     compile(folder / "checkpoint", target="cuda:sm_90", out=folder / "artifact")
 
 

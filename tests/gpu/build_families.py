@@ -24,8 +24,8 @@ from warploom.errors import WarploomError
 # latents.
 CHOSEN = (
     "llama_biases_tied", "smollm3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "granite", "olmo2",
-    "exaone4", "seed_oss", "starcoder2", "gpt2", "neox", "falcon_7b", "falcon_40b", "falcon_rw", "stablelm_parallel", "cohere",
-    "cohere2", "glm4", "nemotron", "mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss", "deepseek_v2_dense",
+    "exaone4", "seed_oss", "starcoder2", "gpt2", "neox", "falcon_7b", "falcon_40b", "falcon_rw", "stablelm_parallel",
+    "cohere", "cohere2", "glm4", "nemotron", "mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss", "deepseek_v2_dense",
     "deepseek_v2_lite", "deepseek_v2", "deepseek_v3",
 )  # fmt: skip
 

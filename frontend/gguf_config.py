@@ -30,7 +30,7 @@ def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
     """
     name, family = gguf_family(file)
     keys, tokenizer = Metadata(file, f"{name}."), Metadata(file, "tokenizer.ggml.")
-    _check_dense_and_whole(file, name)
+    _check_whole(file, name, family.has_experts)
     num_heads, hidden_size = keys.size("attention.head_count"), keys.size("embedding_length")
     head_dim = keys.size("attention.key_length", default=hidden_size // num_heads)
     rotated = _check_head_dims(keys, head_dim, family.partial)
@@ -57,14 +57,14 @@ def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
     return config | family.fields(keys)
 
 
-def _check_dense_and_whole(file: GGUFFile, name: str) -> None:
-    for key in (f"{name}.expert_count", "split.count"):
+def _check_whole(file: GGUFFile, name: str, has_experts: bool) -> None:
+    for key in ("split.count", *([] if has_experts else [f"{name}.expert_count"])):
         if file.metadata.get(key, 0) not in (0, 1):
             raise UnsupportedModelError(
                 f"{file.path} is a {'mixture of experts' if 'expert' in key else 'part of a split model'}",
                 expected=f"{key} of 0 or 1",
                 found=str(file.metadata[key]),
-                fix="use a dense model in one file (keys.cpp's gguf-split --merge joins a split one)",
+                fix="use the original checkpoint, or one file (llama.cpp's gguf-split --merge joins a split model)",
             )
 
 

@@ -26,6 +26,13 @@ POST = ("post_attention_layernorm", "post_feedforward_layernorm")
 GEMMA = (*LLAMA, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 COHERE = tuple(module for module in LLAMA if module != "post_attention_layernorm")
 MODEL = ("model.embed_tokens", "model.norm", "lm_head")
+EXPERTS = tuple(f"mlp.experts.{name}_proj" for name in ("gate", "up", "down"))
+SPARSE = ("input_layernorm", *PROJECTIONS, "post_attention_layernorm", "mlp.gate", *EXPERTS)
+SHARED = ("mlp.shared_expert_gate", *(f"mlp.shared_expert.{name}_proj" for name in ("gate", "up", "down")))
+MIXTRAL = (
+    *("input_layernorm", *PROJECTIONS, "post_attention_layernorm", "block_sparse_moe.gate"),
+    *(f"block_sparse_moe.experts.{name}" for name in ("w1", "w2", "w3")),
+)
 NEOX = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 
@@ -44,6 +51,7 @@ class GGUFFamily:
         partial: a part of a head may be rotated.
         layers: the module that holds the layers.
         model: the other modules.
+        with_experts: what files with experts hold instead, where those without are of this family.
     """
 
     architecture: str
@@ -56,6 +64,12 @@ class GGUFFamily:
     partial: bool = False
     layers: str = "model.layers"
     model: tuple[str, ...] = MODEL
+    with_experts: GGUFFamily | None = None
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether its layers hold experts, those of a layer stacked in one tensor."""
+        return any(".experts." in module for module in self.modules)
 
 
 def gguf_family(file: GGUFFile) -> tuple[str, GGUFFamily]:
@@ -72,13 +86,14 @@ def gguf_family(file: GGUFFile) -> tuple[str, GGUFFamily]:
             found=name or "no general.architecture",
             fix="use the model's safetensors checkpoint if its architecture is supported there: `warploom models`",
         )
-    return name, GGUF_FAMILIES[name]
+    family = GGUF_FAMILIES[name]
+    experts = Metadata(file, f"{name}.").integer("expert_count", default=0)
+    return name, family.with_experts if experts and family.with_experts else family
 
 
 @cache
-def hf_modules(name: str, num_layers: int) -> Mapping[str, str]:
-    """Hugging Face's module by GGUF's, of a whole model."""
-    family = GGUF_FAMILIES[name]
+def hf_modules(name: str, family: GGUFFamily, num_layers: int) -> Mapping[str, str]:
+    """Hugging Face's module by GGUF's, of a whole model; experts without their index."""
     (arch,) = (arch for arch, text in gguf.MODEL_ARCH_NAMES.items() if text == name)
     names = gguf.get_tensor_name_map(arch, num_layers)
     layers = (f"{family.layers}.{i}.{module}" for i in range(num_layers) for module in family.modules)
@@ -182,8 +197,41 @@ def _glm4(m: Metadata) -> Fields:
     return _rms(m) | {"attention_bias": "blk.0.attn_q.bias" in m.file.tensors}
 
 
+def _experts(m: Metadata, count: str = "num_experts") -> Fields:
+    return _rms(m) | {count: m.size("expert_count"), "num_experts_per_tok": m.size("expert_used_count")}
+
+
+def _mixtral(m: Metadata) -> Fields:
+    return _experts(m, "num_local_experts") | {
+        "sliding_window": m.integer("attention.sliding_window", default=0) or None
+    }
+
+
+def _qwen3_moe(m: Metadata) -> Fields:
+    """Shares of Qwen 3's experts are always normalized in llama.cpp."""
+    return _experts(m) | {"moe_intermediate_size": m.size("expert_feed_forward_length"), "norm_topk_prob": True}
+
+
+def _qwen2_moe(m: Metadata) -> Fields:
+    return _experts(m) | {
+        "moe_intermediate_size": m.size("expert_feed_forward_length"),
+        "shared_expert_intermediate_size": m.size("expert_shared_feed_forward_length"),
+        "qkv_bias": "blk.0.attn_q.bias" in m.file.tensors,
+    }
+
+
 GGUF_FAMILIES: Mapping[str, GGUFFamily] = {
-    "llama": GGUFFamily("LlamaForCausalLM", "llama", LLAMA, _llama, permuted=True),
+    "llama": GGUFFamily(
+        "LlamaForCausalLM",
+        "llama",
+        LLAMA,
+        _llama,
+        permuted=True,
+        with_experts=GGUFFamily("MixtralForCausalLM", "mixtral", MIXTRAL, _mixtral, permuted=True),
+    ),
+    "qwen3moe": GGUFFamily("Qwen3MoeForCausalLM", "qwen3_moe", (*SPARSE, *QK_NORMS), _qwen3_moe),
+    "qwen2moe": GGUFFamily("Qwen2MoeForCausalLM", "qwen2_moe", (*SPARSE, *SHARED), _qwen2_moe),
+    "olmoe": GGUFFamily("OlmoeForCausalLM", "olmoe", (*SPARSE, *QK_NORMS), _experts),
     "qwen2": GGUFFamily("Qwen2ForCausalLM", "qwen2", LLAMA, _rms),
     "qwen3": GGUFFamily("Qwen3ForCausalLM", "qwen3", (*LLAMA, *QK_NORMS), _rms),
     "gemma2": GGUFFamily("Gemma2ForCausalLM", "gemma2", GEMMA, lambda m: _gemma(m, huge=46), norm_offset=1.0),

@@ -8,7 +8,8 @@ adds 1 to the norms of others; that is undone here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ PLAIN_KINDS: Mapping[GGMLQuantizationType, str] = {
     GGMLQuantizationType.BF16: "bf16",
 }
 TENSOR = re.compile(r"(.+)\.(weight|bias)")
-HEADS = re.compile(r"blk\.\d+\.attn_(q|k|qkv)")
+HEADS = re.compile(r"blk\.\d+\.attn_(q|k|qkv)\.")
 Reorder = Callable[[Array], Array]  # rows [n, ...] to the same rows in another order
 ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS = (
     f"rope_{name}.weight" for name in ("freqs", "factors_short", "factors_long")
@@ -51,7 +52,7 @@ def read_gguf_tensors(file: GGUFFile, config: Mapping[str, Any]) -> dict[str, La
         UnsupportedModelError: the file holds a tensor that its family does not have (experts, LoRA).
     """
     name, family = gguf_family(file)
-    modules = hf_modules(name, config["num_hidden_layers"])
+    modules = hf_modules(name, family, config["num_hidden_layers"])
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     reorders: dict[str, tuple[int, Reorder]] = {}  # by projection: what must divide its rows, and their order
     if family.permuted:
@@ -62,8 +63,11 @@ def read_gguf_tensors(file: GGUFFile, config: Mapping[str, Any]) -> dict[str, La
     if family.separated:
         reorders = {"qkv": (heads + 2 * kv_heads, partial(undo_separate, num_heads=heads, num_kv_heads=kv_heads))}
     stored = (t for t in file.tensors.values() if t.name not in (ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS))
-    tensors = [_lazy_tensor(file.path, tensor, modules, reorders, family.norm_offset) for tensor in stored]
-    return {tensor.name: tensor for tensor in tensors}
+    found: dict[str, LazyTensor] = {}
+    for tensor in stored:
+        for name, one in _each(tensor, _name(file.path, tensor, modules)):
+            found[name] = _lazy_tensor(file.path, one, name, reorders, family.norm_offset)
+    return found
 
 
 def undo_permute(rows: Array, num_heads: int) -> Array:
@@ -91,13 +95,8 @@ def undo_separate(rows: Array, num_heads: int, num_kv_heads: int) -> Array:
     return np.concatenate(by_head, axis=1).reshape(rows.shape)
 
 
-def _lazy_tensor(
-    path: Path,
-    tensor: GGUFTensor,
-    modules: Mapping[str, str],
-    reorders: Mapping[str, tuple[int, Reorder]],
-    norm_offset: float,
-) -> LazyTensor:
+def _name(path: Path, tensor: GGUFTensor, modules: Mapping[str, str]) -> str:
+    """Hugging Face's name; of stacked experts without their index."""
     match = TENSOR.fullmatch(tensor.name)
     module = modules.get(match[1]) if match else None
     if match is None or module is None:
@@ -105,17 +104,38 @@ def _lazy_tensor(
             f"{path} holds a tensor that a model of its architecture does not have",
             expected=f"tensors named {', '.join(modules)}",
             found=tensor.name,
-            fix="use a dense model without adapters",
+            fix="use a model without adapters",
         )
+    return f"{module}.{match[2]}"
+
+
+def _each(tensor: GGUFTensor, name: str) -> Iterator[tuple[str, GGUFTensor]]:
+    """The tensor, or those of each expert where it stacks them; what the converter squeezed is a matrix again."""
+    if name.endswith("shared_expert_gate.weight"):
+        yield name, replace(tensor, shape=(1, *tensor.shape[-1:]))
+    elif ".experts." not in name:
+        yield name, tensor
+    else:
+        count, *shape = tensor.shape
+        for index, data in enumerate(tensor.data.reshape(count, -1)):
+            yield name.replace(".experts.", f".experts.{index}."), replace(tensor, shape=tuple(shape), data=data)
+
+
+def _lazy_tensor(
+    path: Path,
+    tensor: GGUFTensor,
+    name: str,
+    reorders: Mapping[str, tuple[int, Reorder]],
+    norm_offset: float,
+) -> LazyTensor:
     dtype, read = PLAIN_KINDS.get(tensor.kind, "f32"), partial(read_values, tensor)
     reorder: Reorder = np.asarray
-    if (projection := HEADS.fullmatch(match[1])) and projection[1] in reorders:
+    if (projection := HEADS.match(tensor.name)) and projection[1] in reorders:
         divisor, reorder = reorders[projection[1]]
         _check_rows(path, tensor, divisor)
         read = partial(_read_reordered, tensor, reorder)
-    elif norm_offset and "norm" in module and match[2] == "weight":
+    elif norm_offset and "norm" in name and name.endswith(".weight"):
         dtype, read = "f32", partial(_read_lowered, tensor, norm_offset)
-    name = f"{module}.{match[2]}"
     parts = parts_of(tensor, reorder)
     found = () if parts is None else tuple(quantized_weight(name, parts, str(path)).values())[1:]
     return LazyTensor(name, tensor.shape, dtype, str(path), read, found)

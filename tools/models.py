@@ -49,7 +49,11 @@ def rows() -> list[Row]:
 
 def _gguf(family: Family) -> tuple[str, ...]:
     """Values of `general.architecture` that are read as this family; a Llama with a window is a Mistral."""
-    named = tuple(name for name, known in GGUF_FAMILIES.items() if known.architecture in family.architectures)
+    named = tuple(
+        name
+        for name, known in GGUF_FAMILIES.items()
+        if {known.architecture, known.with_experts and known.with_experts.architecture} & {*family.architectures}
+    )
     return ("llama",) if family.name == "Mistral" else named
 
 

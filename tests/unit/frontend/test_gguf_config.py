@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,6 @@ def test_rope_factors_mean_to_transformers_what_llama3_scaling_meant(
         ("llama.rope.scaling.type", "su", "RoPE scaling"),
         ("llama.rope.dimension_count", 32, "unequal sizes"),
         ("llama.attention.value_length", 32, "unequal sizes"),
-        ("llama.expert_count", 8, "mixture of experts"),
         ("split.count", 3, "split model"),
     ],
 )
@@ -118,6 +118,15 @@ def test_what_is_not_supported_is_refused_by_name(
     gguf_contents.metadata[key] = value
     with pytest.raises(UnsupportedModelError, match=message):
         read_config(gguf_contents)
+
+
+def test_experts_of_an_architecture_that_has_none_here_are_refused(
+    read_config: ReadConfig, gguf_contents: GGUFContents
+) -> None:
+    keys = {key.replace("llama.", "granite."): value for key, value in gguf_contents.metadata.items()}
+    contents = replace(gguf_contents, architecture="granite", metadata=keys | {"granite.expert_count": 8})
+    with pytest.raises(UnsupportedModelError, match="mixture of experts"):
+        read_config(contents)
 
 
 def test_other_architectures_are_refused_with_the_supported(

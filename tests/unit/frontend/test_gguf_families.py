@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from tests.model.families.case import VOCAB, Case, make_checkpoint
 from tests.model.families.dense_cases import DENSE, SIZES, WIDE, case
+from tests.model.families.expert_cases import EXPERTS, FIVE
 from tests.unit.frontend.tiny_checkpoints import GGUFContents, byte_level_tokens, interleave
 from warploom.frontend.checkpoint import open_checkpoint
 from warploom.frontend.gguf_families import GGUF_FAMILIES
@@ -25,6 +28,16 @@ from warploom.ir.types import DType
 
 GEMMA3 = {"sliding_window": 21, "query_pre_attn_scalar": 16, "num_hidden_layers": 6}
 CACHE = CacheSpec(page_size=16, dtype=DType.F32, k_layout="dim_major")
+
+
+def counts(config: dict[str, Any]) -> dict[str, Any]:
+    """The converter's keys of experts."""
+    count = config.get("num_experts") or config["num_local_experts"]
+    keys = {"expert_count": count, "expert_used_count": config["num_experts_per_tok"]}
+    size = config.get("moe_intermediate_size")
+    return keys | ({"expert_feed_forward_length": size} if size else {})
+
+
 # By the case that has the family's features: its architecture in GGUF, and the keys beyond the usual.
 KEYS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "llama": ("llama", lambda c: {}),
@@ -66,6 +79,13 @@ KEYS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "qwen2_plain": ("qwen2", lambda c: {}),
     "smollm3_published": ("smollm3", lambda c: {}),
     "starcoder2_plain": ("starcoder2", lambda c: {}),
+    "mixtral_plain": ("llama", counts),
+    "qwen3_moe": ("qwen3moe", counts),
+    "qwen2_moe": (
+        "qwen2moe",
+        lambda c: counts(c) | {"expert_shared_feed_forward_length": c["shared_expert_intermediate_size"]},
+    ),
+    "olmoe": ("olmoe", counts),
     "exaone4": (
         "exaone4",
         lambda c: {
@@ -82,6 +102,7 @@ ALSO = (
     case("qwen2_plain", "Qwen2", SIZES),
     case("smollm3_published", "SmolLM3", SIZES | {"num_hidden_layers": 4, "tie_word_embeddings": False}),
     case("starcoder2_plain", "Starcoder2", SIZES),
+    case("mixtral_plain", "Mixtral", SIZES | FIVE | {"sliding_window": None}),
 )
 NORM_KEYS = ("rms_norm_eps", "layer_norm_eps", "norm_eps", "norm_epsilon")
 
@@ -114,6 +135,7 @@ def metadata(arch: str, config: dict[str, Any], extra: dict[str, Any]) -> dict[s
 
 def converted(arch: str, config: dict[str, Any], tensors: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
     """Names, row order and norms as the converter writes them."""
+    tensors = stacked(tensors)
     (code,) = (code for code, text in gguf.MODEL_ARCH_NAMES.items() if text == arch)
     names, family = gguf.get_tensor_name_map(code, config["num_hidden_layers"]), GGUF_FAMILIES[arch]
     heads = config["num_attention_heads"]
@@ -131,6 +153,17 @@ def converted(arch: str, config: dict[str, Any], tensors: dict[str, NDArray[np.f
     return result
 
 
+def stacked(tensors: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Experts of a layer in one tensor, in order; a gate to one column without that axis."""
+    result, experts = {}, defaultdict(list)
+    for name in sorted(tensors, key=lambda name: [int(p) if p.isdigit() else -1 for p in name.split(".")]):
+        if (plain := re.sub(r"\.experts\.\d+\.", ".experts.", name)) != name:
+            experts[plain].append(tensors[name])
+        else:
+            result[name] = tensors[name][0] if "shared_expert_gate" in name else tensors[name]
+    return result | {name: np.stack(matrices) for name, matrices in experts.items()}
+
+
 def separate(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """GPT-NeoX's q, k, v of each head as all q, all k, all v (one kv head per query)."""
     each = rows.reshape(heads, 3, -1, *rows.shape[1:])
@@ -146,7 +179,7 @@ def factors(config: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
 
 
 @pytest.mark.usefixtures("wl")
-@pytest.mark.parametrize("variant", [c for c in (*DENSE, *ALSO) if c.id in KEYS], ids=lambda c: c.id)
+@pytest.mark.parametrize("variant", [c for c in (*DENSE, *EXPERTS, *ALSO) if c.id in KEYS], ids=lambda c: c.id)
 def test_a_converted_model_is_the_model(
     variant: Case, tmp_path: Path, write_gguf: Callable[[GGUFContents], Path]
 ) -> None:

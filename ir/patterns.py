@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mlir.ir as mlir
 
 from warploom.ir.op import op_of
 from warploom.ir.ops.activation import swiglu
-from warploom.ir.ops.elementwise import Binary, Unary, bitcast, cast, select
+from warploom.ir.ops.elementwise import Binary, Unary, add, bitcast, cast, select
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.quantized_linear import scaled_linear
-from warploom.ir.ops.shape import slice_axis
-from warploom.ir.rewrite import is_op, users
+from warploom.ir.ops.shape import broadcast, slice_axis
+from warploom.ir.rewrite import is_op, producer, users
 from warploom.ir.types import DType, type_of
 
 
@@ -23,6 +25,31 @@ def has_row_scales(operation: mlir.Operation) -> bool:
     """Whether a linear or embedding reads floats, or numbers with one f32 scale per row and no offsets."""
     _, *sides = weight_operands(operation)
     return all(type_of(s).dtype is DType.F32 and type_of(s).shape[1] == 1 for s in sides) and len(sides) < 2
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What is added to every row of a linear's result: `bias` [n], by `ops`, which makes `result`."""
+
+    bias: mlir.Value
+    ops: tuple[mlir.Operation, mlir.Operation]
+    result: mlir.Value
+
+
+def bias_of(operation: mlir.Operation) -> Bias | None:
+    """The bias of a linear whose result nothing else reads."""
+    y = operation.results[0]
+    readers = users(y)
+    if len(readers) != 1 or not is_op(readers[0], add) or list(readers[0].operands).count(y) != 1:
+        return None
+    (other,) = (value for value in readers[0].operands if value != y)
+    repeated = producer(other, broadcast)
+    if repeated is None or len(users(other)) != 1:
+        return None
+    bias, last = repeated.operands[0], type_of(y).rank - 1
+    if type_of(bias).shape != type_of(y).shape[-1:] or broadcast.attrs_of(repeated)["dims"] != (last,):
+        return None
+    return Bias(bias, (repeated, readers[0]), readers[0].results[0])
 
 
 def is_elementwise(operation: mlir.Operation) -> bool:

@@ -32,7 +32,7 @@ from warploom.ir.ops.rope import rope
 from warploom.ir.ops.routing import route_experts
 from warploom.ir.ops.sample import sample, top_logprobs
 from warploom.ir.ops.shape import reshape, slice_axis
-from warploom.ir.patterns import feeds_swiglu
+from warploom.ir.patterns import bias_of, feeds_swiglu
 from warploom.ir.rewrite import entries, is_op, producer, users
 from warploom.ir.target import Target
 from warploom.passes.cost import find_device
@@ -134,7 +134,7 @@ def _and_cast(proposal: Proposal) -> Proposal:
 
 
 def _linear(proposal: Proposal) -> Proposal:
-    """RMSNorm, a cast and a quantization before; SwiGLU or a residual after."""
+    """RMSNorm, a cast and a quantization before; SwiGLU, or a bias and a residual, after."""
     (hero,) = proposal.ops
     if feeds_swiglu(hero):
         halves = users(hero.results[0])
@@ -159,7 +159,12 @@ def _linear(proposal: Proposal) -> Proposal:
 
 
 def _take_residual(proposal: Proposal, hero: mlir.Operation) -> None:
-    readers = users(hero.results[0])
+    """And a bias before it."""
+    y = hero.results[0]
+    if (found := bias_of(hero)) is not None:
+        proposal.take(*found.ops)
+        y = found.result
+    readers = users(y)
     if len(readers) != 1:
         return
     (reader,) = readers

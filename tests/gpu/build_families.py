@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests.gpu.steady_prompts import routers, steady_prompt
 from tests.model.families.case import VOCAB, Case, make_checkpoint
 from tests.model.families.test_families import CASES, LENGTH, logits_of
 from warploom.compiler import compile
@@ -25,8 +26,8 @@ from warploom.errors import WarploomError
 CHOSEN = (
     "llama_biases_tied", "smollm3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "granite", "olmo2",
     "exaone4", "seed_oss", "starcoder2", "gpt2", "neox", "falcon_7b", "falcon_40b", "falcon_rw", "stablelm_parallel",
-    "cohere", "cohere2", "glm4", "nemotron", "mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss", "deepseek_v2_dense",
-    "deepseek_v2_lite", "deepseek_v2", "deepseek_v3",
+    "cohere", "cohere2", "glm4", "nemotron", "mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss",
+    "deepseek_v2_dense", "deepseek_v2_lite", "deepseek_v2", "deepseek_v3",
 )  # fmt: skip
 
 
@@ -34,8 +35,12 @@ def build(case: Case, folder: Path) -> None:
     """One case."""
     model = make_checkpoint(case, folder / "checkpoint")
     model.to(torch.bfloat16).save_pretrained(folder / "checkpoint")
-    ids = np.random.default_rng(0).integers(3, VOCAB, LENGTH).tolist()
-    rounded = logits_of(model.float(), ids)
+    model.float()
+    if routers(model):
+        ids = steady_prompt(model, LENGTH, VOCAB)
+    else:
+        ids = np.random.default_rng(0).integers(3, VOCAB, LENGTH).tolist()
+    rounded = logits_of(model, ids)
     with torch.no_grad():
         narrow = model.to(torch.bfloat16)(torch.tensor([ids])).logits[0].float().numpy()
     routed = bool(getattr(model.config, "num_experts_per_tok", 0))

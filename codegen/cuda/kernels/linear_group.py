@@ -17,7 +17,7 @@ from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.quantize import quantize
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
-from warploom.ir.patterns import feeds_swiglu, weight_operands
+from warploom.ir.patterns import bias_of, feeds_swiglu, weight_operands
 from warploom.ir.rewrite import defining_op, is_op, producer
 from warploom.ir.types import DType, type_of
 from warploom.runtime.expr import Expr
@@ -52,6 +52,7 @@ def read_group(group: Function) -> tuple[LinearProblem, Slots, Expr] | str:
         epilogue=epilogue.kind,
         weight=weight,
         rounded=before.rounded,
+        bias=type_of(epilogue.operands["bias"]).dtype if "bias" in epilogue.operands else None,
     )
     weights = dict(zip(("w", "scale", "offset"), weight_operands(hero), strict=False))
     values = {"x": before.x} | weights | before.operands | epilogue.operands
@@ -137,14 +138,17 @@ class _Epilogue:
 
 def _epilogue(group: Function, hero: mlir.Operation) -> _Epilogue | str:
     (result,) = group.results.values()
-    last, y = defining_op(result), hero.results[0]
+    y, ops, operands = hero.results[0], 0, {}
+    if (found := bias_of(hero)) is not None and set(found.ops).issubset(group.ops):
+        y, ops, operands = found.result, len(found.ops), {"bias": found.bias}
+    last = defining_op(result)
     if result == y:
-        return _Epilogue(None, 0, {}, result)
+        return _Epilogue(None, ops, operands, result)
     if last is not None and is_op(last, add) and y in (values := list(last.operands)):
         residual = values[1 - values.index(y)]
         if residual == y:
             return "it adds the product to itself"
-        return _Epilogue("residual", 1, {"residual": residual}, result)
+        return _Epilogue("residual", ops + 1, operands | {"residual": residual}, result)
     if is_op(last, swiglu) and feeds_swiglu(hero):
         return _Epilogue("swiglu", 3, {}, result)
     return f"no epilogue for {last.name if last is not None else 'an input'}"

@@ -84,7 +84,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class LinearProblem:
-    """out = epilogue(norm(x) @ W^T), accumulated in f32.
+    """out = epilogue(norm(x) @ W^T + bias), accumulated in f32.
 
     Attributes:
         n, k: W is [n, k], row-major.
@@ -94,6 +94,7 @@ class LinearProblem:
         norm: of x first.
         epilogue: residual: + residual [T, n]. swiglu: W is [gate; up], the result silu(gate) * up, [T, n / 2].
         weight: the numbers of W.
+        bias: dtype of [n], which is added before the epilogue; None: there is none. SwiGLU takes none.
         rounded: x, normed, is rounded to f8 with a scale for every token before the product.
     """
 
@@ -105,6 +106,7 @@ class LinearProblem:
     epilogue: Literal["residual", "swiglu"] | None = None
     weight: Weight = Weight()
     rounded: bool = False
+    bias: DType | None = None
 
     @property
     def width(self) -> int:
@@ -134,19 +136,23 @@ class LinearProblem:
         if self.norm is not None:
             gain = "" if self.norm.gain is DType.BF16 else f"_{self.norm.gain}"
             parts.append(f"rms{gain}_{self.norm.eps:g}".replace("-", "m").replace(".", "p").replace("+", ""))
+        if self.bias is not None:
+            parts.append(f"bias_{self.bias}")
         if self.epilogue is not None:
             parts.append(self.epilogue)
         return "_".join(parts)
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
-        """x, x_scale, gain, w, scale, offset, residual, out: those that there are."""
+        """x, x_scale, gain, w, scale, offset, bias, residual, out: those that there are."""
         found = [Pointer("x", self.x)]
         if self.x is DType.F8:
             found.append(Pointer("x_scale", DType.F32))
         if self.norm is not None:
             found.append(Pointer("gain", self.norm.gain))
         found += self.weight.operands
+        if self.bias is not None:
+            found.append(Pointer("bias", self.bias))
         if self.epilogue == "residual":
             found.append(Pointer("residual", self.out))
         return (*found, Pointer("out", self.out))

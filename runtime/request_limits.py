@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ class RequestLimits:
             params=params,
             max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
             end_token_ids=own_ends if params.ignore_eos and not params.guide else own_ends | self.eos_token_ids,
-            seed=secrets.randbits(64) if params.seed is None else params.seed,
+            seed=random.getrandbits(64) if params.seed is None else params.seed,
             priority=priority,
             cache_salt=cache_salt,
             bad_words=tuple(map(tuple, bad_words)),

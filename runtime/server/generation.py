@@ -98,6 +98,11 @@ class Generation:
         return cls(streams, metrics)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether all answers have been read to their ends."""
+        return self._unfinished == 0
+
+    @property
     def usage(self) -> Usage:
         """The tokens so far."""
         num_prompt = sum(map(len, self.prompts))

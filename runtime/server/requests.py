@@ -204,6 +204,7 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
         tool_choice: "auto", "none", "required" or a tool.
         chat_template_kwargs: variables for the model's template, such as `enable_thinking`.
         continue_final_message: the answer continues the last message.
+        documents: what templates for retrieval read, each with a title and a text or so.
     """
 
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
@@ -218,7 +219,7 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     echo: bool | None = None
     chat_template: str | None = None
     continue_final_message: bool | None = None
-    documents: list[Any] | None = None
+    documents: list[dict[str, str]] | None = None
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,7 +249,6 @@ def unsupported(request: GenerationRequest) -> str | None:
         "suffix": ("",),
         "prompt_embeds": (),
         "chat_template": (),
-        "documents": ([],),
     }
     given = ((name, getattr(request, name, None)) for name in neutral)
     return next((name for name, value in given if value is not None and value not in neutral[name]), None)

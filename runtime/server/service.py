@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +50,13 @@ class ReplyHead:
     system_fingerprint: str = f"warploom-{__version__}"
 
 
+def _identity() -> str:
+    """Return an id that no other answer has. Nothing rests on nobody guessing it; the system's own randomness takes
+    as long as parsing a request.
+    """
+    return f"{random.getrandbits(128):032x}"
+
+
 class Service:
     """One served model.
 
@@ -90,7 +97,7 @@ class Service:
         """Return the head of an answer, whose id is the caller's if there is one."""
         given = request.request_id or caller.request_id
         self.limits.check("request_id", len(given), "name_chars")
-        return ReplyHead(f"{kind}-{given or secrets.token_hex(16)}", int(time.time()), self.model_name)
+        return ReplyHead(f"{kind}-{given or _identity()}", int(time.time()), self.model_name)
 
     async def encode(self, texts: Sequence[str], special: bool = True, cut: bool = False) -> list[list[int]]:
         """Return the tokens of plain prompts.
@@ -115,6 +122,9 @@ class Service:
             self._check_chars(message["content"], "messages")
         tools = template_tools(request.tools or [], self.limits) if with_tools else []
         variables = template_variables(request.chat_template_kwargs, self.limits)
+        if chat and chat.documents:
+            self.limits.check("documents", len(chat.documents), "content_parts")
+            variables["documents"] = chat.documents
         continues = chat is not None and chat.continue_final_message is True
         if continues and request.add_generation_prompt:
             raise RequestError("continue_final_message", "add_generation_prompt to be false as well")

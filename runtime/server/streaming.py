@@ -79,18 +79,22 @@ class EventStream:
 
     async def events(self) -> AsyncGenerator[bytes]:
         """Yield the events; a failure on the way is one as well."""
+        rest = b""  # what is sent together with the end
         try:
             async with self._generation:
                 if opening := b"".join(map(event, self._writer.opening())):
                     yield opening
                 async for number, delta in self._generation:
-                    if pieces := self._pieces(number, delta):
+                    pieces = self._pieces(number, delta)
+                    if self._generation.has_ended:
+                        rest = pieces
+                    elif pieces:
                         yield pieces
                 if self._tells_usage:
-                    yield event(self._writer.last(self._generation.usage))
+                    rest += event(self._writer.last(self._generation.usage))
         except Exception as error:
-            yield event(as_api_error(error).body)
-        yield _DONE
+            rest += event(as_api_error(error).body)
+        yield rest + _DONE
 
     def _pieces(self, number: int, delta: Delta) -> bytes:
         """The events of a delta. Most add a text and nothing else: what stands around it is encoded once."""

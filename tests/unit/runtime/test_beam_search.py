@@ -25,6 +25,7 @@ from warploom.runtime.engine import RequestOutput
 from warploom.runtime.llm import LLM
 from warploom.runtime.request import TokenLogprobs
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.speculative_config import SpeculativeConfig
 from warploom.runtime.step_batch import StepBatch
 
 VOCAB = 24
@@ -120,8 +121,8 @@ def test_what_is_out_of_range_is_refused(wrong: dict[str, object]) -> None:
         BeamSearchParams(**{"beam_width": 4, **wrong})  # type: ignore[arg-type]
 
 
-def make_engine(device: FakeDevice) -> BeamEngine:
-    return BeamEngine(device, vocab_size=VOCAB, max_context=60, eos_token_ids=[EOS])
+def make_engine(device: FakeDevice, speculation: SpeculativeConfig | None = None) -> BeamEngine:
+    return BeamEngine(device, vocab_size=VOCAB, max_context=60, eos_token_ids=[EOS], speculation=speculation)
 
 
 def run(engine: BeamEngine) -> dict[int, list[RequestOutput]]:
@@ -143,14 +144,16 @@ def run(engine: BeamEngine) -> dict[int, list[RequestOutput]]:
         min_size=1, max_size=4,
     ),
     st.integers(0, 3), st.sampled_from([1, 2, 4]), st.integers(22, 60), st.integers(1, 5),
+    st.sampled_from([None, SpeculativeConfig(num_speculative_tokens=2)]),
 )  # fmt: skip
 def test_beams_beside_others_find_what_they_find_alone(
-    jobs: list[tuple[list[int], int, int, bool, int]], num_others: int, page_size: int, num_pages: int, max_seqs: int
-) -> None:
+    jobs: list[tuple[list[int], int, int, bool, int]], num_others: int, page_size: int, num_pages: int, max_seqs: int,
+    speculation: SpeculativeConfig | None,
+) -> None:  # fmt: skip
     device = LanguageDevice(
         num_pages=num_pages, page_size=page_size, max_seqs=max_seqs, max_tokens=9, vocab_size=VOCAB
     )  # fmt: skip
-    engine = make_engine(device)
+    engine = make_engine(device, speculation)
     searches = []
     for prompt, width, most, ignore, priority in jobs:
         params = BeamSearchParams(beam_width=width, max_tokens=most, ignore_eos=ignore, logprobs=1)

@@ -109,7 +109,15 @@ class CpuDevice:
 
     def launch(self, batch: StepBatch, token_sources: NDArray[np.int32] | None = None) -> Future[StepOutput]:
         """Start one step; see `Device`. EngineError if the device is closed."""
-        return self._submit(self._run, batch, token_sources)
+        return self.sample(self.forward(batch, token_sources), batch)
+
+    def forward(self, batch: StepBatch, token_sources: NDArray[np.int32] | None = None) -> Future[NDArray[np.float32]]:
+        """Start the first part of a step; see `Device`. EngineError if the device is closed."""
+        return self._submit(self._run_step, batch, token_sources)
+
+    def sample(self, forwarded: Future[NDArray[np.float32]], batch: StepBatch) -> Future[StepOutput]:
+        """Start the second part of a step; see `Device`. EngineError if the device is closed."""
+        return self._submit(self._run_sample, forwarded, batch)
 
     def result(self, ticket: Future[StepOutput]) -> StepOutput:
         """Wait for a step; see `Device`. EngineError if a native call failed."""
@@ -117,7 +125,7 @@ class CpuDevice:
 
     def logits(self, batch: StepBatch) -> NDArray[np.float32]:
         """Run one step and return the logits of the batch's `logit_rows`, [R, vocab_size]; nothing is sampled."""
-        return self._submit(lambda: self._run_step(batch).copy()).result()
+        return self._submit(lambda: self._run_step(batch, None).copy()).result()
 
     def close(self) -> None:
         """Stop the worker threads; a second call does nothing."""
@@ -130,11 +138,8 @@ class CpuDevice:
         except RuntimeError as error:
             raise EngineError("The device is closed", fix="open the artifact again") from error
 
-    def _run(self, batch: StepBatch, token_sources: NDArray[np.int32] | None) -> StepOutput:
-        if token_sources is not None:
-            fed = np.where(token_sources < 0, batch.token_ids, self._last_tokens.take(token_sources, mode="clip"))
-            batch = batch._replace(token_ids=fed)
-        logits = self._run_step(batch)
+    def _run_sample(self, forwarded: Future[NDArray[np.float32]], batch: StepBatch) -> StepOutput:
+        logits = forwarded.result()
         if batch.sampling is None:
             return _NO_TOKENS
         dims = {
@@ -153,8 +158,11 @@ class CpuDevice:
             top_logprobs=top["top_logprobs"].copy() if top else None,
         )
 
-    def _run_step(self, batch: StepBatch) -> NDArray[np.float32]:
+    def _run_step(self, batch: StepBatch, token_sources: NDArray[np.int32] | None) -> NDArray[np.float32]:
         """Call `@step`; the logits [R, vocab_size] stay in its arena until the next call."""
+        if token_sources is not None:
+            fed = np.where(token_sources < 0, batch.token_ids, self._last_tokens.take(token_sources, mode="clip"))
+            batch = batch._replace(token_ids=fed)
         num_rows = len(batch.logit_rows)
         rows = batch.logit_rows if num_rows >= self._min_rows else np.zeros(self._min_rows, np.int32)
         inputs = {

@@ -40,13 +40,37 @@ class Device(Protocol):
     cheap_tokens: int
 
     def launch(self, batch: StepBatch, token_sources: NDArray[np.int32] | None = None) -> Any:
-        """Start one step, which writes K and V of the batch's tokens and samples a token for each logit row.
+        """Start one step, which writes K and V of the batch's tokens and samples a token for each logit row: `sample`
+        of `forward`.
 
         Steps run in the order of their launches. Two may be unread at once.
 
         Args:
             token_sources: [T]: which row of the result of the last step that sampled is the token, or -1: it is in
                 `token_ids`. None: all of them are.
+
+        Returns:
+            A ticket for `result`.
+        """
+        ...
+
+    def forward(self, batch: StepBatch, token_sources: NDArray[np.int32] | None = None) -> Any:
+        """Start the first part of a step, which computes logits. Unless all is given up, `sample` comes before any
+        other step.
+
+        Args:
+            batch: whose `sampling` is not looked at. token_sources: see `launch`.
+
+        Returns:
+            What `sample` takes.
+        """
+        ...
+
+    def sample(self, forwarded: Any, batch: StepBatch) -> Any:
+        """Start the second part of a step, which samples.
+
+        Args:
+            batch: that of `forward`, with `sampling` unless it has no rows of logits.
 
         Returns:
             A ticket for `result`.

@@ -8,8 +8,8 @@ A step is planned and launched while the one before it runs:
 So the last token of a decoding request may be known to the device only, which feeds it to the next step itself. A
 request that turns out to have ended in step N is in step N+1 already: what that gives is dropped, and the pages are
 fenced until it has ended. Where sampling depends on the output so far (penalties, bad words of several tokens, logits
-processors, guides), and where drafts are verified (speculative decoding, runtime/speculation.py), the host reads step N
-before it plans N+1.
+processors, guides), step N+1 computes its logits while the host reads step N, and samples when it is told how. Where
+drafts are verified (speculative decoding, runtime/speculation.py), the host reads step N before it plans N+1.
 """
 
 from __future__ import annotations
@@ -193,6 +193,8 @@ class Engine:
         request = self._requests.pop(request_id, None)
         if request is not None:
             request.is_done = True
+            if request.row is not None:
+                self._sampler.forget(request.row)
             self._scheduler.remove(request)
 
     def step(self) -> list[RequestOutput]:
@@ -241,7 +243,7 @@ class Engine:
             assert schedule is not None
         launches = bool(len(schedule.decodes) or schedule.chunks)
         if launches:
-            self._launch(schedule)
+            outputs += self._launch(schedule)
             if self._sampler.errors:
                 outputs += self._end_failed()
         if len(self._flights) > launches:
@@ -251,20 +253,34 @@ class Engine:
 
     def _must_read(self) -> bool:
         """Whether the next step depends on what the one in flight gives."""
-        if self._flights[-1].plan.verified or self._sampler.needs_tokens[self._scheduler.rows].any():
-            return True
-        return self._speculator is not None and self._speculator.waits()
+        if self._speculator is None:
+            return False
+        return bool(self._flights[-1].plan.verified) or self._needs_tokens or self._speculator.waits()
 
-    def _launch(self, schedule: Schedule) -> None:
+    @property
+    def _needs_tokens(self) -> bool:
+        """Whether the sampling of some running request depends on its last token."""
+        return bool(self._sampler.needs_tokens[self._scheduler.rows].any())
+
+    def _launch(self, schedule: Schedule) -> list[RequestOutput]:
+        """Launch a step; return what the one in flight gave, if it had to be read to sample."""
         for request in schedule.admitted:
             self._note_start(request)
         plan = self._planner.plan(schedule)
         launched_at = time.perf_counter()
         self._kv_cache.pool.launched += 1
-        ticket = self._device.launch(plan.batch, plan.token_sources)
         self._scheduler.launched(schedule)
         self._planner.launched(plan)
-        self._flights.append(_Flight(ticket, plan, launched_at))
+        if not (self._flights and self._needs_tokens):
+            ticket = self._device.launch(self._planner.with_sampling(plan), plan.token_sources)
+            self._flights.append(_Flight(ticket, plan, launched_at))
+            return []
+        forwarded = self._device.forward(plan.batch, plan.token_sources)
+        self._flights.append(_Flight(None, plan, launched_at))
+        outputs = self._read()
+        ticket = self._device.sample(forwarded, self._planner.with_sampling(plan))
+        self._flights[-1] = self._flights[-1]._replace(ticket=ticket)
+        return outputs
 
     def _note_start(self, request: Request) -> None:
         """Note that a request has been given a row, for the first time or again."""

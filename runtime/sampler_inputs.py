@@ -143,15 +143,12 @@ class SamplerTable:
         """Write the row of a request that has just been given one."""
         row, params = request.row, request.params
         assert row is not None
-        self._floats[:, row] = [getattr(params, name) for name in _FLOATS]
         self._top_k[row] = params.top_k
         self._seeds[row] = np.array([request.seed], "<u8").view("<i4")
         self._num_prompt_tokens[row] = request.num_prompt_tokens
         self.num_top[row] = params.logprobs or 0
-        self._histories.pop(row, None)
-        self._biases.pop(row, None)
-        self._guides.pop(row, None)
-        self._allowed.pop(row, None)
+        self.forget(row)
+        self._floats[:, row] = [getattr(params, name) for name in _FLOATS]
         if params.allowed_token_ids:
             self._allowed[row] = _bits_of_others(params.allowed_token_ids, self._vocab_size)
         if params.uses_penalties:
@@ -162,6 +159,13 @@ class SamplerTable:
             self._guides[row] = request.guide.matcher(request.token_ids[request.num_prompt_tokens :])
         is_late = row in self._biases and self._biases[row].needs_tokens
         self.needs_tokens[row] = params.uses_penalties or is_late or request.guide is not None
+
+    def forget(self, row: int) -> None:
+        """Let a row sample anything: its request has ended, or another one comes."""
+        self.needs_tokens[row] = False
+        self._floats[:, row] = _GREEDY[:, 0]
+        for states in (self._histories, self._biases, self._guides, self._allowed):
+            states.pop(row, None)
 
     @property
     def observes(self) -> bool:

@@ -35,12 +35,23 @@ class Verification(NamedTuple):
         return self.first + 1 + len(self.drafts)
 
 
+class SampledRows(NamedTuple):
+    """Rows of logits that are sampled; see `SamplerTable.gather`. N of them."""
+
+    logit_rows: I32  # [N]
+    rows: I32  # [N]
+    known: I32  # [N]
+    drafts: list[tuple[int, ...]]  # N, or none
+
+
 class StepPlan(NamedTuple):
     """One step, ready to be launched.
 
     Attributes:
         token_sources: see `Device.launch`.
-        sampled: whose tokens the first rows of its result are; `rows`: theirs.
+        batch: but for `sampling`.
+        sampled: whose tokens the first rows of its result are.
+        rows: those that are sampled for outputs; `forced`: tokens of the rows behind them.
         verified: what the rows after those are about.
         scored: whose prompts the rows after those are about, and how many of them.
         filled: whose pages it fills, and how many tokens of each, with drafts, are in the cache when it has ended.
@@ -49,7 +60,8 @@ class StepPlan(NamedTuple):
     batch: StepBatch
     token_sources: I32 | None
     sampled: list[Request]
-    rows: I32
+    rows: SampledRows
+    forced: I32
     verified: list[Verification]
     scored: list[tuple[Request, int]]
     filled: list[tuple[Request, int]]
@@ -60,15 +72,6 @@ class StepPlan(NamedTuple):
         return self.verified[-1].end if self.verified else len(self.sampled)
 
 
-class _Rows(NamedTuple):
-    """Rows of logits that are sampled; see `SamplerTable.gather`. N of them."""
-
-    logit_rows: I32  # [N]
-    rows: I32  # [N]
-    known: I32  # [N]
-    drafts: list[tuple[int, ...]]  # N, or none
-
-
 class StepPlanner:
     """Plans steps, and knows where the device has the tokens that the host does not know yet."""
 
@@ -77,7 +80,7 @@ class StepPlanner:
         self._sources: I32 = np.full(len(scheduler.known), -1, np.int32)  # by row: its place in the last result
 
     def plan(self, schedule: Schedule) -> StepPlan:
-        """Return the plan of a step that computes something."""
+        """Return the plan of a step that computes something; how it samples is left to `with_sampling`."""
         self._admit(schedule.admitted)
         decodes, chunks, scheduler = schedule.decodes, schedule.chunks, self._scheduler
         num_decodes = len(decodes)
@@ -90,7 +93,7 @@ class StepPlanner:
             places = np.concatenate([places, np.array(sampling, np.int32)])
             sampled = requests[:num_decodes] + [requests[place] for place in sampling]
         rows, known = layout.rows.take(places), layout.context_lens.take(places)
-        plain = sampled_rows = _Rows(layout.query_start[1:].take(places) - np.int32(1), rows, known, [])
+        plain = sampled_rows = SampledRows(layout.query_start[1:].take(places) - np.int32(1), rows, known, [])
         verified = _verified(chunks, len(sampled))
         if verified:
             sampled_rows = _with_drafts(plain, verified, layout, num_decodes)
@@ -107,16 +110,24 @@ class StepPlanner:
             query_start=layout.query_start,
             context_lens=layout.context_lens,
             logit_rows=logit_rows,
-            sampling=self._sampler.gather(*sampled_rows[1:], forced) if len(logit_rows) else None,
+            sampling=None,
             top_logprobs=reports or any(request.params.prompt_logprobs for request, _ in scored),
         )
-        return StepPlan(batch, sources, sampled, rows, verified, scored, self._filled(layout, requests))
+        filled = self._filled(layout, requests)
+        return StepPlan(batch, sources, sampled, sampled_rows, forced, verified, scored, filled)
+
+    def with_sampling(self, plan: StepPlan) -> StepBatch:
+        """Return the batch of a plan, with the sampling of what the host knows now."""
+        if not len(plan.batch.logit_rows):
+            return plan.batch
+        return plan.batch._replace(sampling=self._sampler.gather(*plan.rows[1:], plan.forced))
 
     def launched(self, plan: StepPlan) -> None:
         """Note that a step has been launched."""
         if len(plan.batch.logit_rows):
             self._sources.fill(-1)
-            self._sources[plan.rows] = counting(len(plan.rows))
+            rows = plan.rows.rows[: len(plan.sampled)]
+            self._sources[rows] = counting(len(rows))
 
     def forget_sources(self) -> None:
         """The device has no tokens that the host lacks."""
@@ -163,12 +174,12 @@ def _verified(chunks: Sequence[Chunk], first: int) -> list[Verification]:
     return verified
 
 
-def _with_drafts(plain: _Rows, verified: Sequence[Verification], layout: Layout, num_decodes: int) -> _Rows:
+def _with_drafts(plain: SampledRows, verified: Sequence[Verification], layout: Layout, num_decodes: int) -> SampledRows:
     """Return the rows of requests without drafts, and those of verifications, which follow the decodes in the step."""
     end = num_decodes + len(verified)
     starts = layout.query_start[num_decodes : end + 1]
     tokens = np.arange(starts[0], starts[-1], dtype=np.int32)
-    return _Rows(
+    return SampledRows(
         np.concatenate([plain.logit_rows, tokens]),
         np.concatenate([plain.rows, np.repeat(layout.rows[num_decodes:end], np.diff(starts))]),
         np.concatenate([plain.known, layout.positions[tokens] + np.int32(1)]),

@@ -81,6 +81,7 @@ class FakeDevice:
         self.last_tokens: I32 | None = None  # of the last step that sampled
         self._tickets: deque[tuple[int, StepBatch, I32 | None]] = deque()
         self._numbers = count()
+        self._forwarded: tuple[int, StepBatch, I32 | None] | None = None
         self.vocab_size = vocab_size
         self.memory = np.full((num_pages * page_size, 2), -1)  # [slot, (token, position)]
         self.failure: Exception | None = None
@@ -91,11 +92,23 @@ class FakeDevice:
         """What a step does first; for subclasses that take their time."""
 
     def launch(self, batch: StepBatch, token_sources: I32 | None = None) -> int:
+        return self.sample(self.forward(batch, token_sources), batch)
+
+    def forward(self, batch: StepBatch, token_sources: I32 | None = None) -> int:
+        self._forwarded = next(self._numbers), batch, token_sources
+        return self._forwarded[0]
+
+    def sample(self, forwarded: int, batch: StepBatch) -> int:
         """Steps run as late as they can: when their result is asked for."""
+        assert self._forwarded is not None
+        number, before, token_sources = self._forwarded
+        self._forwarded = None
+        assert number == forwarded
+        assert before[:7] == batch[:7], "the same arrays"
         self._check_shapes(batch)
-        self._tickets.append((next(self._numbers), batch, token_sources))
+        self._tickets.append((number, batch, token_sources))
         assert len(self._tickets) <= 2, "too many steps in flight"
-        return self._tickets[-1][0]
+        return number
 
     def result(self, ticket: int) -> StepOutput:
         number, batch, sources = self._tickets.popleft()

@@ -22,7 +22,7 @@ from warploom.runtime.cuda.architecture import choose_target
 from warploom.runtime.cuda.driver import Driver
 from warploom.runtime.cuda.graphs import GraphKey, Graphs
 from warploom.runtime.cuda.limits import CHEAP_TOKENS, DEFAULT_MEMORY_FRACTION, CacheBudget, step_limits
-from warploom.runtime.cuda.program import ENTRIES, FEED, LOGPROBS, SAMPLE, STEP, Program, named_entries
+from warploom.runtime.cuda.program import FEED, LOGPROBS, SAMPLE, STEP, Program, named_entries
 from warploom.runtime.cuda.results import Pending, ResultRing
 from warploom.runtime.cuda.step_shape import (
     StepShape,
@@ -121,13 +121,23 @@ class CudaDevice:
         self.driver.make_current()
         self._results.begin_step()
         shape = self.upload(batch, token_sources)
-        samples = batch.sampling is not None
-        reports = samples and batch.top_logprobs
-        fed = shape.bucket is not None or token_sources is not None
-        names = [name for name, runs in zip(ENTRIES, (fed, True, samples, reports), strict=True) if runs]
-        self.enqueue(shape, names)
-        results = (_REPORTED if reports else _SAMPLED) if samples else ()
-        return Ticket(self._results.collect(results, len(batch.logit_rows)))
+        self.enqueue(shape, _forward_names(shape, token_sources) + _sample_names(batch))
+        return self._ticket(batch)
+
+    def forward(self, batch: StepBatch, token_sources: I32 | None = None) -> None:
+        """Enqueue the first part of a step; see `Device` and `launch`."""
+        self.driver.make_current()
+        self._results.begin_step()
+        shape = self.upload(batch._replace(sampling=None), token_sources)
+        self.enqueue(shape, _forward_names(shape, token_sources))
+
+    def sample(self, forwarded: None, batch: StepBatch) -> Ticket:
+        """Enqueue the second part of a step; see `Device`. Its inputs are copied after the first part has read its."""
+        self.driver.make_current()
+        if batch.sampling is not None:
+            shape = self.upload(batch, None)
+            self.program.enqueue(_sample_names(batch), shape.dims)
+        return self._ticket(batch)
 
     def result(self, ticket: Ticket) -> StepOutput:
         """Wait for a step and return what it gave; once per ticket. DeviceError if the GPU has failed."""
@@ -178,6 +188,10 @@ class CudaDevice:
         if names:
             self.program.enqueue(names, shape.dims)
 
+    def _ticket(self, batch: StepBatch) -> Ticket:
+        """Enqueue the copies of a step's results."""
+        return Ticket(self._results.collect(tuple(_sample_names(batch)), len(batch.logit_rows)))
+
     def _open_gpu(self, artifact: Artifact, ordinal: int, api: Any) -> None:
         self.driver = driver = Driver(ordinal, api)
         self._resources.callback(driver.close)
@@ -217,6 +231,17 @@ class CudaDevice:
 
 _NO_TOKENS = StepOutput(np.empty(0, np.int32), np.empty(0, np.float32), None, None)
 _RESULTS = {SAMPLE: ("tokens", "logprobs"), LOGPROBS: ("top_tokens", "top_logprobs")}
-_SAMPLED, _REPORTED = (SAMPLE,), (SAMPLE, LOGPROBS)
 _WITHOUT_SAMPLE = (FEED, STEP)
 _PLAIN = (FEED, STEP, SAMPLE)
+
+
+def _forward_names(shape: StepShape, token_sources: I32 | None) -> list[str]:
+    """The entries of a step's first part."""
+    return [FEED, STEP] if shape.bucket is not None or token_sources is not None else [STEP]
+
+
+def _sample_names(batch: StepBatch) -> list[str]:
+    """The entries of a step's second part."""
+    if batch.sampling is None:
+        return []
+    return [SAMPLE, LOGPROBS] if batch.top_logprobs else [SAMPLE]

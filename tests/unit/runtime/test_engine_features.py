@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.runtime_fakes import EOS, VOCAB_SIZE, FakeDevice, answer_alone
 from warploom.errors import InvalidRequestError
 from warploom.runtime.engine import Engine
 from warploom.runtime.request import Request
 from warploom.runtime.sampling_params import SamplingParams, one_each
+from warploom.runtime.step_batch import StepBatch
 
 MAX_CONTEXT = 60
 
@@ -229,6 +231,30 @@ def test_biases_are_bounded_together() -> None:
     engine = Engine(FakeDevice(vocab_size=4096), vocab_size=4096, max_context=40, eos_token_ids=[EOS])
     with pytest.raises(InvalidRequestError, match="too many together"):
         engine.new_request([5], seeded(1, logit_bias=dict.fromkeys(range(1024), 1.0)), bad_words=[[2000]])
+
+
+class Watched(FakeDevice):
+    """Notes how many steps are unread when another one begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unread: list[int] = []
+
+    def forward(self, batch: StepBatch, token_sources: NDArray[np.int32] | None = None) -> int:
+        self.unread.append(len(self._tickets))
+        return super().forward(batch, token_sources)
+
+
+@pytest.mark.parametrize("more", [{"repetition_penalty": 1.5}, {"bad_words": ["x"]}])
+def test_what_depends_on_the_output_is_sampled_when_it_is_known_and_computed_before(more: dict[str, Any]) -> None:
+    device = Watched()
+    engine = make_engine(device)
+    word = [[1, 2]] if "bad_words" in more else []
+    requests = [add(engine, [5], seeded(seed, max_tokens=9 + 5 * seed, **more), bad_words=word) for seed in range(2)]
+    finish(engine)
+    assert device.unread == [0] + [1] * 13, "the step before is not read yet"
+    for seed, request in enumerate(requests):
+        assert output(request) == answer_alone([5], seeded(seed, max_tokens=9 + 5 * seed), MAX_CONTEXT)[0]
 
 
 def test_the_next_step_is_launched_before_the_last_ones_tokens_are_known() -> None:

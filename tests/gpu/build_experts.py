@@ -18,13 +18,15 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernels.expert_mlp import MlpProblem, lower
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem, Gate
 from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile, choices_for
+from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.ir.dims import dim
 from warploom.ir.types import DType
 from warploom.tools.tuning_programs import Programs
 
 TARGET = CudaTarget("sm_90")
-ARRAYS = ("x", "experts", "shares", "residual", "out", "first_w", "first_bias", "second_w", "second_bias")
-SHARED = ARRAYS[:5]
+SHARED = ("x", "experts", "shares", "residual", "out")
+OWN = ("w", "scale", "bias")
+ARRAYS = (*SHARED, *(f"{part}_{name}" for part in ("first", "second") for name in OWN))
 
 
 def mixture(
@@ -39,12 +41,29 @@ def mixture(
 
 
 QWEN3_30B = mixture(128, 8, 2048, 768, DType.F32)
+
+
+def quantized(problem: MlpProblem, dtype: DType, group: int, scale: DType) -> MlpProblem:
+    """The same with weights of few bits; a group of 0 is a row."""
+    parts = (problem.first, problem.second)
+    first, second = (replace(p, weight=Weight(dtype, p.k // (group or p.k), scale)) for p in parts)
+    return replace(problem, first=first, second=second)
+
+
+SMALL = mixture(12, 4, 512, 384)
 CHECKED = {
     "qwen3_30b": QWEN3_30B,
     "mixtral": mixture(8, 2, 512, 1792),
     "ragged": mixture(7, 3, 200, 37, DType.F32),
     "alone": mixture(60, 4, 256, 176, residual=False),
     "gpt_oss": mixture(32, 4, 360, 320, bias=DType.BF16, gate=Gate(1.702, 7.0)),
+    "i8": quantized(SMALL, DType.I8, 0, DType.F32),
+    "f8": quantized(SMALL, DType.F8, 0, DType.F32),
+    "i4": quantized(SMALL, DType.I4, 32, DType.F16),
+}
+TIMED = {
+    "qwen3_30b_i4": quantized(QWEN3_30B, DType.I4, 32, DType.F16),
+    "qwen3_30b_f8": quantized(QWEN3_30B, DType.F8, 0, DType.F32),
 }
 
 
@@ -57,9 +76,7 @@ class ExpertPrograms(Programs):
         """Every choice as a program, the first from `begin` tokens on."""
         places = {array: Slot("input", index) for index, array in enumerate(ARRAYS)}
         shared = {array: places[array] for array in SHARED}
-        slots = {
-            part: shared | {array: places[f"{part}_{array}"] for array in ("w", "bias")} for part in ("first", "second")
-        }
+        slots = {part: shared | {array: places[f"{part}_{array}"] for array in OWN} for part in ("first", "second")}
         found = lower(problem, slots, dim("T"), choices, TARGET)
         for choice, variant in zip(choices, found.variants, strict=True):
             self.specs |= {step.spec.name: step.spec for step in variant.steps}
@@ -91,9 +108,9 @@ def _place(slot: Slot) -> str | int:
 
 def gemv_candidates(chosen: ExpertChoice) -> Iterator[ExpertChoice]:
     """One product's tile at a time."""
-    for tile in ((2, 1024, 4, 4), (2, 512, 4, 2), (1, 2048, 1, 4), (1, 1024, 2, 2), (4, 512, 4, 4), (2, 2048, 1, 8)):
+    for tile in ((1, 1024, 2, 4), (1, 2048, 1, 4), (2, 1024, 2, 2), (1, 1024, 2, 2)):
         yield replace(chosen, first=ExpertGemvTile(*tile))
-    for tile in ((2, 256, 24, 2), (2, 256, 8, 2), (1, 256, 24, 1), (4, 256, 12, 4), (1, 1024, 8, 4), (2, 1024, 8, 8)):
+    for tile in ((2, 256, 6, 2), (2, 256, 4, 2), (1, 256, 8, 1), (4, 256, 8, 4), (2, 128, 8, 1)):
         yield replace(chosen, second=ExpertGemvTile(*tile))
 
 
@@ -101,8 +118,8 @@ def gemm_candidates(chosen: ExpertChoice) -> Iterator[ExpertChoice]:
     """One product's tile at a time, of few tokens or of many."""
     assert isinstance(chosen.first, ExpertGemmTile)
     block_t = chosen.first.block_t
-    few = ((64, 64, 4, 6), (64, 128, 4, 3), (64, 256, 4, 3), (128, 64, 4, 4), (128, 128, 4, 3), (128, 128, 8, 3))
-    many = ((128, 64, 8, 3), (128, 64, 4, 4), (256, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 4))
+    few = ((128, 64, 4, 5), (128, 128, 4, 2), (128, 128, 4, 3), (256, 64, 4, 3))
+    many = ((128, 64, 4, 3), (128, 64, 8, 3), (256, 64, 8, 3), (256, 64, 8, 4), (128, 64, 8, 4))
     for n, k, warps, stages in few if block_t <= 32 else many:
         tile = ExpertGemmTile(n, block_t, k, warps, stages, tma=True)
         yield replace(chosen, first=tile)
@@ -114,6 +131,8 @@ def collect(sweep: bool) -> ExpertPrograms:
     collection = ExpertPrograms(TARGET)
     for name, problem in CHECKED.items():
         collection.add_mixture("check", name, problem, choices_for(problem.first, problem.second, TARGET))
+    for name, problem in TIMED.items() if sweep else ():
+        collection.add_mixture("bench", name, problem, choices_for(problem.first, problem.second, TARGET))
     chosen = choices_for(QWEN3_30B.first, QWEN3_30B.second, TARGET)
     begin = 1
     for choice in chosen if sweep else ():

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from linear_programs import make_weight, values_of
 
 from warploom.tools.kernel_launcher import Graph, number
 from warploom.tools.tuning_runs import LoadedPrograms
@@ -34,9 +36,6 @@ def make_arrays(p: Row, room: int) -> Arrays:
     first, second = p["first"], p["second"]
     out = DTYPES[p["out"]]
 
-    def normal(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-        return (torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * shape[-1] ** -0.5).to(dtype)
-
     arrays = {
         "x": torch.randn(room, first["k"], device="cuda", dtype=torch.bfloat16),
         "shares": torch.rand(room, first["choices"], device="cuda"),
@@ -44,7 +43,9 @@ def make_arrays(p: Row, room: int) -> Arrays:
         "out": torch.full((room, second["n"]), float("nan"), device="cuda", dtype=out),
     }
     for name, part in (("first", first), ("second", second)):
-        arrays[f"{name}_w"] = normal(part["experts"] * part["n"], part["k"])
+        arrays |= {
+            f"{name}_{key}": array for key, array in make_weight(part | {"n": part["experts"] * part["n"]}).items()
+        }
         arrays[f"{name}_bias"] = torch.randn(part["experts"], part["n"], device="cuda", dtype=torch.bfloat16)
     return arrays
 
@@ -55,6 +56,18 @@ def choose(p: Row, tokens: int) -> torch.Tensor:
     return torch.rand(tokens, first["experts"], device="cuda").argsort(1)[:, : first["choices"]].int().contiguous()
 
 
+def matrices(part: Row, arrays: Arrays, name: str) -> Callable[[int], torch.Tensor]:
+    """What the weight of an expert stands for, f32 [n, k]."""
+
+    def of(expert: int) -> torch.Tensor:
+        rows = slice(expert * part["n"], (expert + 1) * part["n"])
+        return values_of(
+            part, {key: arrays[f"{name}_{key}"][rows] for key in ("w", "scale") if f"{name}_{key}" in arrays}
+        ).float()
+
+    return of
+
+
 def reference(p: Row, arrays: Arrays, tokens: int) -> torch.Tensor:
     """The meaning, expert by expert, in f32."""
     first, second = p["first"], p["second"]
@@ -62,10 +75,10 @@ def reference(p: Row, arrays: Arrays, tokens: int) -> torch.Tensor:
     total = torch.zeros(tokens, second["n"], device="cuda")
     if p["residual"]:
         total += arrays["residual"][:tokens].float()
-    w = [arrays[f"{name}_w"].view(p[name]["experts"], p[name]["n"], -1) for name in ("first", "second")]
+    w = [matrices(p[name], arrays, name) for name in ("first", "second")]
     for expert in experts.unique().tolist():
         token, place = (experts == expert).nonzero(as_tuple=True)
-        both = x[token] @ w[0][expert].float().T
+        both = x[token] @ w[0](expert).T
         if first["bias"]:
             both += arrays["first_bias"][expert].float()
         gate, up = both.chunk(2, 1)
@@ -75,7 +88,7 @@ def reference(p: Row, arrays: Arrays, tokens: int) -> torch.Tensor:
             limit = first["gate"]["limit"]
             gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
             inner = gate * torch.sigmoid(first["gate"]["alpha"] * gate) * (up + 1)
-        y = inner @ w[1][expert].float().T
+        y = inner @ w[1](expert).T
         if second["bias"]:
             y += arrays["second_bias"][expert].float()
         total.index_add_(0, token, y * shares[token, place, None])
@@ -160,8 +173,8 @@ def main() -> int:
         p, end = program["problem"], program["end"] or 1 << 30
         if known != str(p):
             arrays, known = make_arrays(p, 4224), str(p)
-        checked = program["use"] == "check"
-        for tokens in (t for t in TOKENS if program["begin"] <= t <= end and (checked or t in (1, 8, 300, 1100))):
+        checked = program["use"] != "sweep"
+        for tokens in (t for t in TOKENS if program["begin"] <= t <= end and (checked or t in (1, 8, 300, 520, 1100))):
             try:
                 failures = bench.check(program, arrays, tokens, 4224)
             except RuntimeError as error:

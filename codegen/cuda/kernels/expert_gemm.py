@@ -2,7 +2,7 @@
 
 A block computes some rows of one expert's W times some of its tokens. W is the left side of the product, as in
 `skinny_gemm`: tokens can be as few as 8, and numbers of few bits become bf16 in registers, from where Hopper's wgmma
-takes its left side.
+takes its left side. One warp group must do for those: with two, such products were found to race (Triton 3.6, H100).
 
 The grid is as large as any choice of experts may need; blocks that have nothing to do end at once.
 """
@@ -58,11 +58,11 @@ class ExpertGemmSpec:
 
     @property
     def _weight_map(self) -> TensorMap:
-        """[parts of all experts, width, k]: one copy brings rows of gate and of up."""
+        """[parts of all experts, width, k]: a copy brings rows of one part, whose products are sums of their own."""
         p, t = self.problem, self.tile
         parts = len(p.parts)
         shape = (parts * p.experts, p.width, p.k)
-        return TensorMap("w", DType.BF16, shape, (parts, self.block_out, t.block_k))
+        return TensorMap("w", DType.BF16, shape, (1, self.block_out, t.block_k))
 
     @property
     def dims(self) -> tuple[str, ...]:

@@ -76,19 +76,21 @@ def gemv_tile(problem: ExpertProblem) -> ExpertGemvTile:
     block = next((size for size in (1024, 512, 256) if stored % size == 0), min(longest, 512))
     if problem.gate is not None:
         return ExpertGemvTile(2, block, 4, 4 if block >= 512 else 2)
-    return ExpertGemvTile(2, block, max(4, 3072 // block), max(1, block // 128))
+    return ExpertGemvTile(2, block, max(4, 2048 // block), max(1, block // 128))
 
 
 def gemm_tile(problem: ExpertProblem, block_t: int, target: CudaTarget) -> ExpertGemmTile:
     """A tile for blocks of `block_t` tokens."""
-    large = target.shared_bytes > LARGE
+    large, parts = target.shared_bytes > LARGE, len(problem.parts)
     if not problem.is_plain:
-        return ExpertGemmTile(64 if block_t <= 64 else 128, block_t, 0, 4 if block_t <= 64 else 8, 3)
+        return ExpertGemmTile(64 * parts, block_t, 0, 4, 3 if block_t <= 64 else 2)
     if not large:
         return ExpertGemmTile(64, block_t, 64 if block_t <= 32 else 32, 4, 3)
     tma = target.has_tma and problem.k % 8 == 0
+    if block_t <= 16:
+        return ExpertGemmTile(64 * parts, block_t, 128, 4, 5 if parts == 1 else 3, tma)
     if block_t <= 32:
-        return ExpertGemmTile(64, block_t, 128, 4, 4, tma)
+        return ExpertGemmTile(64 * parts, block_t, 64 * 2 // parts, 4, 4 if parts == 1 else 5, tma)
     if block_t <= 64:
         return ExpertGemmTile(128, block_t, 64, 4, 4, tma)
-    return ExpertGemmTile(128, block_t, 64, 8, 4, tma)
+    return ExpertGemmTile(128 * parts, block_t, 64, 8, 4 if parts == 1 else 3, tma)

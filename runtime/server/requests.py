@@ -242,13 +242,18 @@ class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
 
 
+# Fields that ask for what this server does not do, unless their value is among these.
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "prompt_logprobs": (None,),
+    "suffix": (None, ""),
+    "prompt_embeds": (None,),
+    "chat_template": (None,),
+}
+
+
 def unsupported(request: GenerationRequest) -> str | None:
     """Return the name of a field that asks for what this server does not do, or None."""
-    neutral: dict[str, tuple[object, ...]] = {
-        "prompt_logprobs": (),
-        "suffix": ("",),
-        "prompt_embeds": (),
-        "chat_template": (),
-    }
-    given = ((name, getattr(request, name, None)) for name in neutral)
-    return next((name for name, value in given if value is not None and value not in neutral[name]), None)
+    for name, neutral in _UNSUPPORTED.items():
+        if getattr(request, name, None) not in neutral:
+            return name
+    return None

@@ -17,6 +17,7 @@ _LEAST_TOP_P = 1e-6
 _CHOICES = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
 )  # fmt: skip
+_PLAIN = SamplingParams()
 # Fields that mean something to beam search; the others of `SamplingParams` must not say anything.
 _OF_BEAMS = {
     "n", "best_of", "max_tokens", "ignore_eos", "stop_token_ids", "logprobs", "prompt_logprobs", "skip_special_tokens",
@@ -32,25 +33,26 @@ def completion_params(
     Raises:
         InvalidRequestError: a field is out of range, or asks for what is not supported.
     """
-    params = _common(request, defaults, limits)
-    if request.echo and request.logprobs is not None and request.stream and params.n > 1:
-        raise RequestError("n", "1, or no stream, when echo and logprobs are asked for", str(params.n))
-    tokens = _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
-    echoed = request.logprobs if request.echo else None
-    params = replace(
-        params, best_of=request.best_of, max_tokens=tokens, logprobs=request.logprobs, prompt_logprobs=echoed
-    )
-    return _searched(request, params)
+    if request.echo and request.logprobs is not None and request.stream and (request.n or 1) > 1:
+        raise RequestError("n", "1, or no stream, when echo and logprobs are asked for", str(request.n))
+    own: dict[str, Any] = {
+        "best_of": request.best_of,
+        "max_tokens": _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens,
+        "logprobs": request.logprobs,
+        "prompt_logprobs": request.logprobs if request.echo else None,
+    }
+    return _searched(request, _params(request, defaults, limits, own))
 
 
 def chat_params(request: ChatRequest, defaults: SamplingParams, limits: Limits) -> SamplingParams | BeamSearchParams:
     """Return the parameters of `/v1/chat/completions`; errors as `completion_params`."""
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs", "logprobs to be true as well")
-    params = _common(request, defaults, limits)
-    logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    params = replace(params, max_tokens=request.max_completion_tokens or request.max_tokens, logprobs=logprobs)
-    return _searched(request, params)
+    own: dict[str, Any] = {
+        "max_tokens": request.max_completion_tokens or request.max_tokens,
+        "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
+    }
+    return _searched(request, _params(request, defaults, limits, own))
 
 
 def _searched(request: GenerationRequest, params: SamplingParams) -> SamplingParams | BeamSearchParams:
@@ -79,7 +81,10 @@ def _searched(request: GenerationRequest, params: SamplingParams) -> SamplingPar
     )
 
 
-def _common(request: GenerationRequest, defaults: SamplingParams, limits: Limits) -> SamplingParams:
+def _params(
+    request: GenerationRequest, defaults: SamplingParams, limits: Limits, own: dict[str, Any]
+) -> SamplingParams:
+    """Return what both endpoints share, with `own` of one of them."""
     if name := unsupported(request):
         raise RequestError(name, "to be left out", what=f"The parameter {name} is not supported by this server")
     if request.stream_options and not request.stream:
@@ -104,8 +109,7 @@ def _common(request: GenerationRequest, defaults: SamplingParams, limits: Limits
         given["top_k"] = 0
     given = {name: value for name, value in given.items() if value is not None}
     chooses = request.use_beam_search or any(name in given for name in _CHOICES)
-    base = SamplingParams() if chooses else replace(defaults, max_tokens=None)
-    return replace(base, **given, max_tokens=None)
+    return replace(_PLAIN if chooses else defaults, **given, **own)
 
 
 def _logit_bias(request: GenerationRequest, limits: Limits) -> dict[int, float] | None:

@@ -108,6 +108,8 @@ class Service:
         Raises:
             RequestError: one is certainly longer than the context; that is known without encoding it.
         """
+        if not texts:
+            return []
         for text in () if cut else texts:
             self._check_chars(text, "prompt")
         tokenizer = self.llm.tokenizer

@@ -171,7 +171,8 @@ def with_template(factory: Any, template: str) -> Artifact:
         ("tool_choice", "auto"), ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("chat_template", "{{ 7 * 7 }}"), ("chat_template_kwargs", {"tools": 1}), ("chat_template_kwargs", {"a": [1]}),
         ("chat_template_kwargs", {"a b": 1}), ("chat_template_kwargs", {f"a{i}": 1 for i in range(20)}),
-        ("continue_final_message", "on"), ("documents", [{"text": 1}]), ("documents", [{}] * 1025), ("max_completion_tokens", 0), ("n", 500),
+        ("continue_final_message", "on"), ("documents", [{"text": 1}]), ("documents", [{}] * 1025),
+        ("max_completion_tokens", 0), ("n", 500),
     ],
 )  # fmt: skip
 def test_what_is_out_of_bounds_is_refused_by_name(running: Running, field: str, value: Any) -> None:

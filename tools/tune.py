@@ -38,7 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run = steps.add_parser("run", help="time candidates on this machine's GPU")
     run.add_argument("folder", type=Path, metavar="FOLDER")
     run.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.json")
-    run.add_argument("--seconds", type=float, default=600.0, metavar="N", help="at most (default: %(default)s)")
+    run.add_argument(
+        "--seconds",
+        type=float,
+        default=600.0,
+        metavar="N",
+        help="at most (default: %(default)s); layers unfinished then are left out",
+    )
     run.set_defaults(run=_run)
     select = steps.add_parser("select", help="write the fastest into a tuning table")
     select.add_argument("timings", type=Path, nargs="+", metavar="TIMINGS.json", help="of a tile timed twice, the last")

@@ -115,7 +115,8 @@ def time_folder(folder: Path, seconds: float, report: Callable[[str], None]) -> 
     """Time all programs.
 
     Args:
-        seconds: after which no further program is begun.
+        seconds: the most to take. Layers that are not finished then are left out: of half the candidates the fastest
+            may be a bad one.
 
     Returns:
         What `codegen.cuda.selection.Timing` says: key, tokens, us, choice.
@@ -128,30 +129,34 @@ def time_folder(folder: Path, seconds: float, report: Callable[[str], None]) -> 
         layer = [program for program in loaded.programs if program["key"] == key]
         memory = DeviceMemory(driver)
         weights = _make_weights(driver, memory, layer[0])
+        found = list[Row]()
         for program in layer:
+            if time.monotonic() >= deadline:
+                break
             try:
-                timings += _time(loaded, memory, program, weights, deadline)
+                found += _time(loaded, memory, program, weights)
             except RuntimeError as error:
                 report(f"{key}: {msgspec.json.encode(program['choice']).decode()}: {error}")
         driver.call("cuStreamSynchronize", stream)
         loaded.drop_kernels()
         memory.free()
+        if time.monotonic() >= deadline:
+            report(f"{key}: not finished after {seconds:.0f} s, left out")
+            break
+        timings += found
         report(f"{key}: {len(layer)} candidates")
     return timings
 
 
-def _time(
-    loaded: LoadedPrograms, memory: DeviceMemory, program: Row, weights: list[dict[str, int]], deadline: float
-) -> Iterator[Row]:
+def _time(loaded: LoadedPrograms, memory: DeviceMemory, program: Row, weights: list[dict[str, int]]) -> Iterator[Row]:
     """The timings of one program."""
     room, temps = room_of(program), []
     for index, temp in enumerate(program["temps"]):
         size = prod(number(extent, room) for extent in temp["shape"]) * numpy_dtype(temp["dtype"]).itemsize
         temps.append(memory.take_zeroed(f"temp {index}", size))
     for tokens in timed_tokens(program):
-        if time.monotonic() < deadline:
-            us = 1e6 * loaded.seconds(program, weights, temps, tokens, room)
-            yield {"key": program["key"], "tokens": tokens, "us": us, "choice": program["choice"]}
+        us = 1e6 * loaded.seconds(program, weights, temps, tokens, room)
+        yield {"key": program["key"], "tokens": tokens, "us": us, "choice": program["choice"]}
     for index in range(len(temps)):
         memory.give_back(f"temp {index}")
 

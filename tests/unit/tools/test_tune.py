@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import mlir.ir as mlir
 import msgspec
@@ -18,6 +19,7 @@ from warploom.codegen.cuda.selection import Timing, select
 from warploom.codegen.cuda.tuning import Table, key_of
 from warploom.ir.context import new_context
 from warploom.ir.types import DType
+from warploom.tools import tuning_runs
 from warploom.tools.cli import main
 from warploom.tools.tuning_programs import Programs, problems_of
 from warploom.tools.tuning_runs import timed_tokens
@@ -115,3 +117,34 @@ def test_the_fastest_are_chosen_and_other_layers_stay(tmp_path: Path) -> None:
 def test_a_later_time_of_a_tile_replaces_an_earlier_one() -> None:
     rows = [*timings("8x8", {(GEMM, 4096): 90, (SMALL_GEMM, 4096): 80}), *timings("8x8", {(GEMM, 4096): 70})]
     assert select(msgspec.convert(rows, list[Timing])).linear["8x8"][-1].tile == GEMM
+
+
+def test_a_layer_that_was_not_finished_in_time_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: a driver and kernels that do nothing, a clock that a run moves on by a second."""
+    programs = Programs(SM_90)
+    for name, n in (("first", 4096), ("second", 2048)):
+        for tile in (GEMM, SMALL_GEMM):
+            programs.add("sweep", name, LinearProblem(n, 2048), (Choice(None, tile),))
+    programs.write(tmp_path, compiled=())
+    clock = [0.0]
+
+    class Loaded(tuning_runs.LoadedPrograms):
+        def __init__(self, folder: Path, stream: int) -> None:
+            self.programs, self._kernels = json.loads((folder / "programs.json").read_text())["programs"], {}
+
+        def seconds(self, *arguments: object) -> float:
+            clock[0] += 1
+            return 1e-6
+
+    driver = MagicMock()
+    driver.return_value.call.return_value = 0
+    for name, fake in (("Driver", driver), ("DeviceMemory", MagicMock())):
+        monkeypatch.setattr(tuning_runs, name, fake)
+    monkeypatch.setattr(tuning_runs, "LoadedPrograms", Loaded)
+    monkeypatch.setattr(tuning_runs, "fill_with_noise", MagicMock())
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    lines: list[str] = []
+    rows = tuning_runs.time_folder(tmp_path, 1.5 * len(tuning_runs.MANY) * 2, lines.append)
+    assert {row["key"] for row in rows} == {key_of(LinearProblem(4096, 2048))}
+    assert len(rows) == 2 * len(tuning_runs.MANY)
+    assert "left out" in lines[-1]

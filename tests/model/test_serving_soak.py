@@ -20,6 +20,7 @@ from warploom.compiler import compile
 from warploom.errors import DeadlineError, QueueFullError
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.async_llm import AsyncLLM
+from warploom.runtime.beam_search import BeamSearchParams
 from warploom.runtime.output import Delta
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.speculative_config import SpeculativeConfig
@@ -54,17 +55,19 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return compile(folder, out=folder / "artifact", dummy_weights=True)
 
 
-def random_request(rng: random.Random) -> tuple[list[int], dict[str, Any], SamplingParams]:
+def random_request(rng: random.Random) -> tuple[list[int], dict[str, Any], SamplingParams | BeamSearchParams]:
     """A prompt that often shares its beginning with others, how it is sent, and how it is sampled."""
     stem = [rng.choice([7, 8, 9])] * rng.choice([0, 16, 40])
     prompt = stem + [rng.randrange(3, VOCAB) for _ in range(rng.randint(1, 30))]
     kinds: list[dict[str, Any]] = [
         {}, {"temperature": 0}, {"n": 3}, {"n": 1, "best_of": 2}, {"logprobs": 3}, {"prompt_logprobs": 1},
         {"repetition_penalty": 1.2, "presence_penalty": 0.5}, {"min_tokens": 3}, {"stop": ["a", "b"]},
-        {"logit_bias": {5: 10.0}, "top_k": 5}, {"bad_words": ["ab", "c"]},
+        {"logit_bias": {5: 10.0}, "top_k": 5}, {"bad_words": ["ab", "c"]}, {"allowed_token_ids": [5, 6, 7, 300]},
         {"logits_processors": [lambda prompt, output: dict.fromkeys(output[-2:], -5.0)]},
     ]  # fmt: skip
-    params = SamplingParams(max_tokens=rng.randint(3, 24), **rng.choice(kinds))
+    params: SamplingParams | BeamSearchParams = SamplingParams(max_tokens=rng.randint(3, 24), **rng.choice(kinds))
+    if rng.random() < 0.05:
+        params = BeamSearchParams(beam_width=3, n=rng.randint(1, 3), max_tokens=rng.randint(1, 12))
     sending = {"priority": rng.choice([0, 0, 0, 1, -1]), "cache_salt": rng.choice(["", "", "tenant"])}
     return prompt, sending, params
 
@@ -99,7 +102,7 @@ class Soak:
         else:
             self.count("left" if leaves_after is not None else "read")
             if leaves_after is None:
-                assert sum(delta.finish_reason is not None for delta in deltas) == params.n
+                assert sum(delta.finish_reason is not None for delta in deltas) == stream.num_answers
 
     def count(self, what: str) -> None:
         """Count one of it."""

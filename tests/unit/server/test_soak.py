@@ -40,7 +40,9 @@ def random_request(rng: random.Random) -> tuple[str, dict[str, Any]]:
     }  # fmt: skip
     if rng.random() < 0.1:
         body["max_tokens"] = 10**7 * rng.choice([-1, 1])  # refused, or until the context is full
-    if rng.random() < 0.3:
+    if rng.random() < 0.05:
+        body |= {"use_beam_search": True}
+    elif rng.random() < 0.3:
         body |= {"logprobs": 2, "stop": ["a"]}
     if rng.random() < 0.5:
         return "/v1/completions", {**body, "prompt": text}

@@ -44,6 +44,7 @@ ROWS = {
     "int8": Row("int8", limit=0.003),
     "fp8": Row("fp8", limit=0.01),
     "fp8-kv": Row("bf16", "fp8", limit=0.005),
+    "int8-kv": Row("bf16", "int8"),
     "int4": Row("lm_head=int8,*=int4"),
     "int4-awq": Row("lm_head=int8,*=int4:awq", limit=0.06),
 }

@@ -43,6 +43,10 @@ class Backend(Protocol):
     def quantizations(self) -> tuple[str, ...]:
         """The weight formats that it has kernels for."""
 
+    @property
+    def kv_caches(self) -> tuple[str, ...]:
+        """The kinds of KV cache that its kernels of attention read."""
+
     def generate(self, module: mlir.Module, kv: KVInfo, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
         """Compile every entry of a fused module, whose cache is `kv`; add plan, code and sources to the artifact."""
 

@@ -227,7 +227,7 @@ def _num_pages(kv: KVInfo, kv_bytes: int | None, full: int, compiled: DimRange) 
 
 def _kv_cache(kv: KVInfo, num_pages: int) -> NDArray[Any]:
     dtype = numpy_dtype(kv.dtype)
-    page = [kv.tensors, kv.num_kv_heads, kv.page_size * kv.head_dim]
+    page = [kv.tensors, kv.num_kv_heads, kv.block]
     cache = anonymous_array([kv.num_layers, num_pages, *page], dtype)
     if cache.nbytes != num_pages * kv.bytes_per_page:
         raise ArtifactError(

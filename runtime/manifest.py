@@ -55,9 +55,10 @@ class GenerationInfo(msgspec.Struct, frozen=True):
 
 
 class KVInfo(msgspec.Struct, frozen=True):
-    """The KV cache: [num_layers, pages, tensors, num_kv_heads, page_size * head_dim] of `dtype` (a plan dtype).
+    """The KV cache: [num_layers, pages, tensors, num_kv_heads, block] of `dtype` (a plan dtype).
 
-    `tensors` is 2, keys and values, or 1: rows that are both.
+    `tensors` is 2, keys and values, or 1: rows that are both. A `block` is page_size * head_dim numbers and, of i8, an
+    exponent for each token.
     """
 
     num_layers: Positive
@@ -67,6 +68,11 @@ class KVInfo(msgspec.Struct, frozen=True):
     dtype: str
     bytes_per_page: Positive
     tensors: Positive = 2
+
+    @property
+    def block(self) -> int:
+        """Numbers of a page of one head."""
+        return self.page_size * (self.head_dim + (1 if self.dtype == "i8" else 0))
 
     def pages(self, num_tokens: int) -> int:
         """Return how many pages one sequence of `num_tokens` takes."""

@@ -62,7 +62,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=Path, metavar="FILE", help="a text for schemes that want one, such as int4:awq"
     )
     parser.add_argument(
-        "--kv-cache", default="auto", choices=["auto", "fp8"], help="fp8: a cache of half the size (CUDA, sm_89 on)"
+        "--kv-cache",
+        default="auto",
+        choices=["auto", "fp8", "int8"],
+        help="a cache of half the size: fp8 (CPU, slow; CUDA, sm_89 on), int8 (CPU)",
     )
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="most tokens of one sequence (default: what the model can)"

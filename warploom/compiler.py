@@ -28,6 +28,7 @@ from warploom.ir.function import functions, path_of
 from warploom.ir.interpreter import evaluate_exports
 from warploom.ir.ops.experts import expert_linear
 from warploom.ir.ops.kv_write import kv_write
+from warploom.ir.ops.paged_cache import block_size
 from warploom.ir.ops.parameters import checkpoint as checkpoint_op
 from warploom.ir.rewrite import entries, is_op
 from warploom.ir.types import DType, type_of
@@ -53,7 +54,7 @@ TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 MAX_SEQUENCES = 1024  # running at once, at most; devices take fewer by default
 
 
-KV_CACHES = {"auto": None, "fp8": DType.F8}
+KV_CACHES = {"auto": None, "fp8": DType.F8, "int8": DType.I8}
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class _Job:
     @property
     def kv(self) -> KVInfo:
         geometry, cache = self.geometry, self.cache
-        block_bytes = geometry.num_kv_heads * geometry.head_dim * cache.page_size * cache.dtype.numpy.itemsize
+        block = block_size(cache.page_size, geometry.head_dim, cache.dtype)
+        assert isinstance(block, int)
+        block_bytes = geometry.num_kv_heads * block * cache.dtype.numpy.itemsize
         return KVInfo(
             num_layers=geometry.num_layers,
             num_kv_heads=geometry.num_kv_heads,
@@ -114,8 +117,9 @@ def compile(
             docs/quantization.md), or schemes by pattern of module paths, of which the first that fits counts:
             `{"lm_head": "bf16", "model.layers.0.*": "int8", "*": "int4"}`.
             Activations are f32 on the CPU and bf16 on CUDA.
-        kv_cache: `auto`, which is f32 for the quantization `f32` and bf16 otherwise, or `fp8`: E4M3 numbers without a
-            scale, half of the memory; on CUDA from sm_89 on, and slow on the CPU.
+        kv_cache: `auto`, which is f32 for the quantization `f32` and bf16 otherwise. Half of the memory: `fp8`, E4M3
+            numbers without a scale, on CUDA from sm_89 on, and slow on the CPU; `int8`, each head of a token on a
+            scale of its own, on the CPU.
         deterministic: a request's tokens never depend on what else is in the batch, at some cost in speed. On the CPU
             they never do; on CUDA, without it, equal batches give equal tokens.
         out: the artifact's folder; default: `<model name>-<quantization>.warploom` in the working directory.
@@ -136,10 +140,10 @@ def compile(
     load_plugins(plugins)
     rules = Rules(quantization)
     backends = _backends([target] if isinstance(target, str) else target, rules, deterministic)
-    _check_cache(kv_cache)
     progress("reading the checkpoint", 0.0)
     checkpoint = dummy_checkpoint(model_id) if dummy_weights else open_checkpoint(model_id)
     geometry = geometry_of(checkpoint.config)
+    _check_cache(kv_cache, geometry, backends)
     context = _context(geometry, max_context)
     folder = Path(out) if out is not None else Path(f"{_model_name(model_id)}-{_file_name(rules)}.warploom")
     targets: dict[str, TargetInfo] = {}
@@ -178,9 +182,18 @@ def _backends(targets: Sequence[str], rules: Rules, deterministic: bool) -> list
     return backends
 
 
-def _check_cache(kv_cache: str) -> None:
+def _check_cache(kv_cache: str, geometry: Geometry, backends: Sequence[Backend]) -> None:
     if kv_cache not in KV_CACHES:
         raise CompileError("unknown kind of KV cache", expected=", ".join(KV_CACHES), found=repr(kv_cache))
+    for backend in backends:
+        kinds = backend.kv_caches if geometry.kv_tensors == 2 else ("auto",)
+        if kv_cache not in kinds:
+            raise CompileError(
+                f"{backend.target.name} has no kernels for an {kv_cache} cache of this model",
+                expected=", ".join(kinds),
+                found=f"{kv_cache}, {'keys and values' if geometry.kv_tensors == 2 else 'latent rows'}",
+                fix="choose another kv_cache",
+            )
 
 
 def _check_quantization(backend: Backend, rules: Rules) -> None:

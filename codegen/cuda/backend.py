@@ -28,6 +28,7 @@ class CudaBackend:
     activation = DType.BF16
     max_tokens = 8192
     quantizations = ("bf16", "int8", "int4", "fp8", "mxfp4", "checkpoint")
+    kv_caches = ("auto", "fp8")
 
     def __init__(self, arch: str, deterministic: bool = False) -> None:
         """See `CudaTarget`; an unknown architecture, or a machine without Triton, is a CompileError."""

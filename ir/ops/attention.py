@@ -21,7 +21,7 @@ from warploom.ir.ops.paged_cache import (
     check_cache,
     gather_tokens,
     generate_paging,
-    view_pages,
+    read_pages,
 )
 from warploom.ir.ops.ragged import causal_mask, locate, visible_keys
 from warploom.ir.ops.reduce import dot_general, reduce_max, reduce_sum
@@ -108,7 +108,6 @@ class Attention(Op):
         alibi: float = 0.0,
     ) -> np.ndarray:
         """Sequence by sequence."""
-        pages = view_pages(kv, layer, q.shape[2], k_layout)
         out = np.zeros_like(q)
         group = q.shape[1] // kv.shape[3]
         for s, context in enumerate(context_lens):
@@ -116,7 +115,8 @@ class Attention(Op):
             if begin == end:
                 continue
             used = page_table[s, : -(-int(context) // page_size)]
-            keys, values = (_tokens(x[used], int(context), group).astype(q.dtype) for x in pages)
+            pages = read_pages(kv, layer, q.shape[2], k_layout, used)
+            keys, values = (_tokens(x, int(context), group).astype(q.dtype) for x in pages)
             scores = np.einsum("thd,hjd->htj", q[begin:end], keys) * q.dtype.type(scale)
             if softcap:
                 scores = q.dtype.type(softcap) * np.tanh(scores * q.dtype.type(1 / softcap))
@@ -187,7 +187,7 @@ class Attention(Op):
         heads, size, paging = generate_paging(choose)
         page_size = paging["page_size"]
         group, first, context = choose.integer(1, 3), choose.integer(1, 4), choose.integer(4, 2 * page_size)
-        kv = choose.input(cache_type(heads, size, page_size, choose.choice([DType.F32, DType.BF16])), -2, 2)
+        kv = choose.input(cache_type(heads, size, page_size, choose.choice([DType.F32, DType.BF16, DType.I8])), -2, 2)
         tokens = first + 1 + choose.integer(0, 1)
         table = choose.input(tensor((2, 2), DType.I32), 0, 3)
         starts, lens = (choose.input(tensor((1,), DType.I32), value, value) for value in (first, context))

@@ -4,6 +4,9 @@
 is [page_size, head_dim]; a key block is that (`token_major`) or its transpose (`dim_major`, so that consecutive
 numbers belong to consecutive tokens). Paging follows Kwon et al., SOSP 2023.
 
+A cache of i8 has blocks of page_size * (head_dim + 1): numbers as above, then one exponent for every token; see
+`int8_rows.py`.
+
 A cache of latent rows (see `latent_attention.py`) is [layers, C, 1, 1, page_size * width]: its blocks are
 [page_size, width], keys and values at once.
 """
@@ -19,35 +22,69 @@ from warploom.errors import IRError
 from warploom.ir.attributes import Kind
 from warploom.ir.dims import DimLike, equal, product
 from warploom.ir.op import Attribute, Chooser
+from warploom.ir.ops import int8_rows
 from warploom.ir.ops.elementwise import add, cast, mul
 from warploom.ir.ops.shape import broadcast, full, gather, iota, reshape, slice_axis, transpose
 from warploom.ir.types import DType, TensorType, tensor, type_of
 
-CACHE = frozenset({DType.F32, DType.BF16, DType.F8})
+CACHE = frozenset({DType.F32, DType.BF16, DType.F8, DType.I8})
 KEY_LAYOUTS = ("token_major", "dim_major")
 PAGING = (Attribute("layer", Kind.INT), Attribute("page_size", Kind.INT), Attribute("k_layout", Kind.STR))
+
+
+def block_size(page_size: int, head_dim: DimLike, dtype: DType) -> DimLike:
+    """Numbers of a page of one head, with the exponents of its tokens where they have such."""
+    return page_size * (head_dim + (1 if dtype is DType.I8 else 0))
 
 
 def view_pages(kv: np.ndarray, layer: int, head_dim: int, k_layout: str) -> tuple[np.ndarray, np.ndarray]:
     """Keys and values of one layer as writable views [C, kv_heads, page_size, head_dim], whatever the key layout."""
     count, _, heads, block = kv.shape[1:]
-    keys, values = kv[layer, :, 0], kv[layer, :, 1]
-    token_major = (count, heads, block // head_dim, head_dim)
+    page_size = block // (head_dim + (1 if kv.dtype == np.int8 else 0))
+    keys, values = (kv[layer, :, which, :, : page_size * head_dim] for which in (0, 1))
+    token_major = (count, heads, page_size, head_dim)
     if k_layout == "token_major":
         return keys.reshape(token_major), values.reshape(token_major)
-    return keys.reshape(count, heads, head_dim, block // head_dim).swapaxes(-1, -2), values.reshape(token_major)
+    return keys.reshape(count, heads, head_dim, page_size).swapaxes(-1, -2), values.reshape(token_major)
+
+
+def view_exponents(kv: np.ndarray, layer: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of the keys and values of one layer of an i8 cache, as writable views [C, kv_heads, page_size]."""
+    page_size = kv.shape[-1] // (head_dim + 1)
+    keys, values = (kv[layer, :, which, :, page_size * head_dim :] for which in (0, 1))
+    return keys, values
+
+
+def read_pages(kv: np.ndarray, layer: int, head_dim: int, k_layout: str, pages: np.ndarray) -> list[np.ndarray]:
+    """What the keys and values of some pages stand for, [P, kv_heads, page_size, head_dim] each."""
+    found = [numbers[pages] for numbers in view_pages(kv, layer, head_dim, k_layout)]
+    if kv.dtype != np.int8:
+        return found
+    exponents = view_exponents(kv, layer, head_dim)
+    return [int8_rows.values(q, e[pages]) for q, e in zip(found, exponents, strict=True)]
 
 
 def token_rows(kv: mlir.Value, layer: int, which: int, page_size: int, transposed: bool) -> mlir.Value:
     """Keys (0) or values (1) of one layer as [C * page_size, kv_heads, head_dim]."""
     _, count, _, heads, block = type_of(kv).shape
     assert isinstance(block, int)
-    size = block // page_size
+    size = block // page_size - (1 if type_of(kv).dtype is DType.I8 else 0)
     one = slice_axis(slice_axis(kv, axis=0, start=layer, stop=layer + 1), axis=2, start=which, stop=which + 1)
+    if size * page_size < block:
+        one = slice_axis(one, axis=4, start=0, stop=size * page_size)
     inner = (size, page_size) if transposed else (page_size, size)
     blocks = reshape(one, shape=(count, heads, *inner))
     order = (0, 3, 1, 2) if transposed else (0, 2, 1, 3)
     return reshape(transpose(blocks, permutation=order), shape=(count * page_size, heads, size))
+
+
+def token_exponents(kv: mlir.Value, layer: int, which: int, page_size: int) -> mlir.Value:
+    """Of the keys (0) or values (1) of one layer of an i8 cache, [C * page_size, kv_heads]."""
+    _, count, _, heads, block = type_of(kv).shape
+    assert isinstance(block, int)
+    one = slice_axis(slice_axis(kv, axis=0, start=layer, stop=layer + 1), axis=2, start=which, stop=which + 1)
+    last = reshape(slice_axis(one, axis=4, start=block - page_size, stop=block), shape=(count, heads, page_size))
+    return reshape(transpose(last, permutation=(0, 2, 1)), shape=(count * page_size, heads))
 
 
 def gather_tokens(
@@ -61,7 +98,10 @@ def gather_tokens(
     first = mul(pages, full(shape=(tokens, width), value=float(page_size), dtype="i32"))
     index = add(broadcast(first, shape=grid, dims=(0, 1)), iota(shape=grid, axis=2))
     flat = reshape(index, shape=(product(grid),))
-    return cast(reshape(gather(rows, flat), shape=(tokens, width * page_size, heads, size)), dtype="f32")
+    found = gather(rows, flat)
+    if type_of(kv).dtype is DType.I8:
+        found = int8_rows.core_values(found, gather(token_exponents(kv, layer, which, page_size), flat))
+    return cast(reshape(found, shape=(tokens, width * page_size, heads, size)), dtype="f32")
 
 
 def check_cache(kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_size: int, k_layout: str) -> None:
@@ -69,10 +109,11 @@ def check_cache(kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_
     if k_layout not in KEY_LAYOUTS:
         raise IRError("unknown key layout", expected=", ".join(KEY_LAYOUTS), found=k_layout)
     fits = kv.rank == 5 and isinstance(kv.shape[0], int) and 0 <= layer < kv.shape[0] and kv.shape[2] == 2
-    if not fits or not equal(kv.shape[3], heads) or not equal(kv.shape[4], page_size * size):
+    block = block_size(page_size, size, kv.dtype)
+    if not fits or not equal(kv.shape[3], heads) or not equal(kv.shape[4], block):
         raise IRError(
             f"kv does not fit layer {layer}",
-            expected=f"[layers, C, 2, {heads}, {page_size * size}]",
+            expected=f"[layers, C, 2, {heads}, {block}]",
             found=str(kv),
         )
 
@@ -87,7 +128,7 @@ def check_latent_cache(kv: TensorType, layer: int, width: DimLike, page_size: in
 
 def cache_type(heads: int, size: int, page_size: int, dtype: DType) -> TensorType:
     """A generated program's cache: two layers, four pages."""
-    return tensor((2, 4, 2, heads, page_size * size), dtype)
+    return tensor((2, 4, 2, heads, block_size(page_size, size, dtype)), dtype)
 
 
 def generate_paging(choose: Chooser) -> tuple[int, int, dict[str, Any]]:

@@ -25,6 +25,7 @@ from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels import groups
 from warploom.codegen.cpu.kernels.ragged import find_sequence, load_index
 from warploom.codegen.cpu.kernels.register_product import largest_divisor, multiply, register_blocks, scalars, vectors
+from warploom.codegen.cpu.kernels.row_i8 import power
 from warploom.codegen.cpu.math import exp, tanh
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import (
@@ -56,7 +57,8 @@ MASKED = -1e30
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """attention [T, num_heads, head_dim] over pages of 16 keys; kv_dtype f32 or bf16; window and softcap 0 are none.
+    """attention [T, num_heads, head_dim] over pages of 16 keys; kv_dtype f32, bf16, f8e4m3
+    or i8 (with exponents, see `row_i8.py`); window and softcap 0 are none.
 
     `sinks` is the dtype of one sink per head, or "" where there are none; `alibi` 0 is none.
     """
@@ -85,6 +87,11 @@ class AttentionSpec:
         return (shape + scale + window + softcap + sinks + alibi).replace(".", "_").replace("+", "").replace("-", "m")
 
     @property
+    def block(self) -> int:
+        """Numbers of a page of one head; an i8 cache has an exponent for each key or value at the end."""
+        return PAGE * (self.head_dim + (1 if self.kv_dtype == "i8" else 0))
+
+    @property
     def heads(self) -> int:
         """Query heads of a tile: those of one kv head, or an equal part of them."""
         group = self.num_heads // self.num_kv_heads
@@ -108,7 +115,7 @@ class AttentionSpec:
     @property
     def bytes(self) -> str:
         """Keys and values once per sequence, q and out once."""
-        page = 2 * self.num_kv_heads * PAGE * self.head_dim * ELEMENT_BYTES[self.kv_dtype]
+        page = 2 * self.num_kv_heads * self.block * ELEMENT_BYTES[self.kv_dtype]
         return f"S * P * {page} + T * {8 * self.num_heads * self.head_dim}"
 
     @property
@@ -202,7 +209,7 @@ class Rows:
     @property
     def values_at(self) -> tuple[int, int]:
         """Where the values of a page are, from its keys on, and from one value to the next."""
-        return self.spec.num_kv_heads * PAGE * self.spec.head_dim, self.spec.head_dim
+        return self.spec.num_kv_heads * self.spec.block, self.spec.head_dim
 
     def row_offset(self, row: int) -> int:
         """Of a row in q and in the result, from the tile's first row."""
@@ -222,6 +229,7 @@ class Rows:
             self.score(pages)
             with loop(0, self.count) as row:  # nested in two loops, LLVM prefers its constants to totals in registers
                 self.update_softmax(row, position + row // spec.heads - block)
+            self.scale_weights(pages)
             self.add_values(pages, maximum(begin - block, 0), minimum(stop - block, BLOCK))
         self.write()
 
@@ -240,12 +248,11 @@ class Rows:
     def find_pages(self, block: Value, stop: Value) -> list[Ptr]:
         """The pages of a block of keys, at the tile's kv head; past the last page, that page again (masked later)."""
         spec = self.spec
-        page_size = PAGE * spec.head_dim
         kv_head = self.group * spec.heads // (spec.num_heads // spec.num_kv_heads)
         table = self.k.operands["page_table"].at(self.sequence * self.k.dims["P"])
         last = (stop - 1) >> 4
         indices = [load_index(table, minimum((block >> 4) + i, last)) for i in range(BLOCK_PAGES)]
-        return [self.k.operands["kv"].at((index * (2 * spec.num_kv_heads) + kv_head) * page_size) for index in indices]
+        return [self.k.operands["kv"].at((index * (2 * spec.num_kv_heads) + kv_head) * spec.block) for index in indices]
 
     def score(self, pages: Sequence[Ptr]) -> None:
         """scores[row, key] = q[row] . k[key], dims in order."""
@@ -258,8 +265,25 @@ class Rows:
                 [scalars(q.at(self.row_offset(row))) for row in rows],
                 [vectors(pages[column], PAGE) for column in columns],
             )
+            scales = {column: self.scales(pages[column]) for column in columns}
             for total, (row, column) in zip(totals, product(rows, columns), strict=True):
-                self.scores.store(row * BLOCK + column * LANES, total)
+                scale = scales[column]
+                self.scores.store(row * BLOCK + column * LANES, total if scale is None else total * scale)
+
+    def scales(self, block: Ptr) -> Value | None:
+        """What the numbers of each key or value of a page are multiplied with, if anything."""
+        last = PAGE * self.spec.head_dim
+        return power(block.load(last)) if self.spec.kv_dtype == "i8" else None
+
+    def scale_weights(self, pages: Sequence[Ptr]) -> None:
+        """Take the scales of values into the weights, of which the sums are made already."""
+        shift, _ = self.values_at
+        for number, page in enumerate(pages):
+            scale = self.scales(page.at(shift))
+            if scale is not None:
+                with loop(0, self.count) as row:
+                    place = row * BLOCK + number * LANES
+                    self.scores.store(place, self.scores.load(place) * scale)
 
     def update_softmax(self, row: Value, visible: Value) -> None:
         """Scores of a row become weights; keys of the block up to `visible` (and in the window) count."""

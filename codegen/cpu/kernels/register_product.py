@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from warploom.codegen.cpu.control import carry
 from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.memory import Ptr
-from warploom.codegen.cpu.values import Value, fma
+from warploom.codegen.cpu.values import Value, fma, to_f32
 
 Access = Callable[[Value], Value]
 
@@ -18,8 +18,8 @@ def scalars(base: Ptr) -> Access:
 
 
 def vectors(base: Ptr, stride: int) -> Access:
-    """16 elements from base[i * stride] on."""
-    return lambda i: base.load(i * stride)
+    """16 elements from base[i * stride] on, as f32."""
+    return lambda i: to_f32(base.load(i * stride))
 
 
 def multiply(

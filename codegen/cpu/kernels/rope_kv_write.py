@@ -24,6 +24,7 @@ from warploom.codegen.cpu.kernels.groups import (
     result_slot,
     static,
 )
+from warploom.codegen.cpu.kernels.row_i8 import round_row_to_i8
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, convert_int, maximum, minimum
 from warploom.ir.function import Function
@@ -34,6 +35,7 @@ from warploom.ir.types import type_of
 
 KIND = "rope_kv_write"
 PAGE = 16
+Angles = Sequence[tuple[Value, Value]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,8 @@ class RopeKvWriteSpec:
 
     @property
     def scratch_bytes(self) -> int:
-        """One rotated head of k."""
-        return 4 * self.head_dim
+        """One rotated head of k, and its numbers of an i8 cache."""
+        return 5 * self.head_dim
 
     def emit(self, library: Library) -> None:
         """Operands: q (if any), k, v, cos and sin (if any), slots, kv (at the layer), rotated q (if any)."""
@@ -114,7 +116,7 @@ class RopeKvWriteSpec:
         cos, sin = (k.operands[name].at(token * (self.rotary_dim // 2)) for name in ("cos", "sin"))
         return [(cos.load(i, self._lanes, mask), sin.load(i, self._lanes, mask)) for i, mask in self._vectors()]
 
-    def _rotate(self, x: Ptr, angles: Sequence[tuple[Value, Value]], out: Ptr) -> None:
+    def _rotate(self, x: Ptr, angles: Angles, out: Ptr) -> None:
         """Pairs (i, i + R/2) of one head, each product and sum rounded, as in the numpy meaning; the rest as it is."""
         half, lanes = self.rotary_dim // 2, self._lanes
         for (i, mask), (cos, sin) in zip(self._vectors(), angles, strict=True):
@@ -125,21 +127,43 @@ class RopeKvWriteSpec:
             mask = None if self.head_dim - i >= LANES else first_lanes(self.head_dim - i)
             out.store(i, _within_f8(out, x.load(i, LANES, mask)), mask)
 
-    def _write_slot(self, k: Kernel, token: Value, slot: Value, angles: Sequence[tuple[Value, Value]]) -> None:
+    def _write_slot(self, k: Kernel, token: Value, slot: Value, angles: Angles) -> None:
         """Keys go to column slot % 16 of [head_dim, 16], values to row slot % 16 of [16, head_dim]."""
-        size, offset = self.head_dim, slot & (PAGE - 1)
-        page = k.operands["kv"].at((slot >> 4) * (2 * self.num_kv_heads * PAGE * size))
+        block = PAGE * (self.head_dim + (1 if self.kv_dtype == "i8" else 0))
+        page = k.operands["kv"].at((slot >> 4) * (2 * self.num_kv_heads * block))
         keys = k.operands["k"].at(token * self.k.stride + self.k.start)
         values = k.operands["v"].at(token * self.v.stride + self.v.start)
-        rotated, bits = k.scratch.cast(self.kv_dtype), f"i{8 * ELEMENT_BYTES[self.kv_dtype]}"
+        write = self._write_i8 if self.kv_dtype == "i8" else self._write_floats
         with loop(0, self.num_kv_heads) as head:
-            self._rotate(keys.at(head * size), angles, rotated)
-            column = page.at(head * (PAGE * size) + offset).cast(bits)
-            with loop(0, size) as i:
-                column[i * PAGE] = rotated.cast(bits)[i]
-            row = page.at((head + self.num_kv_heads) * (PAGE * size) + offset * size)
-            for lane in range(0, size, LANES):
-                row.store(lane, _within_f8(row, values.load(head * size + lane)))
+            at = head * self.head_dim
+            blocks = page.at(head * block), page.at((head + self.num_kv_heads) * block)
+            write(k.scratch, keys.at(at), values.at(at), blocks, slot & (PAGE - 1), angles)
+
+    def _write_floats(
+        self, scratch: Ptr, key: Ptr, value: Ptr, blocks: tuple[Ptr, Ptr], offset: Value, angles: Angles
+    ) -> None:
+        size, bits = self.head_dim, f"i{8 * ELEMENT_BYTES[self.kv_dtype]}"
+        rotated = scratch.cast(self.kv_dtype)
+        self._rotate(key, angles, rotated)
+        column = blocks[0].at(offset).cast(bits)
+        with loop(0, size) as i:
+            column[i * PAGE] = rotated.cast(bits)[i]
+        row = blocks[1].at(offset * size)
+        for lane in range(0, size, LANES):
+            row.store(lane, _within_f8(row, value.load(lane)))
+
+    def _write_i8(
+        self, scratch: Ptr, key: Ptr, value: Ptr, blocks: tuple[Ptr, Ptr], offset: Value, angles: Angles
+    ) -> None:
+        """On a power of two each, which is the last row of keys and follows the values."""
+        size = self.head_dim
+        rotated, numbers = scratch.cast("f32"), scratch.cast("i8").at(4 * size)
+        column, row = blocks[0].at(offset), blocks[1].at(offset * size)
+        self._rotate(key, angles, rotated)
+        column[size * PAGE] = round_row_to_i8(rotated, size, numbers.store)
+        with loop(0, size) as i:
+            column[i * PAGE] = numbers[i]
+        blocks[1].at(offset)[size * PAGE] = round_row_to_i8(value, size, row.store)
 
 
 def _within_f8(out: Ptr, value: Value) -> Value:

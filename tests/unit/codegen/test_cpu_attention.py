@@ -12,12 +12,14 @@ import pytest
 from tests.unit.codegen.cpu_harness import compiled, on_every_isa
 from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernels.attention import PAGE, AttentionSpec
+from warploom.ir.ops import int8_rows
 from warploom.ir.ops.attention import attention
 
 DTYPES = {
     "f32": np.dtype(np.float32),
     "bf16": np.dtype(ml_dtypes.bfloat16),
     "f8e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "i8": np.dtype(np.int8),
 }
 
 
@@ -40,7 +42,8 @@ class Batch:
         return out
 
     def meaning(self, spec: AttentionSpec) -> np.ndarray:
-        kv = self.kv.reshape(1, *self.kv.shape).astype(np.float64)
+        kv = self.kv.reshape(1, *self.kv.shape)
+        kv = kv if kv.dtype == np.int8 else kv.astype(np.float64)
         attrs: dict[str, Any] = {
             "layer": 0,
             "page_size": PAGE,
@@ -74,7 +77,21 @@ def make_batch(spec: AttentionSpec, sequences: list[tuple[int, int]], padding: i
     q = rng.standard_normal((starts[-1] + padding, spec.num_heads, spec.head_dim)).astype(np.float32)
     contexts = np.array([context for _, context in sequences], np.int32)
     sinks = (rng.standard_normal(spec.num_heads).astype(np.float32) * 3,) if spec.sinks else ()
-    return Batch(q, kv.astype(DTYPES[spec.kv_dtype]), table, starts, contexts, sinks)
+    kv = in_int8(kv, spec) if spec.kv_dtype == "i8" else kv.astype(DTYPES[spec.kv_dtype])
+    return Batch(q, kv, table, starts, contexts, sinks)
+
+
+def in_int8(kv: np.ndarray, spec: AttentionSpec) -> np.ndarray:
+    """A cache of rows on powers of two; unused rows have an exponent that stands for no number."""
+    parts = []
+    for which, transposed in ((0, True), (1, False)):
+        shape = (*kv.shape[:1], spec.num_kv_heads, spec.head_dim, PAGE)
+        rows = kv[:, which].reshape(shape).swapaxes(2, 3) if transposed else kv[:, which].reshape(*shape[:2], PAGE, -1)
+        numbers, exponents = int8_rows.rounded(np.nan_to_num(rows))
+        exponents[np.isnan(rows).all(-1)] = -128
+        numbers = numbers.swapaxes(2, 3) if transposed else numbers
+        parts.append(np.concatenate((numbers.reshape(*shape[:2], -1), exponents), -1))
+    return np.stack(parts, 1)
 
 
 def spec_of(heads: int, kv_heads: int, size: int, dtype: str = "f32", **rest: Any) -> AttentionSpec:
@@ -88,6 +105,8 @@ SPECS = [
     spec_of(8, 2, 80, window=100),
     spec_of(8, 1, 128, "bf16", window=17),
     spec_of(6, 2, 64, "f8e4m3"),
+    spec_of(6, 2, 64, "i8"),
+    spec_of(8, 1, 80, "i8", window=17),
     spec_of(2, 1, 256),
     spec_of(7, 1, 96),
     spec_of(16, 1, 16, window=1),

@@ -23,6 +23,7 @@ DTYPES = {
     "f32": np.dtype(np.float32),
     "bf16": np.dtype(ml_dtypes.bfloat16),
     "f8e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "i8": np.dtype(np.int8),
 }
 
 
@@ -49,6 +50,8 @@ SPECS = [
     fused(4, 2, 80, "bf16", rotary=20),
     fused(2, 2, 32, "f32", rotary=6),
     fused(4, 2, 64, "f8e4m3"),
+    fused(4, 2, 64, "i8"),
+    fused(2, 2, 80, "i8", rotary=20),
     RopeKvWriteSpec(0, 2, 96, 96, "bf16", None, Range(7, 300), Range(0, 192)),
     RopeKvWriteSpec(0, 3, 48, 0, "f32", None, Range(0, 288), Range(144, 288)),
 ]
@@ -69,10 +72,11 @@ def test_rotation_and_write_are_their_meaning(spec: RopeKvWriteSpec, tokens: int
     cos, sin = np.cos(angles), np.sin(angles)
     slots = rng.permutation(6 * PAGE)[:tokens].astype(np.int32)
     slots[rng.random(tokens) < 0.2] = -1
-    shape = (1, 6, 2, spec.num_kv_heads, PAGE * spec.head_dim)
-    kv = rng.standard_normal(shape).astype(DTYPES[spec.kv_dtype])
+    block = PAGE * (spec.head_dim + (1 if spec.kv_dtype == "i8" else 0))
+    kv = (9 * rng.standard_normal((1, 6, 2, spec.num_kv_heads, block))).astype(DTYPES[spec.kv_dtype])
     k = rope.evaluate(read(spec.k, spec.num_kv_heads), cos, sin)
     v = read(spec.v, spec.num_kv_heads)
+    v[0] = 0
     expected = kv_write.evaluate(kv, k, v, slots, layer=0, page_size=PAGE, k_layout="dim_major")
     rotated = np.full((tokens, spec.num_heads, spec.head_dim), np.nan, np.float32)
     arrays = [sources[spec.k], sources[spec.v], *((cos, sin) if spec.rotary_dim else ()), slots, kv]

@@ -190,6 +190,21 @@ def _experts(proposal: Proposal) -> Proposal:
     return proposal
 
 
+def _router(proposal: Proposal) -> Proposal:
+    """The router's linear, and the norm of what it reads, which experts read too."""
+    (hero,) = proposal.ops
+    proposal.is_whole = True
+    product = producer(hero.operands[0], linear)
+    if product is None or not proposal.absorbs(product.results[0]):
+        return proposal
+    rounding = producer(product.operands[0], cast)
+    norm = producer(product.operands[0] if rounding is None else rounding.operands[0], rms_norm)
+    if norm is None or (rounding is not None and users(norm.results[0]) != [rounding]):
+        return proposal
+    proposal.take(norm, *([] if rounding is None else [rounding]), product)
+    return proposal
+
+
 def _attention(proposal: Proposal) -> Proposal:
     """The write of this step's keys and values, with the rotations, and the slices of a projection that all read."""
     (hero,) = proposal.ops
@@ -314,6 +329,7 @@ Rules = Mapping[Op | None, tuple[str, Rule]]
 PHASES: tuple[Rules, ...] = (
     {
         attention: ("attention", _attention),
+        route_experts: ("router", _router),
         expert_linear: ("expert_mlp", _mixture),
         quantized_expert_linear: ("expert_mlp", _mixture),
         mxfp4_expert_linear: ("expert_mlp", _mixture),

@@ -1,6 +1,6 @@
 """Routing of tokens to experts: softmax and the largest parts of it, a warp or more for each token.
 
-A search looks for the largest part, `k` times. Part and index are one number of 64 bits, whose upper half is the bits
+A search looks for the largest part, once for each choice. Part and index are one number of 64 bits, whose upper half is the bits
 of the part (it is not negative, so they are in its order) and whose lower half prefers low indices.
 """
 
@@ -22,17 +22,17 @@ MOST = 4096  # experts: logits of a token are held in registers
 
 @dataclass(frozen=True, slots=True)
 class RouteExpertsSpec:
-    """shares f32 [T, k] and chosen i32 [T, k] of logits [T, experts]."""
+    """shares f32 [T, choices] and chosen i32 [T, choices] of logits [T, experts]."""
 
     experts: int
-    k: int
+    choices: int
     normalized: bool
     logits: DType
     pdl: bool
 
     @property
     def name(self) -> str:
-        return f"route_{self.k}of{self.experts}_{self.logits}{'_normalized' if self.normalized else ''}"
+        return f"route_{self.choices}of{self.experts}_{self.logits}{'_normalized' if self.normalized else ''}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
@@ -57,17 +57,17 @@ class RouteExpertsSpec:
 
     @property
     def flops(self) -> str:
-        return f"{(4 + self.k) * self.experts} * T"
+        return f"{(4 + self.choices) * self.experts} * T"
 
     @property
     def bytes(self) -> str:
-        return f"{self.experts * self.logits.numpy.itemsize + 8 * self.k} * T"
+        return f"{self.experts * self.logits.numpy.itemsize + 8 * self.choices} * T"
 
     def source(self) -> str:
-        return render("route_experts.py.j2", spec=self, kept=1 << (self.k - 1).bit_length())
+        return render("route_experts.py.j2", spec=self, kept=1 << (self.choices - 1).bit_length())
 
     def __str__(self) -> str:
-        return f"the {self.k} likeliest of {self.experts} experts"
+        return f"the {self.choices} likeliest of {self.experts} experts"
 
 
 def match(group: Function, target: CudaTarget) -> Match | str:

@@ -1,7 +1,7 @@
 """Quantize what quantized weights are multiplied with, where the format or the target multiplies numbers of few bits.
 
-FP8 weights always meet FP8 activations, with the scale that the checkpoint has for them or one per token; integer
-weights meet what the target asks for.
+FP8 weights with a scale per row meet FP8 activations, with the scale that the checkpoint has for them or one per token;
+those with scales of blocks meet activations as they are. Integer weights meet what the target asks for.
 Every linear gets a `quantize` of its own, which its kernel then does on the fly.
 """
 
@@ -41,6 +41,8 @@ def quantize_activations(module: mlir.Module, target: Target, scales: Container[
                 numbers = target.activations(operation)
                 if numbers is not None:
                     _rewrite(operation, numbers)
+            elif type_of(operation.operands[2]).shape[1] != 1:
+                continue  # scales of blocks: kernels read such weights as floats
             elif prepare is not None and (names := _static_scales(operation, scales)):
                 _rewrite_static(operation, names, prepare)
             else:

@@ -39,7 +39,8 @@ def match(group: Function) -> Match | str:
     if attrs["layout"].endswith("_pair") != (epilogue.kind == "swiglu"):
         return f"layout {attrs['layout']} does not fit epilogue {epilogue.kind}"
     numbers = producer(hero.operands[0], quantize, quantize_static)
-    static_scale = [numbers.operands[1]] if is_op(numbers, quantize_static) else []
+    known = producer(hero.operands[0], quantize_static)
+    static_scale = [] if known is None else [known.operands[1]]
     x = hero.operands[0] if numbers is None else numbers.operands[0]
     norm = producer(x, rms_norm)
     if len(group.ops) != 1 + (norm is not None) + (numbers is not None) + epilogue.ops:
@@ -51,7 +52,9 @@ def match(group: Function) -> Match | str:
     *rows, k = type_of(x).shape
     assert isinstance(k, int)
     eps = None if norm is None else rms_norm.attrs_of(norm)["eps"]
-    spec = LinearSpec(attrs["n"], k, _weight(hero, attrs["layout"]), eps, epilogue.kind, bool(static_scale))
+    spec = LinearSpec(
+        attrs["n"], k, _weight(hero, attrs["layout"]), eps, epilogue.kind, bool(static_scale), _groups(hero)
+    )
     read = [x, *weight_operands(hero), *static_scale, *([] if norm is None else [norm.operands[1]]), *epilogue.operands]
     operands = (*(input_slot(group, value) for value in read), result_slot(group, epilogue.result))
     return Match(spec, operands, {"T": str(product(rows))})
@@ -61,7 +64,7 @@ def _refusal(hero: mlir.Operation, layout: str) -> str | None:
     """Why no kernel reads the weight of a linear."""
     matrix, *sides = map(type_of, weight_operands(hero))
     if not is_op(hero, scaled_linear):
-        if layout.startswith("panel") and matrix.dtype in WEIGHTS and has_row_scales(hero):
+        if layout.startswith("panel") and (_groups(hero) or (matrix.dtype in WEIGHTS and has_row_scales(hero))):
             return None
         wanted = f"{', '.join(WEIGHTS)} in panels with scales per row"
         return f"takes weights of {wanted}; here {matrix}, {layout}, {len(sides)} scales or offsets"
@@ -77,6 +80,14 @@ def _refusal(hero: mlir.Operation, layout: str) -> str | None:
     if not layout.startswith("quad") or scale.dtype is DType.BF16 or k % (GROUP * static(scale.shape[1])):
         return f"takes quads with f32 or f16 scales for {GROUP} columns or a multiple; here {matrix}, {layout}, {scale}"
     return None
+
+
+def _groups(hero: mlir.Operation) -> int:
+    """How many scales a column of f8 has that is multiplied with x as it is; 0 if it is no such product."""
+    matrix, *sides = map(type_of, weight_operands(hero))
+    if is_op(hero, scaled_linear) or matrix.dtype is not DType.F8 or len(sides) != 1 or sides[0].dtype is not DType.F32:
+        return 0
+    return static(sides[0].shape[1])
 
 
 def _refuse_f8(hero: mlir.Operation, layout: str) -> str | None:

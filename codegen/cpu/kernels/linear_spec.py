@@ -26,6 +26,7 @@ class LinearSpec:
         weight: dtype of W in memory; "i8" and "f8e4m3" have an f32 scale per column, and for f8
             each row of x is first rounded to f8 on a scale of its own. A `QuadFormat`: numbers of few bits, for which
             x is quantized first.
+        groups: for f8, how many scales a column has where it has several; x is not rounded then. 0: one.
         static: for f8, whether x is rounded on one scale that is known before, an operand, instead.
         norm_eps: normalize the rows of x first, by RMSNorm with this epsilon.
         epilogue: "residual" adds an operand [T, N]; "swiglu" gives silu(gate) * up [T, N/2], where panel 2j of W holds
@@ -38,6 +39,7 @@ class LinearSpec:
     norm_eps: float | None = None
     epilogue: Literal["residual", "swiglu"] | None = None
     static: bool = False
+    groups: int = 0
 
     @property
     def outputs(self) -> int:
@@ -58,13 +60,22 @@ class LinearSpec:
     def name(self) -> str:
         """Symbol, unique per spec."""
         norm = "" if self.norm_eps is None else f"_rms_{self.norm_eps!r}".replace(".", "_").replace("-", "m")
-        parts = ("_static" * self.static, "" if self.epilogue is None else f"_{self.epilogue}")
-        return f"linear_{self.weight}_{self.n}x{self.k}{norm}{''.join(parts)}"
+        form = "_static" if self.static else f"_g{self.groups}" if self.groups else ""
+        return (
+            f"linear_{self.weight}_{self.n}x{self.k}{norm}{form}{'' if self.epilogue is None else '_' + self.epilogue}"
+        )
+
+    @property
+    def rounds(self) -> bool:
+        """Whether rows of x are rounded to f8."""
+        return self.weight == "f8e4m3" and not self.groups
 
     @property
     def scales_at_end(self) -> bool:
         """Whether sums are multiplied by one scale per column."""
-        return self.weight in ("i8", "f8e4m3") or (isinstance(self.weight, QuadFormat) and self.weight.scales_at_end)
+        if isinstance(self.weight, QuadFormat):
+            return self.weight.scales_at_end
+        return self.weight in ("i8", "f8e4m3") and not self.groups
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -78,7 +89,7 @@ class LinearSpec:
         present = {
             "x": "f32",
             "weight": "i8" if isinstance(self.weight, QuadFormat) else self.weight,
-            "scale": quads.scale if quads else "f32" if self.scales_at_end else None,
+            "scale": quads.scale if quads else "f32" if self.scales_at_end or self.groups else None,
             "offset": quads.scale if quads and quads.offsets else None,
             "x_scale": "f32" if self.static else None,
             "norm": None if self.norm_eps is None else "f32",
@@ -109,7 +120,7 @@ class LinearSpec:
         if isinstance(self.weight, QuadFormat):
             fixed = columns // PANEL * self.weight.all_panel_bytes
         else:
-            fixed = columns * (self.k * ELEMENT_BYTES[self.weight] + (4 if self.scales_at_end else 0))
+            fixed = columns * (self.k * ELEMENT_BYTES[self.weight] + 4 * max(self.groups, self.scales_at_end))
         per_row = 4 * (self.k + self.outputs * (2 if self.epilogue == "residual" else 1))
         return f"{fixed} + T * {per_row}"
 

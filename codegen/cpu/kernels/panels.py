@@ -1,4 +1,4 @@
-"""Packed weight panels: 32 output columns by K, one row of 32 columns per k, as f32, bf16 or int8.
+"""Packed weight panels: 32 output columns by K, one row of 32 columns per k, as f32, bf16, f8 or int8.
 
 A panel row is two vectors of 16 f32 lanes. bf16 rows are read as 16 pairs: the low halves are the even columns and the
 high halves the odd ones, two bit operations and no shuffle; `natural_order` undoes it once per output. All forms hold
@@ -8,6 +8,7 @@ the same numbers, so a product does not depend on which one was read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from warploom.codegen.cpu.control import carry, loop
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
@@ -17,6 +18,25 @@ PANEL = 32  # output columns of a panel
 _CACHE_LINE = 64  # bytes
 _PREFETCH_DISTANCE = 2048  # bytes; the hardware stops at each page, and restarts late on a single stream
 _HIGH_HALF = -0x10000
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A panel, and where runs of `group` rows of it have scales of their own, those [groups, 32], f32."""
+
+    weight: Ptr
+    scale: Ptr | None = None
+    group: int = 0
+
+    def rows(self, first: Value, count: int) -> list[tuple[Value, Value]]:
+        """Some rows, of one group, as f32."""
+        here = self.weight.at(first * PANEL)
+        found = [load_row(here, row) for row in range(count)]
+        if self.scale is None:
+            return found
+        side = self.scale.at(first // self.group * PANEL)
+        low, high = side.load(0), side.load(LANES)
+        return [(a * low, b * high) for a, b in found]
 
 
 def load_row(panel: Ptr, row: int) -> tuple[Value, Value]:
@@ -32,40 +52,47 @@ def natural_order(panel: Ptr, first: Value, second: Value) -> tuple[Value, Value
     return interleave(first, second) if panel.element == "bf16" else (first, second)
 
 
-def widen_panel(panel: Ptr, out: Ptr, k: int) -> None:
+def widen_panel(panel: Panel, out: Ptr, k: int) -> None:
     """Copy a panel [k, 32] to f32."""
-    unroll = unroll_of(k, 4)
+    unroll = unroll_of(panel.group or k, 4)
     with loop(0, k, unroll) as j:
-        source, target = panel.at(j * PANEL), out.at(j * PANEL)
+        source, target = panel.weight.at(j * PANEL), out.at(j * PANEL)
         _prefetch_rows(source, unroll)
-        for half in range(2 * unroll):
-            target.store(half * LANES, to_f32(source.load(half * LANES)))
+        if panel.scale is None:  # in natural order, which `rows` does not give of bf16
+            halves = [to_f32(source.load(half * LANES)) for half in range(2 * unroll)]
+        else:
+            halves = [half for row in panel.rows(j, unroll) for half in row]
+        for i, half in enumerate(halves):
+            target.store(i * LANES, half)
 
 
-def dot(rows: Sequence[Ptr], panels: Sequence[Ptr], k: int, *, stream: bool = False) -> list[list[tuple[Value, Value]]]:
+def dot(
+    rows: Sequence[Ptr], panels: Sequence[Panel], k: int, *, stream: bool = False
+) -> list[list[tuple[Value, Value]]]:
     """rows[i] . panels[p] for every pair, in natural column order: result[i][p].
 
     Each output is one chain acc = fma(x[j], w[j], acc), j = 0 .. k-1, whatever the number of rows and panels: this is
     what makes results independent of the batch. All 2 * rows * panels accumulators stay in registers. `stream` says
     that the panels come from main memory.
     """
-    unroll = unroll_of(k, max(8 // len(rows), 2))
+    unroll = unroll_of(panels[0].group or k, max(8 // len(rows), 2))
 
     def body(j: Value, *state: Value) -> list[Value]:
         sums = list(state)
-        row_steps, panel_steps = [row.at(j) for row in rows], [panel.at(j * PANEL) for panel in panels]
-        for panel in panel_steps if stream else ():
-            _prefetch_rows(panel, unroll)
+        row_steps = [row.at(j) for row in rows]
+        for panel in panels if stream else ():
+            _prefetch_rows(panel.weight.at(j * PANEL), unroll)
+        loaded = [panel.rows(j, unroll) for panel in panels]
         for step in range(unroll):
             x = [broadcast(row[step]) for row in row_steps]
-            weights = [half for panel in panel_steps for half in load_row(panel, step)]
+            weights = [half for panel in loaded for half in panel[step]]
             products = [(left, right) for left in x for right in weights]
             sums = [fma(left, right, total) for (left, right), total in zip(products, sums, strict=True)]
         return sums
 
     zero = constant(0.0, "f32", LANES)
     sums = iter(carry(0, k, [zero] * (2 * len(rows) * len(panels)), body, unroll))
-    return [[natural_order(panel, next(sums), next(sums)) for panel in panels] for _ in rows]
+    return [[natural_order(panel.weight, next(sums), next(sums)) for panel in panels] for _ in rows]
 
 
 def _prefetch_rows(panel: Ptr, rows: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,8 @@ F8, LARGEST = torch.float8_e4m3fn, 448.0
 CASE = case("llama_fp8", "Llama", WIDE)
 STATIC = {"quant_method": "fp8", "activation_scheme": "static"}  # one scale of a weight, one of what it reads
 DYNAMIC = {"quant_method": "compressed-tensors", "format": "float-quantized"}  # per row and per token
+ROWS, COLUMNS = 8, 24
+BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [ROWS, COLUMNS]}
 TOGETHER = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})  # what is one product shares a scale
 
 
@@ -35,7 +38,7 @@ def rounded(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return (x / scale).clamp(-LARGEST, LARGEST).to(F8).float() * scale
 
 
-def store_as_fp8(folder: Path, model: PreTrainedModel, config: dict[str, str]) -> None:
+def store_as_fp8(folder: Path, model: PreTrainedModel, config: dict[str, Any]) -> None:
     """Round the linears of the layers, in the folder and in memory, where they round what they read too."""
     tensors = load_file(folder / "model.safetensors")
     static = config is STATIC
@@ -71,7 +74,7 @@ def reads_rounded(scale: torch.Tensor | None):  # type: ignore[no-untyped-def]
     return hook
 
 
-def compiled(folder: Path, out: Path, config: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Artifact:
+def compiled(folder: Path, out: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Artifact:
     monkeypatch.setattr("warploom.codegen.cpu.backend.LEVELS", RUNNABLE[:1])
     monkeypatch.setitem(KV_CACHES, "auto", DType.F32)
     compile(folder, quantization={"lm_head": "f32", "model.embed_tokens": "f32", "*": "checkpoint"}, out=out)
@@ -79,7 +82,7 @@ def compiled(folder: Path, out: Path, config: dict[str, str], monkeypatch: pytes
 
 
 @pytest.mark.parametrize("config", [STATIC, DYNAMIC], ids=["static", "dynamic"])
-def test_fp8_checkpoints(config: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp8_checkpoints(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_checkpoint(CASE, tmp_path / "checkpoint")
     store_as_fp8(tmp_path / "checkpoint", model, config)
     artifact = compiled(tmp_path / "checkpoint", tmp_path / "artifact", config, monkeypatch)
@@ -91,3 +94,24 @@ def test_fp8_checkpoints(config: dict[str, str], tmp_path: Path, monkeypatch: py
         apart = np.abs(teacher.logits(ids, [LENGTH]) - expected).max(-1)
     assert np.median(apart) <= TOLERANCE
     assert apart.max() <= 0.1 * np.abs(expected).max()
+
+
+def test_scales_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As DeepSeek-V3's and Qwen3's; what they are multiplied with is not rounded."""
+    model = make_checkpoint(CASE, tmp_path / "checkpoint")
+    tensors = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            n, k = module.weight.shape
+            blocks = module.weight.data.reshape(n // ROWS, ROWS, k // COLUMNS, COLUMNS)
+            scale = blocks.abs().amax((1, 3)) / LARGEST
+            q = (blocks / scale[:, None, :, None]).to(F8)
+            module.weight.data = (q.float() * scale[:, None, :, None]).reshape(n, k)
+            tensors |= {f"{name}.weight": q.reshape(n, k), f"{name}.weight_scale_inv": scale}
+    save_file(tensors, tmp_path / "checkpoint" / "model.safetensors")
+    described = json.loads((tmp_path / "checkpoint" / "config.json").read_text()) | {"quantization_config": BLOCKS}
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(described))
+    artifact = compiled(tmp_path / "checkpoint", tmp_path / "artifact", BLOCKS, monkeypatch)
+    ids = np.random.default_rng(0).integers(3, VOCAB, LENGTH).tolist()
+    with Teacher(artifact, threads=1) as teacher:
+        assert np.abs(teacher.logits(ids, [1, LENGTH - 1]) - logits_of(model, ids)).max() <= TOLERANCE

@@ -24,6 +24,7 @@ from warploom.runtime.machine import cpu_features
 
 F8 = ml_dtypes.float8_e4m3fn
 SPEC = LinearSpec(40, 48, "f8e4m3", None, "residual")
+GROUPED = LinearSpec(40, 96, "f8e4m3", None, "residual", groups=3)
 STATIC = LinearSpec(40, 48, "f8e4m3", static=True)
 RUNNABLE = [level for level in LEVELS if cpu_features().issuperset(level.features)]
 
@@ -36,6 +37,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             k.operands["y"].store(i, k.operands["x"].load(i))
     SPEC.emit(made)
     STATIC.emit(made)
+    GROUPED.emit(made)
     path: Path = tmp_path_factory.mktemp("fp8") / "kernels.so"
     toolchain.build_shared_object(made, path)
     return ctypes.CDLL(str(path))
@@ -98,3 +100,20 @@ def test_a_scale_that_is_known_before_is_used_and_what_is_beyond_it_is_clamped(l
     read = quantize_static.evaluate(x, x_scale, dtype="f8e4m3").astype(np.float32) * x_scale
     assert np.abs(x).max() > 1.6 > 1.51 > np.abs(read).max()
     np.testing.assert_allclose(y, read @ dequantize.evaluate(q, scale).T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_scales_of_blocks_belong_to_the_weight_and_x_stays_as_it_is(library: ctypes.CDLL, rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    x = rng.standard_normal((rows, GROUPED.k), np.float32)
+    residual = rng.standard_normal((rows, GROUPED.n), np.float32)
+    weight = rng.standard_normal((GROUPED.n, GROUPED.k), np.float32) * np.repeat([1, 20, 0.1], 32).astype(np.float32)
+    q, scale = quantize.evaluate(weight, dtype="f8e4m3", group=32, scale_dtype="f32")
+    y = np.zeros((rows, GROUPED.n), np.float32)
+    arrays = [x, pack_array(q, "panel"), pack_array(scale, "panel"), residual, y]
+    call(library[GROUPED.name], arrays, rows, eval(GROUPED.tiles, {"T": rows}), GROUPED.scratch_bytes)
+    np.testing.assert_allclose(y, x @ dequantize.evaluate(q, scale).T + residual, rtol=1e-4, atol=1e-4)
+    alone = np.zeros((1, GROUPED.n), np.float32)
+    last = [x[-1:].copy(), *arrays[1:3], residual[-1:].copy(), alone]
+    call(library[GROUPED.name], last, 1, eval(GROUPED.tiles, {"T": 1}), GROUPED.scratch_bytes)
+    np.testing.assert_array_equal(alone[0], y[-1])

@@ -23,6 +23,7 @@ from warploom.runtime.server.replies import (
     Finish,
     FunctionPiece,
     MessageDelta,
+    PromptLogprobs,
     ToolCallPiece,
     Usage,
 )
@@ -108,7 +109,10 @@ class ChatWriter:
         """Return the body of an answer that is not streamed."""
         head = self._head
         choices = [self._choice(number, answer) for number, answer in enumerate(answers)]
-        return ChatReply(head.id, head.created, head.model, choices, head.system_fingerprint, usage)
+        told: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+        if self._request.prompt_logprobs is not None:
+            told = self._logprobs[0].prompt(answers[0].prompt_logprobs or ())
+        return ChatReply(head.id, head.created, head.model, choices, head.system_fingerprint, usage, told)
 
     def _choice(self, number: int, answer: Answer) -> ChatChoice:
         text = "".join(answer.text)

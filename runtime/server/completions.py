@@ -10,7 +10,7 @@ from warploom.runtime.output import Delta
 from warploom.runtime.request import TokenLogprobs
 from warploom.runtime.server.generation import Answer, Generation
 from warploom.runtime.server.limits import RequestError
-from warploom.runtime.server.replies import CompletionChoice, CompletionReply, Usage
+from warploom.runtime.server.replies import CompletionChoice, CompletionReply, PromptLogprobs, Usage
 from warploom.runtime.server.requests import CompletionRequest
 from warploom.runtime.server.sampling import completion_params
 from warploom.runtime.server.service import Caller, ReplyHead, Service
@@ -98,7 +98,10 @@ class CompletionWriter:
         self._begun.add(number)
         wanted = self._request.logprobs is not None
         logprobs = self._logprobs[number].completion(entries) if wanted else None
-        return CompletionChoice(number, text, logprobs, answer.finish_reason, answer.stop_reason)
+        told: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+        if self._request.prompt_logprobs is not None:
+            told = self._logprobs[number].prompt(answer.prompt_logprobs or ())
+        return CompletionChoice(number, text, logprobs, answer.finish_reason, answer.stop_reason, told)
 
     def _prompt_text(self, number: int) -> str:
         prompts, prompt = self._generation.prompts, self._request.prompt

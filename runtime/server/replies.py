@@ -33,6 +33,17 @@ class CompletionLogprobs(msgspec.Struct, frozen=True):
     top_logprobs: list[dict[str, float] | None] | None
 
 
+class PromptLogprob(msgspec.Struct, frozen=True):
+    """The log-probability of a token at a place of the prompt; `rank`: 1 is the likeliest, null is not told."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs: TypeAlias = list[dict[int, PromptLogprob] | None]  # by token id; the first token has none
+
+
 class CompletionChoice(msgspec.Struct, frozen=True):
     """One answer of `/v1/completions`, or a piece of it."""
 
@@ -41,6 +52,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     logprobs: CompletionLogprobs | None
     finish_reason: Finish | None
     stop_reason: int | str | None
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionReply(msgspec.Struct, frozen=True):
@@ -122,6 +134,7 @@ class ChatReply(msgspec.Struct, frozen=True):
     choices: list[ChatChoice]
     system_fingerprint: str
     usage: Usage
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
     object: str = "chat.completion"
 
 

@@ -72,6 +72,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         truncate_prompt_tokens: the prompt's last tokens that are looked at; -1: as many as leave room for the answer.
         use_beam_search: the likeliest answers instead of sampled ones; `n` or `best_of` is the number of beams.
         length_penalty, early_stopping: of beam search; see `BeamSearchParams`.
+        prompt_logprobs: tell the log-probability of each of the prompt's tokens, with this many likeliest ones.
     """
 
     model: str | None = None
@@ -111,7 +112,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     use_beam_search: bool | None = None
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
-    prompt_logprobs: int | None = None  # refused
+    prompt_logprobs: _TopLogprobs | None = None
 
 
 class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
@@ -244,7 +245,6 @@ class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 # Fields that ask for what this server does not do, unless their value is among these.
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "prompt_logprobs": (None,),
     "suffix": (None, ""),
     "prompt_embeds": (None,),
     "chat_template": (None,),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import signal
@@ -48,6 +49,8 @@ class ServerOptions:
 def run(service: Service, options: ServerOptions, listener: socket.socket) -> None:
     """Serve on a bound socket until a signal comes; EngineDeadError if the device failed."""
     server = new_server(service, options, listener)
+    gc.collect()
+    gc.freeze()  # modules and model stay: looking through them again would halt all streams for tens of milliseconds
     listener.listen(_BACKLOG)
     print(f"serving {service.model_name} at {url_of(listener)}", file=sys.stderr, flush=True)
     asyncio.run(_serve(server, listener, service))

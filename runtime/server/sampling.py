@@ -33,13 +33,16 @@ def completion_params(
     Raises:
         InvalidRequestError: a field is out of range, or asks for what is not supported.
     """
-    if request.echo and request.logprobs is not None and request.stream and (request.n or 1) > 1:
+    echoes = request.echo and request.logprobs is not None
+    if echoes and request.prompt_logprobs is not None:
+        raise RequestError("prompt_logprobs", "to be left out: echo with logprobs tells the same")
+    if echoes and request.stream and (request.n or 1) > 1:
         raise RequestError("n", "1, or no stream, when echo and logprobs are asked for", str(request.n))
     own: dict[str, Any] = {
         "best_of": request.best_of,
         "max_tokens": _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens,
         "logprobs": request.logprobs,
-        "prompt_logprobs": request.logprobs if request.echo else None,
+        "prompt_logprobs": request.logprobs if echoes else request.prompt_logprobs,
     }
     return _searched(request, _params(request, defaults, limits, own))
 
@@ -51,6 +54,7 @@ def chat_params(request: ChatRequest, defaults: SamplingParams, limits: Limits) 
     own: dict[str, Any] = {
         "max_tokens": request.max_completion_tokens or request.max_tokens,
         "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
+        "prompt_logprobs": request.prompt_logprobs,
     }
     return _searched(request, _params(request, defaults, limits, own))
 
@@ -89,6 +93,8 @@ def _params(
         raise RequestError(name, "to be left out", what=f"The parameter {name} is not supported by this server")
     if request.stream_options and not request.stream:
         raise RequestError("stream_options", "stream to be true as well")
+    if request.prompt_logprobs is not None and request.stream:
+        raise RequestError("prompt_logprobs", "no stream")
     given: dict[str, Any] = {
         "seed": None if request.seed is None else request.seed % (1 << 64),
         "stop": request.stop,

@@ -6,7 +6,14 @@ import math
 from collections.abc import Sequence
 
 from warploom.runtime.request import TokenLogprobs
-from warploom.runtime.server.replies import ChatLogprob, ChatLogprobs, CompletionLogprobs, TopLogprob
+from warploom.runtime.server.replies import (
+    ChatLogprob,
+    ChatLogprobs,
+    CompletionLogprobs,
+    PromptLogprob,
+    PromptLogprobs,
+    TopLogprob,
+)
 from warploom.runtime.tokenizer import Tokenizer
 
 _LEAST = -9999.0  # JSON has no -inf
@@ -54,6 +61,16 @@ class LogprobWriter:
                 for entry in entries
             ]
         )
+
+    def prompt(self, entries: Sequence[TokenLogprobs]) -> PromptLogprobs:
+        """Return those of a prompt, from its second token on, in vLLM's shape."""
+        return [None, *map(self._prompt_entry, entries)]
+
+    def _prompt_entry(self, entry: TokenLogprobs) -> dict[int, PromptLogprob]:
+        own = PromptLogprob(chosen_logprob(entry), None, self._shown(entry.token_id))
+        ranked = enumerate(entry.top, 1)
+        top = {token: PromptLogprob(_finite(value), rank, self._shown(token)) for rank, (token, value) in ranked}
+        return {entry.token_id: own} | top
 
     def _top(self, entry: TokenLogprobs) -> dict[str, float]:
         """The likeliest tokens and the chosen one; of those that are shown alike, the likeliest."""

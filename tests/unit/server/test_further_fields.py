@@ -167,3 +167,21 @@ def test_a_final_message_may_be_continued(client: openai.OpenAI, running: Runnin
     assert chat.choices[0].message.content == plain.choices[0].text
     refused = running.chat(continue_final_message=True, add_generation_prompt=True)
     assert (refused.status, refused.json["error"]["param"]) == (400, "continue_final_message")
+
+
+def test_prompt_logprobs(client: openai.OpenAI, running: Running) -> None:
+    tokens = running.service.llm.tokenizer.encode(PROMPT)
+    echoed = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=2, logprobs=0, echo=True, seed=1)
+    reply = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=2, n=2, extra_body={"prompt_logprobs": 3})
+    for choice in reply.choices:
+        first, *others = choice.model_extra["prompt_logprobs"]  # type: ignore[index]
+        assert first is None
+        assert [next(iter(one)) for one in others] == [str(token) for token in tokens[1:]]
+        assert echoed.choices[0].logprobs is not None
+        values = [one[str(token)]["logprob"] for one, token in zip(others, tokens[1:], strict=True)]
+        assert values == (echoed.choices[0].logprobs.token_logprobs or [])[1 : len(tokens)]
+        assert {entry["rank"] for one in others for entry in one.values()} >= {1, 2, 3}
+    chat = running.chat(prompt_logprobs=0).json
+    assert len(chat["prompt_logprobs"]) == chat["usage"]["prompt_tokens"]
+    assert running.complete(prompt_logprobs=1, stream=True).status == 400
+    assert running.complete(prompt_logprobs=1, echo=True, logprobs=1).status == 400

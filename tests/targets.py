@@ -6,7 +6,8 @@ import mlir.ir as mlir
 
 from warploom.ir.function import Function
 from warploom.ir.ops.linear import linear
-from warploom.ir.target import Target
+from warploom.ir.target import Numbers, Target
+from warploom.ir.types import DType
 
 
 def _panels(operation: mlir.Operation, feeds_swiglu: bool) -> str:
@@ -18,6 +19,12 @@ def _refuses_large(group: Function) -> str | None:
     return f"{len(group.ops)} ops are too many" if len(group.ops) > 2 else None
 
 
+ROUNDING = Target(  # multiplies numbers of eight bits, with a scale for every sixteen activations
+    "rounding",
+    refuses=lambda _group: None,
+    layout=lambda _operation, _pair: "row",
+    activations=lambda _operation: Numbers(DType.I8, 16),
+)
 EAGER = Target(  # takes every group
     "eager", refuses=lambda _group: None, layout=_panels, row_scales=lambda _operation: None
 )

@@ -13,17 +13,19 @@ from typing import Any
 import mlir.ir as mlir
 import pytest
 
-from tests.property.pass_cases import CASES
+from tests.property.pass_cases import CASES, FORMAT_CASES
 from tests.property.pass_properties import PassCase
 from warploom.ir.dims import Dim
 from warploom.ir.expand import expand
 from warploom.ir.function import Function
 from warploom.ir.op import op_of
-from warploom.ir.ops.elementwise import cast, sub
-from warploom.ir.ops.norm import along_rows, inverse_rms
-from warploom.ir.ops.shape import broadcast, concat, full, reshape, slice_axis, transpose
+from warploom.ir.ops.elementwise import as_dtype, cast, neg, sub
+from warploom.ir.ops.linear import linear
+from warploom.ir.ops.norm import along_columns, along_rows, inverse_rms
+from warploom.ir.ops.shape import broadcast, concat, full, gather, reshape, slice_axis, transpose
 from warploom.ir.patterns import is_elementwise
-from warploom.ir.rewrite import before, is_op, producer, replace
+from warploom.ir.rewrite import before, is_op, param_name, producer, replace
+from warploom.ir.target import Numbers
 from warploom.ir.types import DType, TensorType, type_of
 from warploom.passes import (
     assign_layouts,
@@ -36,9 +38,11 @@ from warploom.passes import (
     fuse_loops,
     hoist_weights,
     inline_groups,
+    keep_sums_wide,
     merge_linears,
     narrow_weights,
     outline,
+    quantize_activations,
     simplify,
 )
 
@@ -60,7 +64,7 @@ def bug(case: str) -> Callable[[Patch], Patch]:
     """Register a mutant under the name of the function that plants it."""
 
     def register(plant: Patch) -> Patch:
-        MUTANTS[plant.__name__] = Mutant(CASES[case], plant)
+        MUTANTS[plant.__name__] = Mutant({**CASES, **FORMAT_CASES}[case], plant)
         return plant
 
     return register
@@ -223,7 +227,7 @@ def names_differ_from_run_to_run(patch: pytest.MonkeyPatch) -> None:
 
 @bug("hoist_weights")
 def one_weight_among_the_operands_is_enough(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(hoist_weights, "_is_foldable", lambda op: any(hoist_weights.param_name(o) for o in op.operands))
+    patch.setattr(hoist_weights, "_is_foldable", lambda op: any(map(param_name, op.operands)))
 
 
 @bug("hoist_weights")
@@ -306,11 +310,9 @@ def constants_that_are_read_are_erased(patch: pytest.MonkeyPatch) -> None:
 
 @bug("defer_norms")
 def the_gain_scales_rows_of_the_weight(patch: pytest.MonkeyPatch) -> None:
-    honest = defer_norms.along_columns
-
     def wrong(row: mlir.Value, like: mlir.Value) -> mlir.Value:
         square = type_of(like).shape[0] == type_of(like).shape[1]
-        return along_rows(row, like) if square else honest(row, like)
+        return along_rows(row, like) if square else along_columns(row, like)
 
     patch.setattr(defer_norms, "along_columns", wrong)
 
@@ -339,6 +341,39 @@ def twins_may_complete_too_late(patch: pytest.MonkeyPatch) -> None:
 @bug("fuse_loops")
 def twins_may_differ_in_shape(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fuse_loops, "type_of", lambda value: TensorType((), DType.F32))
+
+
+@bug("keep_sums_wide")
+def a_product_is_not_added_to_the_wide_sum(patch: pytest.MonkeyPatch) -> None:
+    honest = keep_sums_wide._widened
+
+    def wrong(value: mlir.Value, wide: dict[mlir.Value, mlir.Value]) -> mlir.Value:
+        product = None if value in wide else producer(value, linear)
+        return honest(value, wide) if product is None else as_dtype(product.operands[0], DType.F32)
+
+    patch.setattr(keep_sums_wide, "_widened", wrong)
+
+
+@bug("keep_sums_wide")
+def gathered_rows_are_not_the_ones_asked_for(patch: pytest.MonkeyPatch) -> None:
+    def wrong(rows: mlir.Value, ids: mlir.Value) -> mlir.Value:
+        return neg(gather(rows, ids))
+
+    patch.setattr(keep_sums_wide, "gather", wrong)
+    patch.setattr(keep_sums_wide, "is_op", lambda op, *ops: is_op(op, *(gather if o is wrong else o for o in ops)))
+
+
+@bug("quantize_activations")
+def all_activations_become_integers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(quantize_activations, "FP8", Numbers(DType.I8, 0))
+
+
+@bug("quantize_activations")
+def results_are_rounded_to_bf16(patch: pytest.MonkeyPatch) -> None:
+    def wrong(operation: mlir.Operation, values: Sequence[mlir.Value]) -> None:
+        replace(operation, [as_dtype(as_dtype(value, DType.BF16), type_of(value).dtype) for value in values])
+
+    patch.setattr(quantize_activations, "replace", wrong)
 
 
 @bug("decompose")

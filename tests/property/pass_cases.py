@@ -10,15 +10,17 @@ from functools import partial
 import mlir.ir as mlir
 
 from tests.property.pass_properties import Pass, PassCase
-from tests.targets import EAGER, MODEST, UNABLE
+from tests.targets import EAGER, MODEST, ROUNDING, UNABLE
 from warploom.ir.function import functions
 from warploom.ir.op import op_of
+from warploom.ir.ops.elementwise import add
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.parameters import param
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.patterns import is_elementwise, weight_operands
 from warploom.ir.rewrite import entries, is_op, is_weight
+from warploom.ir.target import Target
 from warploom.ir.types import DType, type_of
 from warploom.passes.assign_layouts import assign_layouts
 from warploom.passes.cse import cse
@@ -30,8 +32,12 @@ from warploom.passes.fuse_heroes import fuse_heroes
 from warploom.passes.fuse_loops import fuse_loops
 from warploom.passes.hoist_weights import hoist_weights
 from warploom.passes.inline_groups import inline_groups
+from warploom.passes.keep_sums_wide import keep_sums_wide
 from warploom.passes.merge_linears import merge_linears
 from warploom.passes.narrow_weights import narrow_weights
+from warploom.passes.pipeline import pipeline, run
+from warploom.passes.quantize_activations import quantize_activations
+from warploom.passes.require_kernels import require_kernels
 from warploom.passes.simplify import simplify
 
 EXAMPLES = int(os.environ.get("WARPLOOM_PROGRAMS", "200"))  # generated programs a pass; `tools/nightly` asks for more
@@ -112,6 +118,34 @@ ANY_ORDER: Sequence[Pass] = (
     donate,
     decompose,
 )
+
+
+def num_rounded_sums(module: mlir.Module) -> int:
+    """Sums that are rounded to bf16."""
+    return sum(is_op(op, add) and type_of(op.results[0]).dtype is DType.BF16 for f in entries(module) for op in f.ops)
+
+
+def num_wide_products(module: mlir.Module) -> int:
+    """Products of quantized weights with activations that are not."""
+    return sum(is_op(op, quantized_linear) for f in entries(module) for op in f.ops)
+
+
+def widened(module: mlir.Module) -> None:
+    """`keep_sums_wide`, and what it leaves unread removed."""
+    keep_sums_wide(module)
+    dce(module)
+
+
+def piped(target: Target) -> Pass:
+    """The whole pipeline for a target, verified after every pass, as one pass."""
+
+    def whole_pipeline(module: mlir.Module) -> None:
+        for _ in run(module, pipeline(target, "f32")):
+            pass
+
+    return whole_pipeline
+
+
 FUSION = (donate, partial(fuse_heroes, target=EAGER), decompose, fuse_loops)
 CASES = {
     "simplify": PassCase(simplify, measure=num_ops),
@@ -128,5 +162,15 @@ CASES = {
     "fuse_heroes_unable": PassCase(partial(fuse_heroes, target=UNABLE), before=(donate,), measure=num_ops),
     "decompose": PassCase(decompose, exact=False, measure=num_composites),
     "fuse_loops": PassCase(fuse_loops, before=(decompose, simplify, cse), measure=num_ops, ensures=one_space_each),
+    "require_kernels": PassCase(partial(require_kernels, target=EAGER), before=FUSION[:2], measure=num_ops),
     "inline_groups": PassCase(inline_groups, before=FUSION, measure=num_calls),
+}
+FORMAT_CASES = {  # on programs of `format_motifs`
+    "keep_sums_wide": PassCase(widened, exact=False, rounds=DType.BF16, measure=num_rounded_sums),
+    "quantize_activations": PassCase(
+        partial(quantize_activations, target=ROUNDING), exact=False, measure=num_wide_products
+    ),
+}
+PIPELINES = {  # a second run may find equal calls, which the last pass has made
+    target.name: PassCase(piped(target), exact=False, idempotent=False) for target in (EAGER, MODEST, UNABLE)
 }

@@ -53,7 +53,7 @@ def dialect() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Program:
     """A module's text and data to run it on."""
 
@@ -77,6 +77,10 @@ class Program:
         found = {name: sensitivity(single[name], double[name], t.dtype) for name, t in result_types(module).items()}
         kept = {name: loss for name, loss in found.items() if loss is not None}
         return kept if kept.keys() == found.keys() else None
+
+    def __repr__(self) -> str:
+        """Short: hypothesis refuses to make long ones, and prints examples by the function below."""
+        return f"Program of {len(self.text.splitlines())} lines"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """How hypothesis prints a failing example: the text as it is, not as a literal."""

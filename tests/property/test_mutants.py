@@ -7,20 +7,26 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.property.corner_motifs import CORNERS
+from tests.property.format_motifs import FORMATS
 from tests.property.model_graphs import model_programs
 from tests.property.motifs import MOTIFS
 from tests.property.mutants import MUTANTS
+from tests.property.pass_cases import FORMAT_CASES
 from tests.property.pass_properties import PassCase, check_pass
 from tests.property.programs import Program, programs
 
 EXAMPLES = 400
+PROGRAMS = st.one_of(programs(ops=(), motifs=CORNERS, max_steps=2), programs(motifs=MOTIFS), model_programs())
+FORMAT_PROGRAMS = programs(ops=(), motifs=FORMATS, max_steps=2)
 
 
 def complaint(case: PassCase) -> str | None:
     """What is wrong with a pass, on one of many programs; the same programs every time."""
 
+    drawn = FORMAT_PROGRAMS if case in FORMAT_CASES.values() else PROGRAMS
+
     @settings(max_examples=EXAMPLES, phases=[Phase.generate], database=None, derandomize=True, deadline=None)
-    @given(program=st.one_of(programs(ops=(), motifs=CORNERS, max_steps=2), programs(motifs=MOTIFS), model_programs()))
+    @given(program=drawn)
     def check(program: Program) -> None:
         check_pass(case, program)
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, seed, settings
 
-from tests.property.programs import Program, dialect, loader, programs, result_types
+from tests.property.programs import Program, dialect, programs, result_types
 from tests.tolerances import assert_close
 from warploom.codegen.cpu.driver import compile_entries
 from warploom.codegen.cpu.executor import NativeModule
 from warploom.codegen.cpu.isa import LEVELS
 from warploom.codegen.cpu.target import CPU
 from warploom.ir.function import functions
-from warploom.ir.interpreter import evaluate_exports
+from warploom.ir.interpreter import evaluate_exports, loader
 from warploom.ir.types import TensorType
 from warploom.passes.pipeline import pipeline, run
 from warploom.runtime.machine import cpu_features

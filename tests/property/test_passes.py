@@ -11,8 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.property.corner_motifs import CORNERS
+from tests.property.format_motifs import FORMATS
 from tests.property.motifs import MOTIFS, mlp, tied_head
-from tests.property.pass_cases import ANY_ORDER, CASES, EXAMPLES, run_time_weight_ops, weight_bytes
+from tests.property.pass_cases import (
+    ANY_ORDER,
+    CASES,
+    EXAMPLES,
+    FORMAT_CASES,
+    PIPELINES,
+    run_time_weight_ops,
+    weight_bytes,
+)
 from tests.property.pass_properties import Pass, PassCase, check_orders, check_pass
 from tests.property.programs import Program, dialect, programs
 from tests.targets import EAGER, MODEST, UNABLE
@@ -72,11 +81,25 @@ def test_any_order_of_passes_means_the_same(program: Program, order: list[Pass])
     check_orders(order, program)
 
 
+@pytest.mark.parametrize("name", FORMAT_CASES)
+@settings(max_examples=EXAMPLES)
+@given(program=programs(ops=(), motifs=FORMATS, max_steps=2))
+def test_passes_that_change_formats_keep_their_promises(name: str, program: Program) -> None:
+    check_pass(FORMAT_CASES[name], program)
+
+
 @pytest.mark.parametrize("target", [EAGER, MODEST, UNABLE], ids=lambda t: t.name)
 @settings(max_examples=EXAMPLES)
 @given(program=programs())
 def test_the_whole_pipeline_means_the_same(target: Target, program: Program) -> None:
     check_orders(pipeline(target, "f32"), program)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@settings(max_examples=max(1, EXAMPLES // 5))
+@given(program=programs())
+def test_the_whole_pipeline_keeps_the_promises_of_a_pass(name: str, program: Program) -> None:
+    check_pass(PIPELINES[name], program)
 
 
 @pytest.mark.parametrize("target", [EAGER, UNABLE], ids=lambda t: t.name)

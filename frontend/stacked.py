@@ -35,7 +35,7 @@ def _choices(text: str) -> list[str]:
 def stack(pattern: str, tensors: Sequence[LazyTensor]) -> LazyTensor | None:
     """The tensors of a pattern as one, or None if they cannot be read so: they differ in dtype, or have parts."""
     first = tensors[0]
-    if any(tensor.parts or tensor.dtype != first.dtype for tensor in tensors):
+    if any(t.parts or t.dtype != first.dtype or t.shape[1:] != first.shape[1:] for t in tensors):
         return None
     rows = sum(tensor.shape[0] for tensor in tensors)
 
@@ -43,6 +43,15 @@ def stack(pattern: str, tensors: Sequence[LazyTensor]) -> LazyTensor | None:
         return np.concatenate([tensor.load() for tensor in tensors])
 
     return LazyTensor(pattern, (rows, *first.shape[1:]), first.dtype, first.source, read)
+
+
+def stack_parts(pattern: str, tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
+    """The parts of quantized tensors, each as one; none if they are not all quantized in one format."""
+    suffixes = {tuple(part.name.removeprefix(tensor.name) for part in tensor.parts) for tensor in tensors}
+    if len(suffixes) > 1:
+        return []
+    found = [stack(pattern + end, [t.parts[i] for t in tensors]) for i, end in enumerate(next(iter(suffixes)))]
+    return [part for part in found if part is not None] if None not in found else []
 
 
 def load_tensor(tensors: Mapping[str, LazyTensor], name: str) -> Array:

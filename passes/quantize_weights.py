@@ -54,8 +54,8 @@ def _after_attention(function: Function) -> list[mlir.Operation]:
 def module_paths(operation: mlir.Operation) -> list[str]:
     """Paths of modules that a weight belongs to: where it is used, and where it is stored."""
     names = parameters_of(operation.operands[2 if is_op(operation, expert_linear) else 1])
-    stored = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
-    return [path_of(operation), *stored]
+    stored = [name.rpartition(".weight")[0] for name in names if ".weight" in name]  # `.weight`, or a part of it
+    return [path_of(operation), *dict.fromkeys(stored)]
 
 
 def _is_row_weight(operation: mlir.Operation) -> bool:
@@ -105,7 +105,7 @@ def _store_experts(operation: mlir.Operation, rules: Rules) -> None:
         matrices = (chosen.experts or chosen.store)(weight)
         if len(matrices) == 1:
             operation.operands[2] = matrices[0]
-        elif chosen.experts is not None:
+        elif type_of(matrices[1]).dtype is DType.I8:
             replace(operation, [mxfp4_expert_linear(x, experts, *matrices, **attrs)])
         else:
             q, *sides = matrices

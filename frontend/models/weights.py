@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlir.ir as mlir
 
 from warploom.errors import CheckpointError
-from warploom.frontend.stacked import names_of, stack
+from warploom.frontend.stacked import names_of, stack, stack_parts
 from warploom.frontend.tensors import LazyTensor
 from warploom.ir.function import FunctionBuilder, scope
 from warploom.ir.ops.dequantize import dequantize
@@ -67,9 +67,15 @@ class Weights:
         Raises:
             CheckpointError: one is missing or has another shape.
         """
-        names = names_of(pattern)
-        together = stack(self.prefix + pattern, [self.require(self.prefix + name, shape) for name in names])
-        return _joined([self(name, shape) for name in names]) if together is None else self._param(together)
+        full, tensors = self.prefix + pattern, [self.require(self.prefix + name, shape) for name in names_of(pattern)]
+        together = stack(full, tensors)
+        if together is not None:
+            return self._param(together)
+        parts = stack_parts(full, tensors)
+        if parts:
+            result: mlir.Value = dequantize(*map(self._param, parts))
+            return result
+        return _joined([self(name, shape) for name in names_of(pattern)])
 
     def parts(self, name: str, shape: tuple[int, ...]) -> tuple[mlir.Value, ...]:
         """Of a quantized tensor that is to stay so the parameters that stand for it: numbers, scales, maybe offsets."""

@@ -25,7 +25,7 @@ def _store(weight: mlir.Value) -> Matrices:
 
 
 def _experts(weight: mlir.Value) -> Matrices:
-    numbers = producer(weight, dequantize_mxfp4)
+    numbers = producer(weight, dequantize, dequantize_mxfp4)
     return (as_dtype(weight, DType.BF16),) if numbers is None else tuple(numbers.operands)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from warploom.frontend.stacked import load_tensor, names_of, stack
+from warploom.frontend.stacked import load_tensor, names_of, stack, stack_parts
 from warploom.frontend.tensors import Array, LazyTensor
 
 
@@ -43,3 +43,17 @@ def test_tensors_that_differ_are_no_stack() -> None:
     number = lazy("n", np.zeros((2, 3), np.int8))
     assert stack("{a,b}", [lazy("a", np.zeros((2, 3), np.float32)), number]) is None
     assert stack("{a,b}", [lazy(name, np.zeros((2, 3), np.float32), parts=(number,)) for name in "ab"]) is None
+
+
+def test_parts_of_one_format_are_stacks() -> None:
+    def quantized(name: str, *parts: str) -> LazyTensor:
+        found = tuple(lazy(f"{name}.{part}", np.full((2, 3), ord(part[0]), np.int8)) for part in parts)
+        return lazy(name, np.zeros((2, 3), np.float32), parts=found)
+
+    both = [quantized(name, "q", "scale") for name in "ab"]
+    q, scale = stack_parts("{a,b}", both)
+    assert (q.name, q.shape, scale.name) == ("{a,b}.q", (4, 3), "{a,b}.scale")
+    stored = {part.name: part for tensor in both for part in tensor.parts}
+    np.testing.assert_array_equal(load_tensor(stored, scale.name), scale.load())
+    assert stack_parts("{a,b}", [both[0], quantized("b", "q", "scale", "offset")]) == []
+    assert stack_parts("{a,b}", [lazy(name, np.zeros((2, 3), np.float32)) for name in "ab"]) == []

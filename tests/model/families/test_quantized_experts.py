@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_experts_stay_in_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     config = json.loads((tmp_path / "fp8" / "config.json").read_text())
     described = config | {"quantization_config": {"quant_method": "fp8"}}
     (tmp_path / "fp8" / "config.json").write_text(json.dumps(described))
-    schemes = {"floats": "f32", "fp8": {"*.experts.*": "checkpoint", "*": "f32"}}
+    schemes: dict[str, Any] = {"floats": "f32", "fp8": {"*.experts.*": "checkpoint", "*": "f32"}}
     for name, scheme in schemes.items():
         compile(tmp_path / name, quantization=scheme, out=tmp_path / f"{name}.warploom")
     kept = {name: array for name, array in load(tmp_path / "fp8.warploom").params.items() if ".experts." in name}

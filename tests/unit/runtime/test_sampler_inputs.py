@@ -7,15 +7,26 @@ from typing import Any
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from warploom.runtime.request import Request
 from warploom.runtime.sampler_inputs import SamplerInputs, SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
 
+I32 = NDArray[np.int32]
 
-def admitted(table: SamplerTable, row: int, prompt: list[int], seed: int = 0, **params: Any) -> Request:
+
+def admitted(
+    table: SamplerTable,
+    row: int,
+    prompt: list[int],
+    seed: int = 0,
+    bad_words_ids: tuple[tuple[int, ...], ...] = (),
+    **params: Any,
+) -> Request:
     made = SamplingParams(**params)
-    request = Request(row, list(prompt), made, 100, frozenset({2, *made.stop_token_ids}), seed, row=row)
+    ends = frozenset({2, *made.stop_token_ids})
+    request = Request(row, list(prompt), made, 100, ends, seed, bad_words=bad_words_ids, row=row)
     table.admit(request)
     return request
 
@@ -65,6 +76,31 @@ def test_history_counts_outputs_and_remembers_prompts(prompt: list[int], output:
     assert counts == {token: output.count(token) for token in {*prompt, *output}}
     assert (inputs.penalty_tokens[0] == -1).all()
     assert inputs.penalty_tokens.shape[1] == max(1, len(counts))
+
+
+def weights(tokens: I32, values: NDArray[Any]) -> dict[int, float]:
+    """A row of tokens and what they have, without padding."""
+    return {token: value for token, value in zip(tokens.tolist(), values.tolist(), strict=True) if token >= 0}
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(0, 6))
+def test_behind_drafts_is_as_if_they_had_been_said(output: list[int], drafts: list[int], min_tokens: int) -> None:
+    table = SamplerTable(2, 400)
+    params: dict[str, Any] = {"presence_penalty": 1, "min_tokens": min_tokens, "bad_words": ["x"]}
+    request = admitted(table, 1, [4, 5], bad_words_ids=((1, 2), (3, 4, 5), (6,)), **params)
+    plain = admitted(table, 0, [9])
+    say(table, request, output)
+    tails = [(), *[tuple(drafts[: number + 1]) for number in range(len(drafts))]]
+    known = np.array([1] + [len(request.token_ids) + len(tail) for tail in tails], np.int32)
+    rows = np.array([plain.row] + [request.row] * len(tails), np.int32)
+    ahead = table.gather(rows, known, [(), *tails])
+    for place, token in enumerate([*drafts, 0], 1):
+        now = gather(table, request)
+        assert now.sample_positions[0] == ahead.sample_positions[place]
+        for tokens, values in (("penalty_tokens", "penalty_counts"), ("bias_tokens", "bias_values")):
+            found = weights(getattr(ahead, tokens)[place], getattr(ahead, values)[place])
+            assert found == weights(getattr(now, tokens)[0], getattr(now, values)[0])
+        say(table, request, [token])
 
 
 def test_end_tokens_are_banned_until_min_tokens() -> None:

@@ -77,6 +77,12 @@ def test_a_config_means_what_transformers_makes_of_it(name: str) -> None:
         ("Mixtral-8x7B-v0.1", "num_experts_per_tok", 9),
         ("Qwen3-30B-A3B", "use_sliding_window", True),
         ("OLMoE-1B-7B-0924", "clip_qkv", 8.0),
+        ("DeepSeek-V2-Lite", "norm_topk_prob", True),
+        ("DeepSeek-V2", "topk_method", "noaux_tc"),
+        ("DeepSeek-V2", "topk_group", 9),
+        ("DeepSeek-V3", "n_group", 3),
+        ("DeepSeek-V3", "scoring_func", "softmax"),
+        ("DeepSeek-V3", "num_experts_per_tok", 257),
     ],
 )
 def test_a_value_that_we_do_not_have_is_refused_by_family_and_field(name: str, field: str, value: Any) -> None:
@@ -127,3 +133,10 @@ def test_a_checkpoint_of_the_model_without_its_head_leaves_the_first_name_out() 
     text = print_module(trace(config, without_prefix, CACHE, Limits(64, 4, 1024)))
     assert '"h.0.attn.c_attn.weight"' in text
     assert "transformer." not in text
+
+
+@pytest.mark.usefixtures("wl")
+def test_a_cache_of_latents_in_fp8_is_refused() -> None:
+    cache = CacheSpec(page_size=64, dtype=DType.F8, k_layout="token_major")
+    with pytest.raises(UnsupportedModelError, match="latent attention has no kernels for a KV cache of f8e4m3"):
+        trace(shortened(PUBLISHED["DeepSeek-V2-Lite"]), dummy_tensor, cache, Limits(64, 4, 128))

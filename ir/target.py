@@ -31,6 +31,7 @@ class Target:
         activations: what the kernel of a `quantized_linear` of integer weights wants to multiply them with, or None:
             activations as they are.
         row_scales: why no kernel multiplies each row of a `linear`'s result by a number, or None; see `defer_norms`.
+        scale_each_row: kernels of products read the scales of activations row by row, also where all rows share one.
         norms_rows: kernels of a `linear` norm the rows that they read, in one launch.
     """
 
@@ -40,3 +41,4 @@ class Target:
     activations: Callable[[mlir.Operation], Numbers | None] = lambda operation: None
     row_scales: Callable[[mlir.Operation], str | None] = lambda operation: "no kernel scales rows after a product"
     norms_rows: bool = False
+    scale_each_row: bool = False

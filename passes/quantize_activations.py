@@ -17,7 +17,7 @@ from warploom.ir.ops.parameters import checkpoint, export, param
 from warploom.ir.ops.quantize import quantize, quantize_static
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.ops.reduce import reduce_max
-from warploom.ir.ops.shape import concat, reshape
+from warploom.ir.ops.shape import broadcast, concat, reshape
 from warploom.ir.rewrite import before, entries, is_op, parameters_of, replace
 from warploom.ir.target import Numbers, Target
 from warploom.ir.types import DType, type_of
@@ -44,7 +44,7 @@ def quantize_activations(module: mlir.Module, target: Target, scales: Container[
             elif type_of(operation.operands[2]).shape[1] != 1:
                 continue  # scales of blocks: kernels read such weights as floats
             elif prepare is not None and (names := _static_scales(operation, scales)):
-                _rewrite_static(operation, names, prepare)
+                _rewrite_static(operation, names, prepare, target)
             else:
                 _rewrite(operation, FP8)
 
@@ -62,7 +62,7 @@ def _rewrite(operation: mlir.Operation, numbers: Numbers) -> None:
         _multiply(operation, q, scale, weight)
 
 
-def _rewrite_static(operation: mlir.Operation, names: list[str], prepare: Function) -> None:
+def _rewrite_static(operation: mlir.Operation, names: list[str], prepare: Function, target: Target) -> None:
     x, *weight = operation.operands
     with before(prepare.terminator):
         for name in names:
@@ -70,7 +70,10 @@ def _rewrite_static(operation: mlir.Operation, names: list[str], prepare: Functi
     with before(operation):
         known = [param(name=name, shape=(1,), dtype="f32") for name in names]
         scale = known[0] if len(known) == 1 else reshape(reduce_max(concat(*known, axis=0), axis=0), shape=(1,))
-        _multiply(operation, quantize_static(x, scale, dtype="f8e4m3"), scale, weight)
+        q = quantize_static(x, scale, dtype="f8e4m3")
+        if target.scale_each_row:
+            scale = broadcast(reshape(scale, shape=()), shape=(*type_of(x).shape[:-1], 1), dims=())
+        _multiply(operation, q, scale, weight)
 
 
 def _multiply(operation: mlir.Operation, q: mlir.Value, scale: mlir.Value, weight: list[mlir.Value]) -> None:

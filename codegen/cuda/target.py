@@ -24,4 +24,4 @@ def cuda(target: CudaTarget) -> Target:
     def layout(operation: mlir.Operation, feeds_swiglu: bool) -> str:
         return "row"
 
-    return Target(name=f"cuda:{target.arch}", refuses=refuses, layout=layout, norms_rows=True)
+    return Target(name=f"cuda:{target.arch}", refuses=refuses, layout=layout, norms_rows=True, scale_each_row=True)

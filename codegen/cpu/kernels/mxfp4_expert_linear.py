@@ -65,7 +65,7 @@ class Mxfp4ExpertLinearSpec(ExpertLinearSpec):
             xs = [x.load(column) for column in columns]
             sums = []
             for row, total in enumerate(totals):
-                q.prefetch(byte + (row + count) * (self.k // 2))  # rows are too short for the hardware to see them coming
+                q.prefetch(byte + (row + count) * (self.k // 2))  # short rows surprise the hardware
                 pairs = [table.numbers(q.at(byte + (row * (self.k // 2) + part))) for part in range(0, size, LANES)]
                 numbers = [*(low for low, _ in pairs), *(high for _, high in pairs)]
                 powers = scale.at(row * (self.k // GROUP))

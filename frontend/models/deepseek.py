@@ -15,12 +15,12 @@ from warploom.frontend.models.routing import Groups
 from warploom.frontend.models.sizes import Sizes
 
 LATENT_EPS = 1e-6  # of the norms of latents, whatever the config says of others
-OF_TRAINING = ("aux_loss_alpha", "seq_aux", "router_aux_loss_coef", "output_router_logits")
 ROUTING = (
     "ep_size",  # of training: how experts were spread
-    "num_nextn_predict_layers",
-    "num_mtp_layers",  # heads that predict further tokens: weights that are left unread
-    *OF_TRAINING,
+    *("aux_loss_alpha", "seq_aux", "router_aux_loss_coef", "output_router_logits"),  # of training too
+    *("num_nextn_predict_layers", "num_mtp_layers"),  # heads that predict further tokens: weights that are left unread
+    # Read where there is a layer with experts:
+    *("n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"),
 )
 
 
@@ -51,7 +51,7 @@ def read_decoder(read: ConfigReader, router: Callable[[Experts], Router], *, den
     if first < sizes.layers:
         sparse = _sparse(read, router, act, bias)
         blocks = [sparse if i >= first and i % every == 0 else plain for i, plain in enumerate(blocks)]
-    read.ignore(*ROUTING, "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size")
+    read.ignore(*ROUTING)
     return Decoder(sizes, tuple(pre_norm(norm, attention, *block) for block in blocks), norm)
 
 

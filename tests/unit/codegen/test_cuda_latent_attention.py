@@ -9,15 +9,24 @@ import numpy as np
 import pytest
 
 from tests.unit.codegen.triton_interpreter import run_kernel
+from tests.unit.frontend.published_configs import PUBLISHED
 from warploom.codegen.cpu.kernels.groups import Range
+from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernels.head_linear import HeadLinearSpec, few_tile, many_tile
 from warploom.codegen.cuda.kernels.latent_attention import CombineSpec, LatentAttentionSpec, LatentProblem, LatentTile
 from warploom.codegen.cuda.kernels.latent_write import LatentWriteSpec
+from warploom.codegen.cuda.target import cuda
+from warploom.frontend.dummy import dummy_tensor
+from warploom.frontend.models.inputs import CacheSpec
+from warploom.frontend.trace import Limits, trace
+from warploom.ir.function import functions, path_of
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.latent_attention import latent_attention, latent_write
 from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.rope import rope
-from warploom.ir.types import DType
+from warploom.ir.types import DType, type_of
+from warploom.passes.pipeline import pipeline
+from warploom.passes.pipeline import run as run_passes
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 PAGE = 64
@@ -186,3 +195,22 @@ def test_head_linear_is_its_meaning(heads: int, n: int, k: int, tokens: int, wei
         spec = HeadLinearSpec(heads, n, k, weight, Range(8, width), tile, pdl=False)
         run_kernel(spec, [matrix, matrices, out], {"T": tokens})
         close(out, expected)
+
+
+@pytest.mark.usefixtures("wl")
+@pytest.mark.parametrize("name", ["DeepSeek-V2-Lite", "DeepSeek-V3"])
+def test_a_layer_is_few_launches(name: str) -> None:
+    """Of attention: one merged projection for each of what it reads; the write with norm and rotations; no loops."""
+    config = PUBLISHED[name] | {"num_hidden_layers": 1, "first_k_dense_replace": 1}
+    cache = CacheSpec(page_size=PAGE, dtype=DType.BF16, k_layout="token_major")
+    module = trace(config, dummy_tensor, cache, Limits(64, 4, 512), DType.BF16)
+    for _ in run_passes(module, pipeline(cuda(CudaTarget("sm_90")), "bf16")):
+        pass
+    found = functions(module)
+    calls = [op for op in found["step"].ops if op.name == "func.call" and path_of(op).endswith("self_attn")]
+    kinds = [str(found[op.attributes["callee"].value].operation.attributes["wl.kind"].value) for op in calls]
+    first = ["linear"] * (1 if config["q_lora_rank"] is None else 2)
+    attention = ["head_linear", "latent_write", "latent_attention", "head_linear", "linear"]
+    assert sorted(kinds) == sorted([*first, *attention])
+    (kv,) = (value for key, value in found["step"].inputs.items() if key == "kv")
+    assert str(type_of(kv).shape[2:]) == f"(1, 1, {PAGE * 576})"

@@ -200,7 +200,7 @@ def test_head_linear_is_its_meaning(heads: int, n: int, k: int, tokens: int, wei
 @pytest.mark.usefixtures("wl")
 @pytest.mark.parametrize("name", ["DeepSeek-V2-Lite", "DeepSeek-V3"])
 def test_a_layer_is_few_launches(name: str) -> None:
-    """Of attention: one merged projection for each of what it reads; the write with norm and rotations; no loops."""
+    """Of attention: one merged projection for each of what it reads; the write with norm and rotations."""
     config = PUBLISHED[name] | {"num_hidden_layers": 1, "first_k_dense_replace": 1}
     cache = CacheSpec(page_size=PAGE, dtype=DType.BF16, k_layout="token_major")
     module = trace(config, dummy_tensor, cache, Limits(64, 4, 512), DType.BF16)
@@ -209,7 +209,8 @@ def test_a_layer_is_few_launches(name: str) -> None:
     found = functions(module)
     calls = [op for op in found["step"].ops if op.name == "func.call" and path_of(op).endswith("self_attn")]
     kinds = [str(found[op.attributes["callee"].value].operation.attributes["wl.kind"].value) for op in calls]
-    first = ["linear"] * (1 if config["q_lora_rank"] is None else 2)
+    # Of V3 the latent of queries is copied out of the merged product: what norms it reads whole rows.
+    first = ["linear"] if config["q_lora_rank"] is None else ["linear", "loops", "linear"]
     attention = ["head_linear", "latent_write", "latent_attention", "head_linear", "linear"]
     assert sorted(kinds) == sorted([*first, *attention])
     (kv,) = (value for key, value in found["step"].inputs.items() if key == "kv")

@@ -123,15 +123,16 @@ def test_the_same_model_draws_the_same(more: dict[str, Any]) -> None:
     assert computed <= 4 * 31, "nothing is computed twice"
 
 
-def test_after_a_rest_it_goes_on_from_what_was_accepted() -> None:
-    device, drafter = FakeDevice(max_rows=8), Apprentice(2)
+def test_it_goes_on_from_what_was_accepted() -> None:
+    """Also after a rest, when other tokens have taken the places of its drafts: once it is right, all is accepted."""
+    device, drafter = FakeDevice(max_rows=8), Apprentice(1)
     engine = make_engine(device, drafter)
-    add(engine, [5], SamplingParams(seed=3, max_tokens=50, ignore_eos=True))
-    finish(engine)
+    request = add(engine, [5], SamplingParams(seed=3, max_tokens=50, ignore_eos=True))
+    while engine.stats().drafts < 3:
+        engine.step()
+    assert engine.stats().accepted_tokens == 0
     drafter.wrong = 1 << 30
-    other = add(engine, [5], SamplingParams(seed=3, max_tokens=50, ignore_eos=True))
-    before = engine.stats()
+    before = engine.stats().draft_tokens
     finish(engine)
-    after = engine.stats()
-    assert after.accepted_tokens - before.accepted_tokens == after.draft_tokens - before.draft_tokens > 20
-    assert output(other) == answer_alone([5], other.params, MAX_CONTEXT)[0]
+    assert engine.stats().accepted_tokens == engine.stats().draft_tokens - before > 15
+    assert output(request) == answer_alone([5], request.params, MAX_CONTEXT)[0]

@@ -16,7 +16,7 @@ import numpy as np
 from warploom.errors import CheckpointError
 from warploom.frontend.quantized.format import Format, Parts, Tensors
 from warploom.frontend.tensors import Array, LazyTensor
-from warploom.ir.layouts import pack_array
+from warploom.ir.layouts import split_block
 from warploom.ir.ops.mxfp4 import mxfp4_values
 
 BLOCKS, SCALES = "_blocks", "_scales"
@@ -44,10 +44,18 @@ def modules(config: Mapping[str, Any], tensors: Tensors) -> Iterator[tuple[str, 
 
 
 def rows_of_blocks(blocks: Array, scales: Array) -> tuple[Array, Array]:
-    """q i8 [E * n, k / 2] and scale i8 [E * n, k / 32]."""
-    bytes_ = blocks.view(np.uint8).reshape(-1, blocks.shape[-2] * 16)
-    codes = np.stack((bytes_ & 15, bytes_ >> 4), -1).reshape(len(bytes_), -1).view(np.int8)
-    return pack_array(codes - np.int8(8), "row4"), scales.view(np.int8).reshape(len(bytes_), -1)
+    """q i8 [E * n, k / 2] and scale i8 [E * n, k / 32].
+
+    `row4` puts the first half of the columns of a larger block into the low four bits of bytes, in order, and the
+    second half into the high ones; checkpoints have neighbours in a byte.
+    """
+    groups = scales.shape[-1]
+    half = split_block(32 * groups) // 2
+    first, second = np.moveaxis(blocks.view(np.uint8).reshape(-1, 2, half // 2), 1, 0)
+    q = np.empty((len(first), half), np.uint8)
+    q[:, 0::2] = first & 15 | second << 4
+    q[:, 1::2] = first >> 4 | second & 240
+    return q.reshape(-1, 16 * groups).view(np.int8), scales.reshape(-1, groups).view(np.int8)
 
 
 def _read(blocks: LazyTensor, scales: LazyTensor) -> tuple[Array, ...]:

@@ -35,4 +35,5 @@ FAMILY = Family(
     ("DeepseekV2ForCausalLM",),
     parse,
     ("latent attention", "mixture of experts", "shared experts", "groups of experts", "dense layers between"),
+    checked=("cpu", "cuda"),
 )

@@ -8,12 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
 from warploom.runtime.artifact import Artifact, load
+from warploom.runtime.weights import numpy_dtype
 from warploom.tools.compile_extra import require_compiler
 from warploom.tools.reports import decode_dims, running
 from warploom.tools.table import table
@@ -70,25 +72,44 @@ def artifact_differences(left: Artifact, right: Artifact) -> Iterator[Difference
     """Yield what differs between two artifacts, from the manifest down to launches."""
     fields = [_flat(msgspec.to_builtins(a.manifest)) for a in (left, right)]
     yield from _differing("manifest", *fields)
-    sources = [{n: f.sha256[:12] for n, f in a.manifest.files.items()} for a in (left, right)]
-    yield from _differing("file", *sources)
-    weights = [{n: f"{array.dtype} {array.shape}" for n, array in a.params.items()} for a in (left, right)]
-    yield from _differing("weight", *weights)
+    yield from _differing("file", *map(_files, (left, right)))
+    yield from _differing("weight", *map(_weights, (left, right)))
     for target in sorted(left.manifest.targets.keys() & right.manifest.targets.keys()):
         yield from _differing(f"launches, {target}", _launches(left, target), _launches(right, target))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Fields of a manifest by path; files are compared by themselves."""
+    """Fields of a manifest by path; files and weights are compared by themselves."""
     found: dict[str, str] = {}
     for name, item in value.items():
-        if name == "files":
+        if name in ("files", "random_params"):
             continue
         if isinstance(item, dict):
             found |= _flat(item, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = str(item)
     return found
+
+
+def _files(artifact: Artifact) -> dict[str, str]:
+    """Hashes by path; the forms of a kernel (source, PTX, cubin, ...) are one thing."""
+    hashes: dict[str, list[str]] = {}
+    for name, info in sorted(artifact.manifest.files.items()):
+        path = PurePosixPath(name)
+        is_kernel = path.parts[0] == "kernels"
+        hashes.setdefault(str(path.with_suffix(".*")) if is_kernel else name, []).append(info.sha256)
+    return {name: _hash_of_all(found)[:12] for name, found in hashes.items()}
+
+
+def _hash_of_all(hashes: list[str]) -> str:
+    return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
+
+
+def _weights(artifact: Artifact) -> dict[str, str]:
+    """Types by name; those that are made up at load are not made for this."""
+    stored = {name: f"{array.dtype} {array.shape}" for name, array in artifact.stored_params.items()}
+    random = artifact.manifest.random_params
+    return stored | {name: f"{numpy_dtype(p.dtype)} {tuple(p.shape)}, made up" for name, p in random.items()}
 
 
 def _launches(artifact: Artifact, target: str) -> dict[str, str]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import warploom
+from tests.unit.frontend.tiny_checkpoints import tiny_config
 from warploom import passes
 from warploom.ir.context import new_context
 from warploom.tools.cli import main
@@ -68,6 +72,22 @@ def test_diff_of_artifacts_goes_from_manifest_to_launches(
     (copy / "manifest.json").write_text(json.dumps(manifest))
     found = printed(capsys, "diff", tiny_artifact, copy)["differences"]
     assert found == [{"where": "manifest", "what": "max_context", "left": "128", "right": "64"}]
+
+
+def test_diff_makes_no_dummy_weights(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {**tiny_config(), "hidden_size": 4096, "intermediate_size": 1 << 16}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    dummy = warploom.compile(tmp_path, dummy_weights=True, out=tmp_path / "artifact")
+    tracemalloc.start()
+    found = printed(capsys, "diff", tiny_artifact, dummy.path)["differences"]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 27 < 1 << 30 < sum(math.prod(p.shape) for p in dummy.manifest.random_params.values())
+    weights = {row["what"]: row["right"] for row in found if row["where"] == "weight"}
+    assert sum("made up" in text for text in weights.values()) == len(dummy.manifest.random_params)
+    kernels = [row["what"] for row in found if row["where"] == "file" and row["what"].startswith("kernels/")]
+    assert kernels
+    assert all(name.endswith(".*") for name in kernels), "all forms of a kernel are one row"
 
 
 def test_reduce_by_command_leaves_what_the_command_asks_for(trace: Path, tmp_path: Path) -> None:

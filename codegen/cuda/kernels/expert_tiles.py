@@ -55,7 +55,8 @@ def choices_for(first: ExpertProblem, second: ExpertProblem, target: CudaTarget)
     Where tokens are few and experts many, hardly two tokens meet in one, and each reads its own; else tokens are sorted
     by expert. Blocks of sorted tokens are as large as an expert has, on average.
     """
-    single = max(1, first.experts // (4 * first.choices))  # tokens, of which a quarter of all experts is chosen
+    # Tokens of which a quarter of all experts is chosen; or half, where tensor cores wait for numbers to become bf16.
+    single = max(1, first.experts // ((4 if first.is_plain else 2) * first.choices))
     per_expert = first.experts / first.choices  # tokens that give every expert one
     sizes = {int(8 * per_expert): 16, int(24 * per_expert): 32, int(64 * per_expert): 64}
     ends: list[int | None] = [end for end in sizes if end > single]
@@ -75,15 +76,15 @@ def gemv_tile(problem: ExpertProblem) -> ExpertGemvTile:
     longest = 1 << (stored - 1).bit_length()
     block = next((size for size in (1024, 512, 256) if stored % size == 0), min(longest, 512))
     if problem.gate is not None:
-        return ExpertGemvTile(2, block, 4, 4 if block >= 512 else 2)
-    return ExpertGemvTile(2, block, max(4, 2048 // block), max(1, block // 128))
+        return ExpertGemvTile(1, block, 2, 4 if block >= 512 else 2)
+    return ExpertGemvTile(1, block, max(4, 2048 // block), max(1, block // 256))
 
 
 def gemm_tile(problem: ExpertProblem, block_t: int, target: CudaTarget) -> ExpertGemmTile:
     """A tile for blocks of `block_t` tokens."""
     large, parts = target.shared_bytes > LARGE, len(problem.parts)
     if not problem.is_plain:
-        return ExpertGemmTile(64 * parts, block_t, 0, 4, 3 if block_t <= 64 else 2)
+        return ExpertGemmTile(64 if block_t <= 64 else 64 * parts, block_t, 0, 4, 3 if block_t <= 64 else 2)
     if not large:
         return ExpertGemmTile(64, block_t, 64 if block_t <= 32 else 32, 4, 3)
     tma = target.has_tma and problem.k % 8 == 0

@@ -7,11 +7,12 @@ the exponentials of one block of keys behind the matrix products of another.
 Pages of 8-bit floats are brought by a group of four warps, which also makes them f16, exactly; q and the weights of the
 softmax are f16 then.
 
-compute-sanitizer's racecheck reports hazards at the lines of `def` and `gl.warp_specialize` only: in what Triton adds
-there, state and captured arguments that the first warps write to shared memory and the others read. They are ordered
-by `barrier.sync 1` of the whole block, before the reads and after them. The tool loses this order where some warps also
-have a barrier of their own (`bar.sync 0, 128`): it finds nothing in a kernel that is but a `warp_specialize`, and such
-hazards once there is a `gl.sum` before it.
+The block's first four warps only start the others. Triton tells those what to do through shared memory, in the order
+that `barrier.sync 1` of the whole block makes (in the PTX: before the others read, after they have read, and when they
+are done). compute-sanitizer's racecheck loses that order if the first warps also meet at a barrier of their own
+(`bar.sync 0, 128`): it reports hazards then even of kernels of three lines. Sums across warps and arrivals at mbarriers
+have such barriers, so here each of the first warps finds its sequence alone, and the warps that bring pages make the
+mbarriers and say when they are `ready`. On an H100 it takes as long as with the first warps as one of the groups.
 
 A row's float operations depend on its own position alone: blocks of keys are at absolute positions, and one that is
 masked for a row multiplies its state by 1 and adds 0.

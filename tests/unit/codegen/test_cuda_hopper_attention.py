@@ -44,7 +44,9 @@ def test_what_it_takes(problem: AttentionProblem, arch: str, taken: bool) -> Non
     ids=lambda problem: problem.name,
 )
 def test_it_fits(problem: AttentionProblem) -> None:
-    """Two groups of warps that compute and one that loads, without spills."""
+    """Four groups of warps: one that starts the others, two that compute and one that loads; without spills."""
     (kernel,) = compile_kernels([HopperAttentionSpec(problem)], HOPPER)
-    assert kernel.resources.num_warps == 12
+    assert kernel.resources.num_warps == 16
     assert kernel.resources.spill_bytes == 0
+    assert "barrier.sync \t1;" in kernel.ptx
+    assert "bar.sync \t0, 128" not in kernel.ptx, "the first warps have a barrier of their own"

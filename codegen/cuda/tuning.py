@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -45,20 +45,28 @@ def table(arch: str) -> Table:
 
 def choices_for(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
     """The tiles of a problem by rising number of tokens; the last choice has no end."""
-    if target.deterministic:
-        return _invariant(problem, target)
+    if target.deterministic and problem.weight.dtype is not DType.BF16:
+        return default_choices(problem, target)[-1:]
     same = problem.x is not DType.F32 or problem.norm is not None  # a norm makes bf16 of f32
     tuned: Mapping[str, tuple[Choice, ...]] = table(target.arch).linear if same else {}
-    return tuned.get(key_of(problem)) or default_choices(problem, target)
+    choices = tuned.get(key_of(problem)) or default_choices(problem, target)
+    return tuple(_invariant(problem, choices, target)) if target.deterministic else choices
 
 
-def _invariant(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
-    """Kernels that sum all columns in order, of numbers that were rounded once: the same bits in every tile."""
-    if problem.weight.dtype is not DType.BF16:
-        return default_choices(problem, target)[-1:]
-    skinny = [Choice(t, msgspec.structs.replace(_skinny(problem, t, target), splits=1)) for t in (16, 32, 64)]
-    few, many = _gemms(problem, target)
-    return (*skinny, Choice(512, few), Choice(None, many))
+def _invariant(problem: LinearProblem, choices: Iterable[Choice], target: CudaTarget) -> Iterator[Choice]:
+    """Kernels that sum all columns in order, of numbers that were rounded once: the same bits in every tile.
+
+    Those are `skinny`, if no blocks share a row's columns, and `gemm`, but not `ring`, as `tests/gpu/run_linear.py`
+    found, which compares the bits of its layers called `invariant`.
+    """
+    for choice in choices:
+        tile = choice.tile
+        if isinstance(tile, RingTile):
+            tile = _skinny(problem, tile.block_t, target)
+        if isinstance(tile, SkinnyTile):
+            tile = msgspec.structs.replace(tile, splits=1)
+        if not isinstance(tile, GemvTile):
+            yield Choice(choice.up_to, tile)
 
 
 def default_choices(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:

@@ -136,18 +136,21 @@ def rounded_by(program: Row, temps: list[torch.Tensor], tokens: int) -> list[tor
     return [temps[o][:tokens] for o in first["operands"][-2:]] if first["kernel"].startswith("round_rows") else []
 
 
-def reference(p: Problem, arrays: Arrays, tokens: int, unpacked: bool, rounded: list[torch.Tensor]) -> torch.Tensor:
-    """The meaning, in f64.
+def reference(program: Row, arrays: Arrays, tokens: int, unpacked: bool, rounded: list[torch.Tensor]) -> torch.Tensor:
+    """The meaning, in f64, but that rows which a kernel of its own norms are bf16 then, as the meaning allows.
 
     Args:
         unpacked: quantized weights are made bf16, as `quantized_linear` of bf16 activations says.
         rounded: numbers and scales that stand for the rows after their norm, checked by themselves (`wrong_rows`).
     """
+    p = program["problem"]
     x = arrays["x"][:tokens].double()
     if rounded:
         x = rounded[0].double() * rounded[1].double()[:, None]
     elif p["norm"]:
         x = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + p["norm"]["eps"]) * arrays["gain"].double()
+        if program["steps"][0]["kernel"].startswith("rms_norm"):
+            x = x.bfloat16().double()
     w = values_of(p, arrays)
     y = x @ (w.bfloat16().double() if unpacked else w).T
     if p["epilogue"] == "swiglu":

@@ -82,7 +82,7 @@ def check_program(bench: Bench, program: Row, counts: tuple[int, ...], limit: in
         rounded = rounded_by(program, temps, tokens)
         if p["rounded"]:
             failures += wrong_rows(arrays["x"][:tokens], p["norm"], arrays["gain"], rounded)
-        expected = reference(p, arrays, tokens, unpacked, rounded)
+        expected = reference(program, arrays, tokens, unpacked, rounded)
         scale = expected.square().mean().sqrt()
         wrong = ((runs[0][:tokens].double() - expected).abs() / (scale + expected.abs() / 4)).nan_to_num(1e9)
         if wrong.max() > 0.03 or wrong.mean() > 0.004:

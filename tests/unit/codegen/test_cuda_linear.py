@@ -15,9 +15,10 @@ from warploom.codegen.cuda.kernel import Match, TensorMap, Variant
 from warploom.codegen.cuda.kernels.gemv import GemvSpec
 from warploom.codegen.cuda.kernels.linear import lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
+from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
 from warploom.codegen.cuda.kernels.skinny_gemm import SkinnySpec
 from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, SkinnyTile
-from warploom.codegen.cuda.tuning import choices_for, table
+from warploom.codegen.cuda.tuning import choices_for, key_of, table
 from warploom.errors import CompileError
 from warploom.ir.layouts import pack_array, unpack_array
 from warploom.ir.ops.dequantize import dequantize
@@ -29,8 +30,8 @@ SM_90 = CudaTarget("sm_90")
 ROOM = 70  # rows of the buffers: as many as the largest block of tokens reaches
 PROBLEMS = {
     "plain": LinearProblem(72, 96),
-    "ragged": LinearProblem(50, 136, norm=Norm(1e-5, DType.BF16)),
-    "residual": LinearProblem(64, 200, epilogue="residual"),
+    "ragged": LinearProblem(50, 136, norm=Norm(1e-5, DType.BF16), bias=DType.BF16),
+    "residual": LinearProblem(64, 200, epilogue="residual", bias=DType.F32),
     "swiglu": LinearProblem(104, 72, epilogue="swiglu"),
     "norm_swiglu": LinearProblem(128, 64, norm=Norm(0.1, DType.F32), epilogue="swiglu"),
     "norm_residual": LinearProblem(40, 128, norm=Norm(1e-5, DType.F32), epilogue="residual"),
@@ -42,13 +43,13 @@ I8_ROWS, I8_GROUPS = Weight(DType.I8, 1), Weight(DType.I8, 3, DType.F16)
 ROUNDED = {
     "plain": LinearProblem(72, 96, weight=F8, rounded=True),
     "norm": LinearProblem(50, 144, norm=Norm(1e-5, DType.BF16), weight=F8, rounded=True),
-    "residual": LinearProblem(64, 208, epilogue="residual", weight=F8, rounded=True),
+    "residual": LinearProblem(64, 208, epilogue="residual", weight=F8, rounded=True, bias=DType.BF16),
     "norm_swiglu": LinearProblem(128, 64, norm=Norm(0.1, DType.F32), epilogue="swiglu", weight=F8, rounded=True),
     "to_f32": LinearProblem(40, 64, out=DType.F32, weight=F8, rounded=True),
 }
 MIXED = {
     "rows": LinearProblem(72, 96, weight=I8_ROWS),
-    "groups": LinearProblem(50, 96, weight=I8_GROUPS, epilogue="residual"),
+    "groups": LinearProblem(50, 96, weight=I8_GROUPS, epilogue="residual", bias=DType.BF16),
     "swiglu": LinearProblem(104, 200, weight=I8_ROWS, epilogue="swiglu"),
     "of_f8": LinearProblem(40, 64, weight=Weight(DType.F8, 1)),
     "i4": LinearProblem(72, 256, weight=Weight(DType.I4, 2, DType.BF16), norm=Norm(1e-5, DType.BF16)),
@@ -95,6 +96,8 @@ def make_arrays(problem: LinearProblem) -> dict[str, np.ndarray]:
         "residual": rng.standard_normal((ROOM, problem.width)).astype(problem.out.numpy),
         "out": np.full((ROOM, problem.width), np.nan, problem.out.numpy),
     }
+    if problem.bias is not None:
+        arrays["bias"] = rng.standard_normal(problem.n).astype(problem.bias.numpy)
     if problem.norm is not None:
         arrays["gain"] = rng.uniform(0.5, 1.5, problem.k).astype(problem.norm.gain.numpy)
     return arrays
@@ -134,7 +137,7 @@ def meaning(problem: LinearProblem, arrays: dict[str, np.ndarray], tokens: int) 
         rows = x.astype(DType.BF16.numpy).astype(np.float32)  # in which a tie is one
         q, scale = quantize.evaluate(rows, dtype="f8e4m3", group=0, scale_dtype="f32")
         x = q.astype(np.float64) * scale
-    y = x @ values_of(problem, arrays).T
+    y = x @ values_of(problem, arrays).T + (0 if problem.bias is None else arrays["bias"].astype(np.float64))
     if problem.epilogue == "swiglu":
         gate, up = np.split(y, 2, axis=1)
         return gate / (1 + np.exp(-gate)) * up
@@ -265,13 +268,22 @@ def test_choices_cover_all_token_counts_with_what_the_architecture_has(arch: str
         assert not any(isinstance(operand, TensorMap) for operand in operands)
 
 
-def test_deterministic_kernels_sum_each_row_in_one_order() -> None:
-    problem = LinearProblem(4096, 14336, norm=Norm(1e-5, DType.F32), epilogue="residual")
+@pytest.mark.parametrize(
+    "problem",
+    [
+        LinearProblem(4096, 14336, norm=Norm(1e-5, DType.F32), epilogue="residual"),
+        LinearProblem(6144, 4096, norm=Norm(1e-5, DType.F32)),  # in the table, as the next is
+        LinearProblem(4096, 14336, epilogue="residual"),
+    ],
+    ids=key_of,
+)
+def test_deterministic_kernels_sum_each_row_in_one_order(problem: LinearProblem) -> None:
     match = lowered(problem, *choices_for(problem, CudaTarget("sm_90", deterministic=True)))
     for variant in match.variants:
-        norm, product = (step.spec for step in variant.steps)
-        assert "rms_norm" in norm.name
+        *norm, product = (step.spec for step in variant.steps)
+        assert ["rms_norm" in spec.name for spec in norm] == [True] * (problem.norm is not None)
         assert not isinstance(product, GemvSpec)
+        assert not isinstance(product, RingSpec)
         assert not isinstance(product, SkinnySpec) or product.tile.splits == 1
     assert match.variants[0].when is not None
     assert match.variants[0].when.min == 1

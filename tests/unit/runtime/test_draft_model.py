@@ -124,15 +124,18 @@ def test_the_same_model_draws_the_same(more: dict[str, Any]) -> None:
 
 
 def test_it_goes_on_from_what_was_accepted() -> None:
-    """Also after a rest, when other tokens have taken the places of its drafts: once it is right, all is accepted."""
+    """Other tokens than its drafts have taken their places while nothing was drafted: then it is right, and accepted."""
     device, drafter = FakeDevice(max_rows=8), Apprentice(1)
     engine = make_engine(device, drafter)
+    assert engine._speculator is not None
     request = add(engine, [5], SamplingParams(seed=3, max_tokens=50, ignore_eos=True))
-    while engine.stats().drafts < 3:
+    while len(drafter.batches) < 4:
         engine.step()
-    assert engine.stats().accepted_tokens == 0
-    drafter.wrong = 1 << 30
-    before = engine.stats().draft_tokens
+    engine._speculator._cheap_tokens = 0
+    while len(request.token_ids) < 12:
+        engine.step()
+    assert (engine.stats().accepted_tokens, engine.stats().draft_tokens) == (0, 4)
+    engine._speculator._cheap_tokens, drafter.wrong = 16, 1 << 30
     finish(engine)
-    assert engine.stats().accepted_tokens == engine.stats().draft_tokens - before > 15
+    assert engine.stats().accepted_tokens == engine.stats().draft_tokens - 4 > 20
     assert output(request) == answer_alone([5], request.params, MAX_CONTEXT)[0]

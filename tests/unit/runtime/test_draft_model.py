@@ -124,7 +124,7 @@ def test_the_same_model_draws_the_same(more: dict[str, Any]) -> None:
 
 
 def test_it_goes_on_from_what_was_accepted() -> None:
-    """Other tokens than its drafts have taken their places while nothing was drafted: then it is right, and accepted."""
+    """Other tokens than its drafts took their places while nothing was drafted: then it is right, and accepted."""
     device, drafter = FakeDevice(max_rows=8), Apprentice(1)
     engine = make_engine(device, drafter)
     assert engine._speculator is not None

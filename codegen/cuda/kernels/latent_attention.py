@@ -23,7 +23,7 @@ from warploom.ir.types import DType, tensor, type_of
 
 KIND = "latent_attention"
 MAX_SPLITS = 32
-COLUMNS = 128  # of a block that puts parts together
+PARTS = 8  # of a head that are put together at once
 WIDEST = 1024  # latent: sums of 16 rows are in registers
 END = 2**31 - 1
 
@@ -92,14 +92,11 @@ class LatentTile:
         return self.tokens * self.heads
 
 
-def ragged_tile(problem: LatentProblem) -> LatentTile:
-    """32 rows by four warps: two blocks on a multiprocessor, and what they spill (48 bytes) costs less than more warps.
-
-    Measured on an H100, 16 heads, 4096 tokens: 1.52 ms; 64 keys and eight warps take 1.78, 16 rows 2.15. 64 rows would
-    take 1.40, but spill more than `SPILL_LIMIT`.
-    """
-    heads = min(32, _power_of_two(problem.num_heads))
-    return LatentTile(32 // heads, heads, 32, 4, 2)
+def ragged_tile(problem: LatentProblem, target: CudaTarget) -> LatentTile:
+    """64 rows where the matrix units take as many at once and shared memory holds two blocks of keys beside them."""
+    rows, tile = (64, (64, 8, 2)) if target.has_wgmma else (32, (32, 4, 2))
+    heads = min(rows, _power_of_two(problem.num_heads))
+    return LatentTile(rows // heads, heads, *tile)
 
 
 def decode_tile(target: CudaTarget) -> LatentTile:
@@ -224,7 +221,7 @@ class CombineSpec:
     @property
     def grid(self) -> tuple[int, str, int]:
         p = self.attention.problem
-        return p.num_heads, "T", -(-p.latent // COLUMNS)
+        return p.num_heads, "T", 1
 
     @property
     def options(self) -> Options:
@@ -248,7 +245,8 @@ class CombineSpec:
             p=spec.problem,
             t=spec.tile,
             pages=spec.min_pages,
-            columns=COLUMNS,
+            block_l=max(16, _power_of_two(spec.problem.latent)),
+            parts=PARTS,
             max_splits=MAX_SPLITS,
         )
 
@@ -293,7 +291,7 @@ def match(group: Function, target: CudaTarget) -> Match | str:
 
 def _lower(problem: LatentProblem, place: _Place, target: CudaTarget) -> Match:
     """T = S means that every sequence decodes, else there are chunks of prompts; only the latter is deterministic."""
-    ragged = (place.step(LatentAttentionSpec(problem, ragged_tile(problem), target.has_tma)),)
+    ragged = (place.step(LatentAttentionSpec(problem, ragged_tile(problem, target), target.has_tma)),)
     if target.deterministic:
         return Match((Variant(ragged),))
     spec = LatentAttentionSpec(problem, decode_tile(target), target.has_tma)

@@ -26,7 +26,6 @@ from warploom.runtime.bad_words import bad_word_ids
 from warploom.runtime.beam_search import BeamSearchParams
 from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceKind, DeviceOptions
-from warploom.runtime.engine import RequestOutput
 from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.engine_thread import EngineEnd, EngineThread
 from warploom.runtime.output import Delta, OutputText
@@ -35,6 +34,7 @@ from warploom.runtime.request import Request
 from warploom.runtime.sampling_params import SamplingParams, one_each
 from warploom.runtime.served_model import ServedModel, open_model
 from warploom.runtime.speculative_config import SpeculativeConfig
+from warploom.runtime.step_outputs import RequestOutput
 
 Prompt: TypeAlias = str | Sequence[int]
 _WATCH_SECONDS = 1.0  # how often the engine's heartbeat is looked at

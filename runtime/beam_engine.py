@@ -18,9 +18,10 @@ from typing import Any
 from warploom.errors import InvalidRequestError
 from warploom.runtime.beam_search import BeamSearch, BeamSearchParams, Hypothesis
 from warploom.runtime.device import Device
-from warploom.runtime.engine import Engine, RequestOutput
+from warploom.runtime.engine import Engine
 from warploom.runtime.request import Request, TokenLogprobs
 from warploom.runtime.sampling_params import MAX_LOGPROBS, SamplingParams
+from warploom.runtime.step_outputs import RequestOutput
 
 
 class Search:

@@ -16,46 +16,28 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count, repeat
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from warploom.errors import EngineError
 from warploom.runtime.device import Device
 from warploom.runtime.draft_model import Drafter
 from warploom.runtime.engine_stats import EngineStats
-from warploom.runtime.guide import GuideCompiler, GuideError
+from warploom.runtime.guide import GuideCompiler
 from warploom.runtime.kv_cache import KVCache
-from warploom.runtime.request import FinishReason, Request, TokenLogprobs
+from warploom.runtime.request import Request
 from warploom.runtime.request_limits import RequestLimits
 from warploom.runtime.sampler_inputs import SamplerTable
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.scheduler import Schedule, Scheduler
 from warploom.runtime.speculation import Speculator, make_proposer
 from warploom.runtime.speculative_config import SpeculativeConfig
+from warploom.runtime.step_outputs import OutputWriter, RequestOutput
 from warploom.runtime.step_plan import StepPlan, StepPlanner, Verification
 from warploom.runtime.step_reader import StepReader
-
-
-class RequestOutput(NamedTuple):
-    """What one step gave one request.
-
-    Attributes:
-        token_ids: the new tokens; empty if the request was ended without one.
-        logprobs: one per new token, or None if the request did not ask.
-        finish_reason: None while it goes on.
-        stop_reason: the token that ended it, when `finish_reason` is "stop"; what went wrong, when "abort".
-    """
-
-    request_id: int
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] | None
-    finish_reason: FinishReason | None
-    stop_reason: int | str | None
 
 
 class _Flight(NamedTuple):
@@ -106,6 +88,7 @@ class Engine:
         )
         self._sampler = SamplerTable(device.max_seqs, vocab_size)
         self._planner = StepPlanner(self._scheduler, self._sampler)
+        self._writer = OutputWriter(self._sampler, self.abort)
         self._requests: dict[int, Request] = {}
         self._flights: deque[_Flight] = deque()
         self._ids = count()
@@ -245,7 +228,7 @@ class Engine:
         if launches:
             outputs += self._launch(schedule)
             if self._sampler.errors:
-                outputs += self._end_failed()
+                outputs += self._writer.end_failed(self._scheduler)
         if len(self._flights) > launches:
             outputs += self._read()
         self._stats.host_seconds += time.perf_counter() - started - (self._stats.wait_seconds - waited)
@@ -307,11 +290,12 @@ class Engine:
                 tokens = [*request.token_ids, *accepted[request]] if request in accepted else request.token_ids
                 self._kv_cache.remember(request.row, tokens, min(context, len(tokens)))
         reader.score(plan.scored, plan.num_sampled)
-        outputs = self._append(enumerate(plan.sampled), reader)
+        outputs = self._writer.write(enumerate(plan.sampled), reader)
         for one in plan.verified:
             if one.request in accepted:
                 rows = range(one.first, one.first + 1 + len(accepted[one.request]))
-                outputs += self._append(zip(rows, repeat(one.request)), reader)
+                outputs += self._writer.write(zip(rows, repeat(one.request)), reader)
+        self._stats.generation_tokens += len(outputs)
         return outputs
 
     def _verify(self, verified: Sequence[Verification], reader: StepReader) -> dict[Request, tuple[int, ...]]:
@@ -321,52 +305,6 @@ class Engine:
         assert self._speculator is not None
         going = [one for one in verified if not one.request.is_done]
         return {one.request: one.drafts[: self._speculator.verify(one, reader)] for one in going}
-
-    def _append(self, sampled: Iterable[tuple[int, Request]], reader: StepReader) -> list[RequestOutput]:
-        """Give requests the tokens of rows, which may end them."""
-        outputs: list[RequestOutput] = []
-        observed, tokens = self._sampler.observes, reader.tokens
-        for index, request in sampled:
-            if request.is_done:
-                continue
-            if reader.unusable and index in reader.unusable:
-                outputs.append(self._end(request, reader.unusable[index]))
-                continue
-            token, token_ids = tokens[index], request.token_ids
-            token_ids.append(token)
-            if observed:
-                self._sampler.observe(request, token)
-            if token in request.end_token_ids or len(token_ids) >= request.full_length or request.reports_logprobs:
-                outputs.append(self._output(request, token, index, reader))
-            else:
-                outputs.append(RequestOutput(request.id, (token,), None, None, None))
-        self._stats.generation_tokens += len(outputs)
-        return outputs
-
-    def _output(self, request: Request, token: int, index: int, reader: StepReader) -> RequestOutput:
-        """What a request gets with a new token that may be its last."""
-        finish_reason: FinishReason | None = None
-        if token in request.end_token_ids and request.num_output_tokens >= request.params.min_tokens:
-            finish_reason = "stop"
-        elif len(request.token_ids) >= request.full_length:
-            finish_reason = "length"
-        if finish_reason:
-            self.abort(request.id)
-        wanted = request.params.logprobs
-        logprobs = None if wanted is None else (reader.logprobs_of(index, wanted),)
-        stop_reason = token if finish_reason == "stop" else None
-        return RequestOutput(request.id, (token,), logprobs, finish_reason, stop_reason)
-
-    def _end(self, request: Request, why: str) -> RequestOutput:
-        self.abort(request.id)
-        return RequestOutput(request.id, (), None, "abort", why)
-
-    def _end_failed(self) -> list[RequestOutput]:
-        """End the requests whose logits processors or guides have failed."""
-        errors, self._sampler.errors = self._sampler.errors, {}
-        rows = np.array(list(errors), np.int32)
-        pairs = zip(self._scheduler.requests_of(rows), errors.values(), strict=True)
-        return [self._end(request, _why(error)) for request, error in pairs]
 
     def _count_step(self, flight: _Flight, asked: float) -> None:
         now, stats = time.perf_counter(), self._stats
@@ -389,7 +327,3 @@ class Engine:
         pool.end_steps(pool.launched)
         self._kv_cache.forget_prefixes()
         self._planner.forget_sources()
-
-
-def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, GuideError) else f"a logits processor failed: {error!r}"

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
-from warploom.runtime.engine import Engine, RequestOutput
+from warploom.runtime.engine import Engine
 from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.request import Request
+from warploom.runtime.step_outputs import RequestOutput
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import msgspec
 from msgspec.structs import replace as replace_in
 
 from warploom.runtime.detokenizer import Detokenizer
-from warploom.runtime.engine import RequestOutput
 from warploom.runtime.request import FinishReason, Request, TokenLogprobs
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.step_outputs import RequestOutput
 from warploom.runtime.stop_strings import StopStrings
 
 

@@ -21,12 +21,12 @@ from warploom.runtime.async_llm import AsyncLLM
 from warploom.runtime.beam_engine import BeamEngine
 from warploom.runtime.beam_search import BeamSearch, BeamSearchParams, Hypothesis
 from warploom.runtime.device import StepOutput
-from warploom.runtime.engine import RequestOutput
 from warploom.runtime.llm import LLM
 from warploom.runtime.request import TokenLogprobs
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.speculative_config import SpeculativeConfig
 from warploom.runtime.step_batch import StepBatch
+from warploom.runtime.step_outputs import RequestOutput
 
 VOCAB = 24
 F32 = NDArray[np.float32]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.runtime_fakes import EOS, VOCAB_SIZE, FakeDevice, answer_alone
 from warploom.errors import EngineError, InvalidRequestError
-from warploom.runtime.engine import Engine, RequestOutput
+from warploom.runtime.engine import Engine
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.step_outputs import RequestOutput
 
 MAX_CONTEXT = 40
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warploom.runtime.detokenizer import Detokenizer
-from warploom.runtime.engine import RequestOutput
 from warploom.runtime.output import Delta, OutputText, merged
 from warploom.runtime.request import FinishReason, Request, TokenLogprobs
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.runtime.step_outputs import RequestOutput
 
 END = 2
 

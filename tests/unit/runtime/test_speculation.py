@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from tests.runtime_fakes import EOS, VOCAB_SIZE, FakeDevice, Oracle, answer_alone
 from warploom.errors import InvalidRequestError
 from warploom.runtime.draft_pace import DraftPace
-from warploom.runtime.engine import Engine, RequestOutput
+from warploom.runtime.engine import Engine
 from warploom.runtime.guide import Guide, GuideCompiler
 from warploom.runtime.prompt_lookup import continuation
 from warploom.runtime.request import Request
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.runtime.speculative_config import MAX_DRAFTS, SpeculativeConfig
+from warploom.runtime.step_outputs import RequestOutput
 
 MAX_CONTEXT = 60
 

@@ -7,7 +7,7 @@ the same numbers, so a product does not depend on which one was read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from warploom.codegen.cpu.control import carry, loop
@@ -19,6 +19,8 @@ _CACHE_LINE = 64  # bytes
 _PREFETCH_DISTANCE = 2048  # bytes; the hardware stops at each page, and restarts late on a single stream
 _HIGH_HALF = -0x10000
 
+Halves = tuple[Value, Value]
+
 
 @dataclass(frozen=True, slots=True)
 class Panel:
@@ -28,18 +30,22 @@ class Panel:
     scale: Ptr | None = None
     group: int = 0
 
-    def rows(self, first: Value, count: int) -> list[tuple[Value, Value]]:
-        """Some rows, of one group, as f32."""
+    def reader(self, first: Value) -> Callable[[int], Halves]:
+        """Reads rows behind `first`, all of one group, as f32."""
         here = self.weight.at(first * PANEL)
-        found = [load_row(here, row) for row in range(count)]
         if self.scale is None:
-            return found
+            return lambda row: load_row(here, row)
         side = self.scale.at(first // self.group * PANEL)
         low, high = side.load(0), side.load(LANES)
-        return [(a * low, b * high) for a, b in found]
+
+        def scaled(row: int) -> Halves:
+            a, b = load_row(here, row)
+            return a * low, b * high
+
+        return scaled
 
 
-def load_row(panel: Ptr, row: int) -> tuple[Value, Value]:
+def load_row(panel: Ptr, row: int) -> Halves:
     """The 32 weights of row `row` as f32; bf16 as (even columns, odd columns)."""
     if panel.element == "bf16":
         pairs = panel.cast("i32").load(row * LANES)
@@ -47,7 +53,7 @@ def load_row(panel: Ptr, row: int) -> tuple[Value, Value]:
     return to_f32(panel.load(row * PANEL)), to_f32(panel.load(row * PANEL + LANES))
 
 
-def natural_order(panel: Ptr, first: Value, second: Value) -> tuple[Value, Value]:
+def natural_order(panel: Ptr, first: Value, second: Value) -> Halves:
     """The two halves of an output row of `panel`, columns 0..15 and 16..31."""
     return interleave(first, second) if panel.element == "bf16" else (first, second)
 
@@ -58,17 +64,16 @@ def widen_panel(panel: Panel, out: Ptr, k: int) -> None:
     with loop(0, k, unroll) as j:
         source, target = panel.weight.at(j * PANEL), out.at(j * PANEL)
         _prefetch_rows(source, unroll)
-        if panel.scale is None:  # in natural order, which `rows` does not give of bf16
+        if panel.scale is None:  # in natural order, which a reader does not give of bf16
             halves = [to_f32(source.load(half * LANES)) for half in range(2 * unroll)]
         else:
-            halves = [half for row in panel.rows(j, unroll) for half in row]
+            read = panel.reader(j)
+            halves = [half for row in range(unroll) for half in read(row)]
         for i, half in enumerate(halves):
             target.store(i * LANES, half)
 
 
-def dot(
-    rows: Sequence[Ptr], panels: Sequence[Panel], k: int, *, stream: bool = False
-) -> list[list[tuple[Value, Value]]]:
+def dot(rows: Sequence[Ptr], panels: Sequence[Panel], k: int, *, stream: bool = False) -> list[list[Halves]]:
     """rows[i] . panels[p] for every pair, in natural column order: result[i][p].
 
     Each output is one chain acc = fma(x[j], w[j], acc), j = 0 .. k-1, whatever the number of rows and panels: this is
@@ -82,10 +87,10 @@ def dot(
         row_steps = [row.at(j) for row in rows]
         for panel in panels if stream else ():
             _prefetch_rows(panel.weight.at(j * PANEL), unroll)
-        loaded = [panel.rows(j, unroll) for panel in panels]
+        readers = [panel.reader(j) for panel in panels]
         for step in range(unroll):
             x = [broadcast(row[step]) for row in row_steps]
-            weights = [half for panel in loaded for half in panel[step]]
+            weights = [half for read in readers for half in read(step)]
             products = [(left, right) for left in x for right in weights]
             sums = [fma(left, right, total) for (left, right), total in zip(products, sums, strict=True)]
         return sums

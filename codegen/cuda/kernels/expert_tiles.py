@@ -94,4 +94,5 @@ def gemm_tile(problem: ExpertProblem, block_t: int, target: CudaTarget) -> Exper
         return ExpertGemmTile(64 * parts, block_t, 64 * 2 // parts, 4, 4 if parts == 1 else 5, tma)
     if block_t <= 64:
         return ExpertGemmTile(128, block_t, 64, 4, 4, tma)
-    return ExpertGemmTile(128 * parts, block_t, 64, 8, 4 if parts == 1 else 3, tma)
+    whole = problem.k % 64 == 0 and problem.width % 128 == 0  # masks take registers
+    return ExpertGemmTile(128 * parts if whole else 128, block_t, 64, 8, 4 if parts == 1 else 3, tma)

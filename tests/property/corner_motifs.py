@@ -9,7 +9,9 @@ import mlir.ir as mlir
 import numpy as np
 
 from tests.property.motifs import HIDDEN, PAGE_SIZE, PAGES, Builder
+from warploom.ir.attributes import AttrValue
 from warploom.ir.ops.activation import swiglu
+from warploom.ir.ops.attention import attention
 from warploom.ir.ops.elementwise import add, cast, cos, maximum, mul, neg, sin, sub
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.linear import linear
@@ -62,7 +64,7 @@ def mirrored(choose: Builder) -> Sequence[mlir.Value]:
 
 
 def cache_corners(choose: Builder) -> Sequence[mlir.Value]:
-    """A write to a cache that may be donated or not, read or not after the write; q may be read before it."""
+    """A write to a cache that may be donated or not, read or not after the write; q is read before it, too."""
     type_ = tensor((1, PAGES, 2, 1, PAGE_SIZE * HIDDEN))
     cache = np.linspace(-1, 1, math.prod(type_.resolve({})), dtype=np.float32).reshape(type_.resolve({}))
     donated = choose.integer(0, 1)
@@ -72,11 +74,18 @@ def cache_corners(choose: Builder) -> Sequence[mlir.Value]:
     slots = choose.given(tensor((2,), DType.I32), np.array([3, 20], np.int32))
     turned_q, turned_k = rope(q, cos, sin), rope(k, cos, sin)
     early = neg(turned_q)
-    written = kv_write(kv, turned_k, v, slots, layer=0, page_size=PAGE_SIZE, k_layout="dim_major")
+    paging: dict[str, AttrValue] = {"layer": 0, "page_size": PAGE_SIZE, "k_layout": "dim_major"}
+    written = kv_write(kv, turned_k, v, slots, **paging)
     if donated:
         choose.give_back(name, written)
     late = slice_axis(kv if choose.integer(0, 1) else written, axis=1, start=0, stop=2)
-    return [turned_q, early, late]
+    if choose.integer(0, 1):
+        return [turned_q, early, late]
+    # Two sequences, whose tokens are at slots 3 and 20: the ends of contexts of 4 and 5.
+    lists = ([[0], [1]], [0, 1, 2], [4, 5])
+    arrays = [np.array(numbers, np.int32) for numbers in lists]
+    table, starts, lens = (choose.given(tensor(array.shape, DType.I32), array) for array in arrays)
+    return [early, late, attention(turned_q, written, table, starts, lens, **paging, scale=0.25, window=0)]
 
 
 def narrow(choose: Builder) -> Sequence[mlir.Value]:

@@ -15,8 +15,9 @@ from tests.property.pass_cases import FORMAT_CASES
 from tests.property.pass_properties import PassCase, check_pass
 from tests.property.programs import Program, programs
 
-EXAMPLES = 400
-PROGRAMS = st.one_of(programs(ops=(), motifs=CORNERS, max_steps=2), programs(motifs=MOTIFS), model_programs())
+EXAMPLES = 800
+CORNER_PROGRAMS = [programs(ops=(), motifs=(corner,), max_steps=2) for corner in CORNERS]  # as many of each
+PROGRAMS = st.one_of(*CORNER_PROGRAMS, programs(motifs=MOTIFS), model_programs())
 FORMAT_PROGRAMS = programs(ops=(), motifs=FORMATS, max_steps=2)
 
 

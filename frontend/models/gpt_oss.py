@@ -133,4 +133,5 @@ FAMILY = Family(
     ("GptOssForCausalLM",),
     parse,
     ("mixture of experts", "attention sinks", "sliding window", "MXFP4 experts"),
+    checked=("cpu", "cuda"),
 )

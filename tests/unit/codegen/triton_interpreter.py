@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,7 +165,7 @@ def _run_ptx(asm: str, inputs: Sequence[np.ndarray], count: int) -> list[np.ndar
     def fused(a: Any, b: Any, c: Any) -> Any:
         return np.ascontiguousarray((pairs(a) * pairs(b) + pairs(c)).astype(ml_dtypes.bfloat16)).view(np.uint32)[:, 0]
 
-    instructions = {
+    instructions: dict[str, Callable[..., Any]] = {
         "mov.b32": lambda a: a,
         "shl.b32": lambda a, n: a << n,
         "and.b32": lambda a, b: a & b,

@@ -11,7 +11,7 @@ from warploom.ir.dims import DimRange, product, resolve
 from warploom.ir.function import Function
 from warploom.ir.rewrite import defining_op
 from warploom.ir.types import type_of
-from warploom.passes.cost import Device, Work, cost, saved_us
+from warploom.passes.cost import Device, Work, saved_us
 from warploom.passes.outline import inputs_of, results_of
 
 TOKENS = (1, 1024)  # of the steps that are looked at; other symbols are as small as they may be
@@ -63,7 +63,7 @@ def deferred_norm(caller: Function, norm: mlir.Operation, norms_rows: bool, devi
         elements = resolve(product(type_of(x).shape), dims)
         norms = Work("rms_norm", 2 * _bytes(x, dims) + _bytes(weight, dims), 4 * elements)
         squares = Work("loops", _bytes(x, dims), 2 * elements)
-        saved[tokens] = (0.0 if norms_rows else cost(norms, device).us) - cost(squares, device).us
+        saved[tokens] = saved_us([] if norms_rows else [norms], squares, device)
     return Gain(saved)
 
 

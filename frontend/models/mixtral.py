@@ -37,4 +37,10 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     return Decoder(sizes, tuple(map(layer, windows)), norm)
 
 
-FAMILY = Family("Mixtral", ("MixtralForCausalLM",), parse, ("mixture of experts", "sliding window"))
+FAMILY = Family(
+    "Mixtral",
+    ("MixtralForCausalLM",),
+    parse,
+    ("mixture of experts", "sliding window"),
+    checked=("cpu", "cuda"),
+)

@@ -30,4 +30,10 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     return Decoder(sizes, (layer,) * sizes.layers, norm)
 
 
-FAMILY = Family("OLMoE", ("OlmoeForCausalLM",), parse, ("mixture of experts", "QK-norm of all heads"))
+FAMILY = Family(
+    "OLMoE",
+    ("OlmoeForCausalLM",),
+    parse,
+    ("mixture of experts", "QK-norm of all heads"),
+    checked=("cpu", "cuda"),
+)

@@ -34,7 +34,7 @@ on a machine without a GPU, then on one with a GPU, which needs no compiler:
 
 Inputs that are not given are random, and so are weights, the same in every stage (real ones: --weights MODEL).
 Two results agree if no number differs by more than the tolerance times the largest number of the result. FP8 rounds
-more coarsely than bf16 (0.07 on a tiny model), and where two experts are nearly as likely a rounding chooses between them.
+more coarsely than bf16 (0.07 on a tiny model); where two experts are nearly as likely, rounding chooses between them.
 """
 
 

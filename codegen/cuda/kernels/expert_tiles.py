@@ -75,6 +75,8 @@ def gemv_tile(problem: ExpertProblem) -> ExpertGemvTile:
     stored = problem.k * problem.weight.bits // (8 * problem.weight.stored.numpy.itemsize)
     longest = 1 << (stored - 1).bit_length()
     block = next((size for size in (1024, 512, 256) if stored % size == 0), min(longest, 512))
+    if problem.gate is not None and problem.weight.is_mxfp4:  # unpacking is what takes time: x serves four rows
+        return ExpertGemvTile(4, block, 4, 4)
     if problem.gate is not None:
         return ExpertGemvTile(1, block, 2, 4 if block >= 512 else 2)
     return ExpertGemvTile(1, block, max(4, 2048 // block), max(1, block // 256))

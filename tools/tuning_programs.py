@@ -117,6 +117,7 @@ def _arrays(problem: LinearProblem) -> dict[str, dict[str, Any]]:
         "w": (n, k * weight.bits // (8 * weight.stored.numpy.itemsize)),
         "scale": (n, weight.groups),
         "offset": (n, weight.groups),
+        "bias": (n,),
         "residual": ("T", width),
         "out": ("T", width),
     }

@@ -73,6 +73,11 @@ SMALL = {
     "i8": LinearProblem(200, 768, norm=NORM, weight=Weight(DType.I8, 1)),
     "i8_swiglu": LinearProblem(256, 320, epilogue="swiglu", weight=Weight(DType.I8, 1)),
     "i8_groups": LinearProblem(128, 288, epilogue="residual", weight=Weight(DType.I8, 9)),
+    "bias": LinearProblem(200, 320, bias=DType.BF16),
+    "bias_rms": LinearProblem(200, 328, norm=NORM, bias=DType.BF16),
+    "bias_residual": LinearProblem(192, 1096, epilogue="residual", bias=DType.F32),
+    "bias_f8": LinearProblem(200, 336, weight=F8, rounded=True, bias=DType.BF16),
+    "bias_i4": LinearProblem(200, 512, weight=four_bits(512), bias=DType.BF16),
 }
 # With the tiles of deterministic artifacts; some in f32, in which no difference is lost, where that fits the GPU.
 INVARIANT = {

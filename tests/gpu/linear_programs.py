@@ -90,6 +90,7 @@ def make_arrays(p: Problem, tokens: int, weights: int = 1) -> tuple[Arrays, list
     arrays = {
         "x": normal(tokens, p["k"], dtype=p["x"]),
         "gain": normal(p["k"], dtype=p["norm"]["gain"] if p["norm"] else "f32", scale=0.1) + 1,
+        "bias": normal(p["n"], dtype=p["bias"] or "f32"),
         "residual": normal(tokens, p["width"], dtype=p["out"]),
         "out": torch.full((tokens, p["width"]), float("nan"), dtype=TORCH[p["out"]], device="cuda"),
     }
@@ -153,6 +154,8 @@ def reference(program: Row, arrays: Arrays, tokens: int, unpacked: bool, rounded
             x = x.bfloat16().double()
     w = values_of(p, arrays)
     y = x @ (w.bfloat16().double() if unpacked else w).T
+    if p["bias"]:
+        y = y + arrays["bias"].double()
     if p["epilogue"] == "swiglu":
         gate, up = y.chunk(2, -1)
         return gate * torch.sigmoid(gate) * up

@@ -25,7 +25,9 @@ from warploom.tools.tuning_programs import Programs, problems_of
 from warploom.tools.tuning_runs import timed_tokens
 
 SM_90 = CudaTarget("sm_90")
-PROBLEM = LinearProblem(4096, 2048, norm=Norm(1e-5, DType.BF16), weight=Weight(DType.I4, 16, DType.F16, offset=True))
+PROBLEM = LinearProblem(
+    4096, 2048, norm=Norm(1e-5, DType.BF16), weight=Weight(DType.I4, 16, DType.F16, offset=True), bias=DType.BF16
+)
 GEMV, RING = GemvTile(1, 1024, 2, 4), RingTile(64, 16, 128, 4, 4)
 GEMM, SMALL_GEMM = GemmTile(128, 128, 64, 8, 3), GemmTile(64, 64, 64, 4, 3)
 
@@ -62,6 +64,7 @@ def test_programs_say_all_that_a_machine_without_a_compiler_needs(tmp_path: Path
     assert arrays["w"] == ("i8", ["4096", "1024"])  # two numbers a byte
     assert arrays["scale"] == arrays["offset"] == ("f16", ["4096", "16"])
     assert arrays["x"] == ("bf16", ["T", "2048"])
+    assert arrays["bias"] == ("bf16", ["4096"])
     for program in found["programs"]:
         for step in program["steps"]:
             assert len(step["operands"]) == len(found["kernels"][step["kernel"]]["operands"])

@@ -1,7 +1,7 @@
 """Routing of tokens to experts: softmax and the largest parts of it, a warp or more for each token.
 
-A search looks for the largest part, once for each choice. Part and index are one number of 64 bits, whose upper half is the bits
-of the part (it is not negative, so they are in its order) and whose lower half prefers low indices.
+A search looks for the largest part, once for each choice. Part and index are one number of 64 bits, whose upper half is
+the bits of the part (it is not negative, so they are in its order) and whose lower half prefers low indices.
 """
 
 from __future__ import annotations

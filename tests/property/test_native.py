@@ -57,6 +57,8 @@ def test_native_code_means_what_the_interpreter_says(share: int) -> None:
     def check(program: Program) -> None:
         # A token_major cache has no CPU kernel: its write is expanded, and a donated cache would be copied.
         assume("token_major" not in program.text or "wl.donated" not in program.text)
+        # Numbers of four bits are made when weights are prepared, never in a step: no kernel makes them.
+        assume("wl.quantize_mxfp4" not in program.text)
         found = expectation(program)
         assume(found is not None)
         assert found is not None

@@ -29,7 +29,8 @@ ROOMS = {
         "mlir", "triton", "jinja2", "numpy", "ml_dtypes", "msgspec",
     },
     "runtime": {
-        "numpy", "msgspec", "tokenizers", "jinja2", "cuda", "starlette", "uvicorn", "prometheus_client", "llguidance",
+        "numpy", "msgspec", "tokenizers", "jinja2", "cuda", "starlette", "uvicorn", "h11",
+        "prometheus_client", "llguidance",
     },
 }  # fmt: skip
 EXCEPTIONS = {"frontend/pickle_reader.py": {"torch"}}  # with weights_only=True, and nowhere else

@@ -24,6 +24,7 @@ from warploom.codegen.cpu.driver import CpuProduct, compile_entries
 from warploom.codegen.cpu.executor import NativeModule
 from warploom.codegen.cpu.isa import LEVELS, X86_64_V3, X86_64_V4
 from warploom.codegen.cpu.templates import templates
+from warploom.codegen.cuda.templates import templates as cuda_templates
 from warploom.errors import CompileError
 from warploom.ir.function import FunctionBuilder, scope
 from warploom.ir.interpreter import evaluate
@@ -155,4 +156,4 @@ def test_an_unfused_op_is_named(wl: mlir.Context, tmp_path: Path) -> None:
 
 def test_every_kind_that_the_passes_make_has_a_kernel_family() -> None:
     made = {kind for rules in fuse_heroes.PHASES for kind, _ in rules.values()} | {fuse_loops.KIND}
-    assert made == {family.KIND for family in templates()}
+    assert made == {family.KIND for family in (*templates(), *cuda_templates())}

@@ -167,5 +167,6 @@ def test_sampled_answers_have_the_models_distribution(tiny: Artifact) -> None:
     assert counts.keys() <= expected.keys()
     terms = [(counts[answer] - DRAWS * p) ** 2 / (DRAWS * p) for answer, p in expected.items()]
     assert sum(terms) < 54.05, "less than one in a thousand is above, of 26 degrees of freedom"
-    assert 0.1 < stats.accepted_tokens / stats.draft_tokens < 0.9
+    rejected = stats.draft_tokens - stats.accepted_tokens
+    assert min(stats.accepted_tokens, rejected) > 200, "answers hang on drafts, both right and wrong ones"
     assert len(set(product(*[{answer[i] for answer in expected} for i in range(3)]))) >= 27

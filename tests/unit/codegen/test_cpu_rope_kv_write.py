@@ -74,9 +74,9 @@ def test_rotation_and_write_are_their_meaning(spec: RopeKvWriteSpec, tokens: int
     slots[rng.random(tokens) < 0.2] = -1
     block = PAGE * (spec.head_dim + (1 if spec.kv_dtype == "i8" else 0))
     kv = (9 * rng.standard_normal((1, 6, 2, spec.num_kv_heads, block))).astype(DTYPES[spec.kv_dtype])
-    k = rope.evaluate(read(spec.k, spec.num_kv_heads), cos, sin)
     v = read(spec.v, spec.num_kv_heads)
-    v[0] = 0
+    v[0] = 0  # q, k and v may be one array
+    k = rope.evaluate(read(spec.k, spec.num_kv_heads), cos, sin)
     expected = kv_write.evaluate(kv, k, v, slots, layer=0, page_size=PAGE, k_layout="dim_major")
     rotated = np.full((tokens, spec.num_heads, spec.head_dim), np.nan, np.float32)
     arrays = [sources[spec.k], sources[spec.v], *((cos, sin) if spec.rotary_dim else ()), slots, kv]

@@ -3,8 +3,8 @@
     python tests/gpu/build_families.py FOLDER [CASE ...]
 
 Writes FOLDER/<case>/artifact and FOLDER/<case>/reference.npz: token ids, the logits of transformers in f32 on the
-weights rounded to bf16, and in bf16, whose error is what bf16 costs; whether tokens are routed to experts. Pack it with
-`tar cJf` to carry it.
+weights rounded to bf16, with the near-ties of routers taken either way (near_ties.py), and in bf16, whose error is what
+bf16 costs. Pack it with `tar cJf` to carry it: ways have most rows in common.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
+from tests.gpu.near_ties import references
 from tests.model.families.case import VOCAB, Case, make_checkpoint
-from tests.model.families.test_families import CASES, LENGTH, logits_of
+from tests.model.families.test_families import CASES, LENGTH
 from warploom.compiler import compile
 from warploom.errors import WarploomError
 
@@ -32,15 +34,20 @@ CHOSEN = (
 
 def build(case: Case, folder: Path) -> None:
     """One case."""
-    model = make_checkpoint(case, folder / "checkpoint")
-    model.to(torch.bfloat16).save_pretrained(folder / "checkpoint")
+    made = make_checkpoint(case, folder / "checkpoint")
+    made.to(torch.bfloat16).save_pretrained(folder / "checkpoint")
     ids = np.random.default_rng(0).integers(3, VOCAB, LENGTH).tolist()
-    rounded = logits_of(model.float(), ids)
-    with torch.no_grad():
-        narrow = model.to(torch.bfloat16)(torch.tensor([ids])).logits[0].float().numpy()
-    routed = bool(getattr(model.config, "num_experts_per_tok", 0))
-    np.savez(folder / "reference.npz", ids=np.array(ids), exact=rounded, bf16=narrow, routed=routed)
+    model, narrow = (read(case, type(made), folder / "checkpoint", dtype) for dtype in (torch.float32, torch.bfloat16))
+    exact, bf16 = references(model, narrow, ids)
+    np.savez(folder / "reference.npz", ids=np.array(ids), exact=exact, bf16=bf16)
     compile(folder / "checkpoint", target="cuda:sm_90", out=folder / "artifact")
+
+
+def read(case: Case, model_type: type[PreTrainedModel], checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Read anew rather than converted: `to` would round the rotations' frequencies to bf16 as well."""
+    model = model_type.from_pretrained(checkpoint, dtype=dtype, attn_implementation=case.attention)
+    model.config._experts_implementation = "eager"  # the only one that takes any size
+    return model.eval()
 
 
 def main(root: Path, names: list[str]) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from warploom.codegen.backend import Progress
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.driver import compile_entries
+from warploom.codegen.cuda.kernels.attention import FIRST_WITH_F8
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
 from warploom.errors import CompileError
 from warploom.ir.types import DType
@@ -28,7 +29,6 @@ class CudaBackend:
     activation = DType.BF16
     max_tokens = 8192
     quantizations = ("bf16", "int8", "int4", "fp8", "mxfp4", "checkpoint")
-    kv_caches = ("auto", "fp8")
 
     def __init__(self, arch: str, deterministic: bool = False) -> None:
         """See `CudaTarget`; an unknown architecture, or a machine without Triton, is a CompileError."""
@@ -40,6 +40,7 @@ class CudaBackend:
             )
         self._cuda = CudaTarget(arch, deterministic)
         self.target = cuda(self._cuda)
+        self.kv_caches = ("auto", "fp8", "int8") if self._cuda.capability >= FIRST_WITH_F8 else ("auto", "int8")
 
     def generate(self, module: mlir.Module, kv: KVInfo, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
         """Kernels in every form, and their plan."""

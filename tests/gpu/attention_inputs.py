@@ -12,7 +12,7 @@ PAGE = 64
 
 
 def paged(problem: Case, contexts: Sequence[int], width: int) -> Arrays:
-    """A cache of random pages in random order, NaN where no token is."""
+    """A cache of random pages in random order, NaN (or a large number) where no token is."""
     pages = [-(-context // PAGE) for context in contexts]
     count = sum(pages) + 1
     shape = (count, 2, problem["num_kv_heads"], PAGE, problem["head_dim"])
@@ -25,7 +25,25 @@ def paged(problem: Case, contexts: Sequence[int], width: int) -> Arrays:
             kv[table[row, used - 1], :, :, context % PAGE :] = float("nan")
     for page in order:
         kv[page] = float("nan")
-    return {"kv": kv.to(TORCH[problem["kv"]]), "page_table": torch.from_numpy(table).cuda()}
+    return {"kv": stored(problem, kv), "page_table": torch.from_numpy(table).cuda()}
+
+
+def stored(problem: Case, pages: torch.Tensor) -> torch.Tensor:
+    """bf16 pages [C, 2, kv_heads, PAGE, D] as the cache has them; i8: [C, 2, kv_heads, PAGE * (D + 1)]."""
+    if problem["kv"] != "i8":
+        return pages.to(TORCH[problem["kv"]])
+    wide = pages.float().nan_to_num(1e30)
+    exponents = (wide.abs().amax(-1, keepdim=True).view(torch.int32) >> 23).sub(133).clamp(min=-126)
+    numbers = torch.ldexp(wide, -exponents).round().clamp(-127, 127)
+    return torch.cat([numbers.flatten(-2), exponents.flatten(-2)], -1).to(torch.int8)
+
+
+def held(problem: Case, kv: torch.Tensor) -> torch.Tensor:
+    """What a cache stands for, bf16 [C, 2, kv_heads, PAGE, D]."""
+    if problem["kv"] != "i8":
+        return kv.to(torch.bfloat16, copy=True)
+    numbers, exponents = kv.float().split([PAGE * problem["head_dim"], PAGE], -1)
+    return torch.ldexp(numbers.unflatten(-1, (PAGE, -1)), exponents[..., None]).bfloat16()
 
 
 def step(problem: Case, sequences: Sequence[tuple[int, int]], padding: int = 0, extra_pages: int = 0) -> Arrays:
@@ -66,19 +84,19 @@ def projected(problem: Case, given: Arrays) -> tuple[Arrays, Arrays]:
     turned = [low * cos[:, None] - high * sin[:, None], high * cos[:, None] + low * sin[:, None], rest]
     rotated = torch.cat(turned, -1).bfloat16()
     live = slots[: starts[-1]].long()
-    empty, full = (given["kv"].to(torch.bfloat16, copy=True) for _ in range(2))
+    empty, full = (held(problem, given["kv"]) for _ in range(2))
     keys, values = rotated[:, heads : heads + kv_heads], qkv.view(tokens, -1, size)[:, heads + kv_heads :]
     for which, new in ((0, keys), (1, values)):
         empty[live // PAGE, which, :, live % PAGE] = float("nan")
         full[live // PAGE, which, :, live % PAGE] = new[: starts[-1]]
-    empty, full = empty.to(given["kv"].dtype), full.to(given["kv"].dtype)
+    empty, full = stored(problem, empty), stored(problem, full)
     fresh = {"q": qkv, "k": qkv, "v": qkv, "cos": cos, "sin": sin, "slots": slots, "kv": empty}
     return given | fresh, given | {"q": rotated[:, :heads], "kv": full}
 
 
 def attention(problem: Case, arrays: Arrays) -> torch.Tensor:
     """The meaning, in f32, sequence by sequence and kv head by kv head."""
-    pages = arrays["kv"].bfloat16()
+    pages = held(problem, arrays["kv"])
     q, out = arrays["q"].float(), torch.zeros_like(arrays["q"], dtype=torch.float32)
     group = problem["num_heads"] // problem["num_kv_heads"]
     starts, contexts = arrays["query_start"].tolist(), arrays["context_lens"].tolist()

@@ -86,6 +86,13 @@ ATTENTION = [
     projected(16, 2, 64, sinks=F32),
     attention_of(8, 2, 64, kv=DType.F8),
     projected(32, 8, 128, kv=DType.F8),
+    attention_of(14, 2, 128, kv=DType.I8),
+    attention_of(4, 2, 80, 77, kv=DType.I8),
+    attention_of(8, 4, 256, softcap=20.0, kv=DType.I8),
+    attention_of(64, 8, 64, 128, sinks=BF16, kv=DType.I8),
+    projected(32, 8, 128, kv=DType.I8),
+    projected(9, 3, 64, kv=DType.I8),
+    projected(8, 4, 256, 100, softcap=30.0, kv=DType.I8),
 ]
 DECODE_TILES = [
     DecodeTile(blocks, min_keys, warps, stages)
@@ -160,14 +167,14 @@ def attention_cases(collection: Collection) -> None:
     for tile in DECODE_TILES:
         spec = DecodeAttentionSpec(LLAMA, tile, True)
         collection.add("decode", "bench", [spec], problem=facts_of(LLAMA), tile=asdict(tile))
-    for fused in (projected(32, 8, 128), projected(32, 8, 128, kv=DType.F8)):
+    for fused in (projected(32, 8, 128, kv=dtype) for dtype in (BF16, DType.F8, DType.I8)):
         if takes(fused, TARGET):
             collection.add("hopper", "bench", [HopperAttentionSpec(fused)], problem=facts_of(fused))
         spec = DecodeAttentionSpec(fused, decode_tile_for(fused, TARGET), True)
         collection.add("decode", "bench", [spec], problem=facts_of(fused))
-    narrow = attention_of(32, 8, 128, kv=DType.F8)
-    ragged = RaggedAttentionSpec(narrow, tile_for(narrow, TARGET), True)
-    collection.add("ragged", "bench", [ragged], problem=facts_of(narrow))
+    for narrow in (attention_of(32, 8, 128, kv=dtype) for dtype in (DType.F8, DType.I8)):
+        ragged = RaggedAttentionSpec(narrow, tile_for(narrow, TARGET), True)
+        collection.add("ragged", "bench", [ragged], problem=facts_of(narrow))
     for ragged_tile in RAGGED_TILES:
         collection.add("ragged", "bench", [RaggedAttentionSpec(LLAMA, ragged_tile, True)], problem=facts_of(LLAMA))
 

@@ -108,7 +108,7 @@ def test_a_bad_model_is_refused_by_name(case: str, model: Path, tmp_path: Path) 
         ({"quantization": "int4:awq"}, ["needs a calibration text", "--calibration"]),
         ({"quantization": "int4:awq", "calibration": "a word"}, ["too short", "256 tokens"]),
         ({"kv_cache": "fp4"}, ["fp4", "fp8"]),
-        ({"kv_cache": "int8", "target": "cuda:sm_90"}, ["int8", "cuda:sm_90", "fp8"]),
+        ({"kv_cache": "fp8", "target": "cuda:sm_80"}, ["fp8", "cuda:sm_80", "int8"]),
         ({"max_context": 1000}, ["1000", "128"]),
     ],
 )

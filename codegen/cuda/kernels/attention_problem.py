@@ -70,8 +70,8 @@ class AttentionProblem:
 
     @property
     def page_stride(self) -> int:
-        """Elements from one page to the next: keys and values of all heads."""
-        return 2 * self.num_kv_heads * PAGE_SIZE * self.head_dim
+        """Elements from one page to the next: keys and values of all heads, with their exponents if they have some."""
+        return 2 * self.num_kv_heads * PAGE_SIZE * (self.head_dim + (1 if self.kv is DType.I8 else 0))
 
     @property
     def score_scale(self) -> float:

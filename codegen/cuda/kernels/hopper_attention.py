@@ -101,4 +101,5 @@ class HopperAttentionSpec:
 
 def takes(problem: AttentionProblem, target: CudaTarget) -> bool:
     """Whether this kernel computes a problem."""
-    return target.has_wgmma and problem.head_dim in HEAD_DIMS and not problem.window and not problem.alibi
+    is_plain = not problem.window and not problem.alibi and problem.kv is not DType.I8
+    return target.has_wgmma and problem.head_dim in HEAD_DIMS and is_plain

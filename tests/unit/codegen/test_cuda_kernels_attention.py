@@ -15,9 +15,10 @@ from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, DecodeTile
 from warploom.codegen.cuda.kernels.projection import Projection
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec
+from warploom.ir.ops import int8_rows
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.kv_write import kv_write
-from warploom.ir.ops.paged_cache import view_pages
+from warploom.ir.ops.paged_cache import view_exponents, view_pages
 from warploom.ir.ops.rope import rope
 from warploom.ir.types import DType
 from warploom.runtime.expr import evaluate
@@ -48,7 +49,8 @@ class Batch:
 
     def meaning(self, problem: AttentionProblem, sinks: np.ndarray | None = None) -> np.ndarray:
         attrs = {name: getattr(problem, name) for name in ("scale", "window", "softcap", "alibi")} | PAGING
-        q, kv = self.q.astype(np.float64), self.kv[None].astype(np.float64)
+        q = self.q.astype(np.float64)
+        kv = self.kv[None] if self.kv.dtype == np.int8 else self.kv[None].astype(np.float64)
         return attention.evaluate(q, kv, self.page_table, self.query_start, self.context_lens, sinks, **attrs)
 
 
@@ -65,7 +67,7 @@ class Projected:
 
 
 def make_batch(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int = 0) -> Batch:
-    """Random data; `sequences` are (query, context) lengths; unused cache memory is NaN."""
+    """Random data; `sequences` are (query, context) lengths; unused cache memory is NaN, or large numbers."""
     rng = np.random.default_rng(1)
     pages = [-(-context // PAGE) for _, context in sequences]
     count = sum(pages) + 1
@@ -79,15 +81,26 @@ def make_batch(problem: AttentionProblem, sequences: list[tuple[int, int]], padd
     starts = np.cumsum([0, *(query for query, _ in sequences)]).astype(np.int32)
     q = rng.standard_normal((starts[-1] + padding, problem.num_heads, problem.head_dim))
     contexts = np.array([context for _, context in sequences], np.int32)
-    return Batch(q.astype(BF16), kv.reshape(*shape[:3], -1).astype(problem.kv.numpy), table, starts, contexts)
+    return Batch(q.astype(BF16), stored(kv, problem.kv), table, starts, contexts)
 
 
-def problem_of(heads: int, kv_heads: int, size: int, window: int = 0, alibi: float = 0.0) -> AttentionProblem:
-    return AttentionProblem(heads, kv_heads, size, size**-0.5, window, alibi=alibi)
+def stored(kv: np.ndarray, dtype: DType) -> np.ndarray:
+    """[pages, 2, heads, PAGE, D] as a cache of a dtype has them."""
+    blocks = *kv.shape[:3], -1
+    if dtype is not DType.I8:
+        return kv.reshape(blocks).astype(dtype.numpy)
+    numbers, exponents = int8_rows.rounded(np.nan_to_num(kv, nan=1e30))
+    return np.concatenate([numbers.reshape(blocks), exponents], -1)
+
+
+def problem_of(
+    heads: int, kv_heads: int, size: int, window: int = 0, alibi: float = 0.0, kv: DType = DType.BF16
+) -> AttentionProblem:
+    return AttentionProblem(heads, kv_heads, size, size**-0.5, window, alibi=alibi, kv=kv)
 
 
 def make_projected(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int = 0) -> Projected:
-    """Random data; what this step writes is NaN in the cache."""
+    """Random data; what this step writes is NaN in the cache, or large numbers."""
     assert problem.projection is not None
     batch, rng = make_batch(problem, sequences, padding), np.random.default_rng(2)
     tokens, heads, size = batch.q.shape
@@ -103,7 +116,10 @@ def make_projected(problem: AttentionProblem, sequences: list[tuple[int, int]], 
     kv = batch.kv.copy()
     pages = view_pages(kv[None], 0, size, "token_major")
     for cache in pages:
-        cache[slots[slots >= 0] // PAGE, :, slots[slots >= 0] % PAGE] = np.nan
+        cache[slots[slots >= 0] // PAGE, :, slots[slots >= 0] % PAGE] = 127 if kv.dtype == np.int8 else np.nan
+    if kv.dtype == np.int8:
+        for exponents in view_exponents(kv[None], 0, size):
+            exponents[slots[slots >= 0] // PAGE, :, slots[slots >= 0] % PAGE] = 100
     values = matrix[:, heads + problem.num_kv_heads :]
     full = kv_write.evaluate(kv[None], turned[:, heads:], values, slots, **PAGING)[0]
     attended = replace(batch, q=turned[:, :heads], kv=full)
@@ -150,6 +166,8 @@ def close(out: np.ndarray, expected: np.ndarray) -> None:
         (problem_of(4, 4, 96, window=100), [400, 90, 128], 0),
         (problem_of(16, 1, 256), [2000], 0),
         (problem_of(6, 3, 64, alibi=0.125), [300, 17], 0),
+        (problem_of(6, 2, 128, kv=DType.I8), [1, 64, 65, 300], 2),
+        (problem_of(4, 4, 96, window=100, alibi=0.125, kv=DType.I8), [400, 90, 128], 0),
     ],
     ids=str,
 )
@@ -177,6 +195,8 @@ def test_decode_kernel_finds_tokens_of_prompts_and_of_later_sequences() -> None:
         # Rows that see nothing of their block's first keys: scores there must not become weights by rounding.
         (problem_of(2, 1, 64, window=77), [(64, 205), (1, 129), (33, 33)], 0),
         (problem_of(4, 2, 128, window=40), [(50, 260)], 5),
+        (problem_of(3, 1, 80, kv=DType.I8), [(17, 17), (1, 130), (0, 0), (64, 192)], 3),
+        (problem_of(4, 2, 64, window=40, alibi=0.125, kv=DType.I8), [(50, 260)], 0),
     ],
     ids=str,
 )
@@ -191,6 +211,12 @@ PROJECTED = [
     (projected_problem(4, 4, 96, 48, softcap=2.0), [(1, 700)], 0),
     (projected_problem(6, 2, 128, 64, sinks=DType.F32), [(1, 128), (1, 600), (0, 0), (2, 3)], 0),
     (projected_problem(4, 2, 64, 32, kv=DType.F8), [(1, 1), (1, 300), (0, 0), (2, 70)], 0),
+    (projected_problem(3, 1, 80, 10, window=70, kv=DType.I8), [(0, 0), (3, 70), (1, 129), (0, 0), (2, 2)], 1),
+    (
+        projected_problem(4, 2, 64, 32, softcap=2.0, sinks=DType.F32, kv=DType.I8),
+        [(1, 1), (1, 300), (2, 70), (0, 0)],
+        0,
+    ),
 ]
 
 

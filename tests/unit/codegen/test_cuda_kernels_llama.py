@@ -27,6 +27,7 @@ from warploom.ir.dims import bind
 from warploom.ir.function import Function, functions
 from warploom.ir.interpreter import evaluate, evaluate_exports
 from warploom.ir.op import op_of
+from warploom.ir.ops import int8_rows
 from warploom.ir.ops.parameters import param
 from warploom.ir.types import DType, type_of
 from warploom.passes.pipeline import pipeline, run
@@ -37,17 +38,17 @@ TARGET = CudaTarget("sm_89")  # without programmatic dependent launch, which the
 SIZES = {**CONFIG, "num_hidden_layers": 2}
 
 
-def compiled_llama(quantization: str) -> tuple[mlir.Module, Arrays]:
+def compiled_llama(quantization: str, kv: DType = DType.BF16) -> tuple[mlir.Module, Arrays]:
     """The fused module and its packed parameters."""
     tensors = random_tensors(SIZES)
-    cache, limits = CacheSpec(PAGE_SIZE, DType.BF16, K_LAYOUT), Limits(max_tokens=32, max_sequences=8, max_context=256)
+    cache, limits = CacheSpec(PAGE_SIZE, kv, K_LAYOUT), Limits(max_tokens=32, max_sequences=8, max_context=256)
     module = trace(SIZES, partial(require, tensors), cache, limits, activation=DType.BF16)
     for _ in run(module, pipeline(cuda(TARGET), quantization)):
         pass
     return module, dict(evaluate_exports(module, lambda name: tensors[name].load()))
 
 
-def step_inputs(sequences: list[tuple[int, int]]) -> Arrays:
+def step_inputs(sequences: list[tuple[int, int]], kv: DType = DType.BF16) -> Arrays:
     """A step of (query, context) lengths on a cache that holds what came before."""
     rng = np.random.default_rng(4)
     starts = np.cumsum([0, *(query for query, _ in sequences)])
@@ -55,7 +56,7 @@ def step_inputs(sequences: list[tuple[int, int]]) -> Arrays:
     positions = np.concatenate([np.arange(context - query, context) for query, context in sequences])
     owners = np.repeat(np.arange(len(sequences)), [query for query, _ in sequences])
     slots = table[owners, positions // PAGE_SIZE] * PAGE_SIZE + positions % PAGE_SIZE
-    shape = 2, table.size, 2, SIZES["num_key_value_heads"], PAGE_SIZE * SIZES["head_dim"]
+    shape = 2, table.size, 2, SIZES["num_key_value_heads"], PAGE_SIZE, SIZES["head_dim"]
     ints = {
         "token_ids": rng.integers(0, SIZES["vocab_size"], len(positions)),
         "positions": positions,
@@ -65,7 +66,7 @@ def step_inputs(sequences: list[tuple[int, int]]) -> Arrays:
         "context_lens": [context for _, context in sequences],
         "logit_rows": starts[1:] - 1,
     }
-    cache = rng.standard_normal(shape).astype(DType.BF16.numpy)
+    cache = stored(rng.standard_normal(shape).astype(np.float32), kv)
     return {name: np.asarray(value, np.int32) for name, value in ints.items()} | {"kv": cache}
 
 
@@ -111,12 +112,30 @@ def run_group(group: Function, arguments: list[np.ndarray], dims: dict[str, int]
     return results
 
 
-@pytest.fixture(scope="module", params=["bf16", "fp8", "int8", "int4:zeros"])
+def stored(kv: np.ndarray, dtype: DType) -> np.ndarray:
+    """Pages [.., PAGE, D] as a cache has them."""
+    if dtype is not DType.I8:
+        return kv.reshape(*kv.shape[:-2], -1).astype(dtype.numpy)
+    numbers, exponents = int8_rows.rounded(kv)
+    return np.concatenate([numbers.reshape(*kv.shape[:-2], -1), exponents], -1)
+
+
+def held(kv: np.ndarray) -> np.ndarray:
+    """What a cache stands for, f32 [layers, C, 2, kv_heads, PAGE, D]."""
+    pages = *kv.shape[:-1], PAGE_SIZE, SIZES["head_dim"]
+    if kv.dtype != np.int8:
+        return kv.astype(np.float32).reshape(pages)
+    numbers, exponents = np.split(kv, [PAGE_SIZE * SIZES["head_dim"]], -1)
+    return int8_rows.values(numbers.reshape(pages), exponents)
+
+
+@pytest.fixture(scope="module", params=["bf16", "fp8", "int8", "int4:zeros", "int8 KV"])
 def llama(request: pytest.FixtureRequest) -> Any:
     from warploom.ir.context import new_context
 
+    quantization, kv = ("bf16", DType.I8) if request.param == "int8 KV" else (request.param, DType.BF16)
     with new_context(), mlir.Location.unknown():
-        yield compiled_llama(request.param)
+        yield *compiled_llama(quantization, kv), kv
 
 
 def test_every_group_has_its_family(llama: Any) -> None:
@@ -130,8 +149,8 @@ def test_every_group_has_its_family(llama: Any) -> None:
     ids=["decode", "mixed", "one"],
 )
 def test_steps_are_their_meaning(llama: Any, sequences: list[tuple[int, int]]) -> None:
-    module, params = llama
-    inputs = step_inputs(sequences)
+    module, params, kv = llama
+    inputs = step_inputs(sequences, kv)
     expected, actual = evaluate(module, "step", inputs, params), run_entry(module, "step", inputs, params)
     spread, error = expected["logits"].std(), abs(actual["logits"] - expected["logits"])
     # The last bit of a bf16, 1 / 256, may decide which f8 it becomes: 1 / 16 away. The last bits of attention alone
@@ -139,8 +158,7 @@ def test_steps_are_their_meaning(llama: Any, sequences: list[tuple[int, int]]) -
     rounds = any(array.dtype == DType.F8.numpy for array in params.values())
     assert error.mean() < 0.05 * spread
     assert error.max() < (0.15 if rounds else 0.05) * spread
-    tokens = (2, -1, 2, SIZES["num_key_value_heads"], PAGE_SIZE, SIZES["head_dim"])
-    got, wanted, before = (kv.astype(np.float32).reshape(tokens) for kv in (actual["kv"], expected["kv"], inputs["kv"]))
+    got, wanted, before = (held(cache) for cache in (actual["kv"], expected["kv"], inputs["kv"]))
     np.testing.assert_allclose(got, wanted, rtol=0.05, atol=0.03)
     for array in (got, before):
         array[:, inputs["slots"] // PAGE_SIZE, :, :, inputs["slots"] % PAGE_SIZE] = 0
@@ -149,7 +167,7 @@ def test_steps_are_their_meaning(llama: Any, sequences: list[tuple[int, int]]) -
 
 @pytest.mark.parametrize("llama", ["bf16"], indirect=True)
 def test_sampling_is_its_meaning(llama: Any) -> None:
-    module, params = llama
+    module, params, _ = llama
     for entry, inputs in (("sample", sample_inputs()), ("logprobs", logprobs_inputs())):
         expected, actual = evaluate(module, entry, inputs, params), run_entry(module, entry, inputs, params)
         for name, value in expected.items():

@@ -39,6 +39,8 @@ def close(actual: np.ndarray, expected: np.ndarray, dtype: DType) -> None:
         (0, 2, 128, 64, DType.BF16, DType.BF16),
         (0, 5, 96, 0, DType.BF16, DType.BF16),
         (2, 2, 64, 64, DType.BF16, DType.F8),
+        (2, 5, 80, 20, DType.BF16, DType.I8),
+        (0, 2, 64, 0, DType.F32, DType.I8),
     ],
     ids=str,
 )
@@ -59,7 +61,7 @@ def test_rope_kv_write_is_its_meaning(
     angle = rng.uniform(0, 6, (tokens, rotary // 2))
     cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     slots = np.array([3 * PAGE + 5, -1, 0, PAGE - 1, 2 * PAGE], np.int32)
-    cache = rng.standard_normal((4, 2, kv_heads, PAGE * size)).astype(kv.numpy)
+    cache = rng.uniform(-4, 4, (4, 2, kv_heads, PAGE * (size + (kv is DType.I8)))).astype(kv.numpy)
     before, rotated = cache.copy(), np.full((tokens, heads, size), np.nan, x.numpy)
     arrays = [sources["k"], sources["v"], *([cos, sin] if rotary else []), slots, cache]
     run_kernel(spec, [sources["q"], *arrays, rotated] if heads else arrays, {"T": tokens})
@@ -68,6 +70,14 @@ def test_rope_kv_write_is_its_meaning(
     angles = cos.astype(np.float64), sin.astype(np.float64)
     close(rotated, rope.evaluate(wide["q"], *angles), x)
     paging: dict[str, Any] = {"layer": 0, "page_size": PAGE, "k_layout": "token_major"}
+    if kv is DType.I8:
+        keys = rope.evaluate(wide["k"], *angles).astype(x.numpy).astype(np.float64)
+        expected = kv_write.evaluate(before[None], keys, wide["v"], slots, **paging)
+        apart = np.abs(cache.astype(np.int32) - expected[0])
+        assert apart.max() <= 1
+        assert not apart[:, 1].any()
+        assert apart.mean() < 1e-3
+        return
     expected = kv_write.evaluate(
         before[None].astype(np.float64), rope.evaluate(wide["k"], *angles), wide["v"], slots, **paging
     )

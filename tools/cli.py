@@ -104,12 +104,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception, debug: bool) -> int:
-    """Print an error on stderr; our own ones say what to do next, others ask for a report."""
+    """Print an error on stderr; our own ones say what to do next, the system's what it refused, others ask for help."""
     if debug:
         traceback.print_exception(error)
     label = "\033[1;31merror:\033[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else "error:"
     if isinstance(error, WarploomError):
         print(label, error, file=sys.stderr)
+        return REFUSED
+    if isinstance(error, OSError) and error.strerror:
+        print(label, f"{error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        print("  fix: check that path, its permissions, and the room on its disk", file=sys.stderr)
         return REFUSED
     print(label, f"{type(error).__name__}: {error}", file=sys.stderr)
     if not debug:

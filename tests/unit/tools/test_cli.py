@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,24 @@ def test_other_errors_exit_with_1_and_ask_for_a_report(
     assert "ZeroDivisionError: oops" in printed
     assert "--debug" in printed
     assert "Traceback" not in printed
+
+
+def test_what_the_system_refuses_is_no_bug_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.mlir").write_text("module { func.func @step() { return } }")
+    out = tmp_path / "nowhere" / "out.mlir"
+    assert main(["opt", str(tmp_path / "empty.mlir"), "cse", "-o", str(out)]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {out}: No such file or directory\n")
+    assert "bug" not in printed
+
+
+def test_a_full_disk_behind_standard_output_is_named(tiny_artifact: Path) -> None:
+    command = [sys.executable, "-m", "warploom.tools.cli", "inspect", str(tiny_artifact)]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: the output: No space left on device\n  fix: ")
+    assert "Exception ignored" not in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "inspect"], ["inspect", "--debug"]])

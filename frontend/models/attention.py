@@ -16,9 +16,10 @@ from warploom.frontend.models.sizes import Sizes
 from warploom.frontend.models.weights import Weights
 from warploom.ir.attributes import AttrValue
 from warploom.ir.ops.attention import attention
+from warploom.ir.ops.elementwise import maximum, minimum
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.rope import rope
-from warploom.ir.ops.shape import concat, reshape, slice_axis, transpose
+from warploom.ir.ops.shape import concat, full, reshape, slice_axis, transpose
 from warploom.ir.types import type_of
 
 
@@ -126,6 +127,16 @@ def together(heads: Heads, name: str, *, bias: bool = False, by_kv_head: bool = 
     return project_qkv
 
 
+def clipped(project: Project, bound: float) -> Project:
+    """Queries, keys and values of `project`, none of which is beyond `bound`; 0: there is no bound (MPT, OLMoE)."""
+
+    def project_qkv(weights: Weights, x: mlir.Value) -> tuple[mlir.Value, mlir.Value, mlir.Value]:
+        q, k, v = (_clip(value, bound) for value in project(weights, x))
+        return q, k, v
+
+    return project_qkv if bound else project
+
+
 def attend(
     heads: Heads, q: mlir.Value, k: mlir.Value, v: mlir.Value, place: Place, sinks: mlir.Value | None = None
 ) -> tuple[mlir.Value, mlir.Value]:
@@ -183,6 +194,13 @@ def halves_first(value: mlir.Value, heads: Heads) -> mlir.Value:
     if dim < heads.head_dim:
         parts.append(slice_axis(each, axis=1, start=dim, stop=heads.head_dim))
     result: mlir.Value = reshape(concat(*parts, axis=1), shape=shape)
+    return result
+
+
+def _clip(value: mlir.Value, bound: float) -> mlir.Value:
+    type_ = type_of(value)
+    high, low = (full(shape=type_.shape, value=end, dtype=type_.dtype.value) for end in (bound, -bound))
+    result: mlir.Value = maximum(minimum(value, high), low)
     return result
 
 

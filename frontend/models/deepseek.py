@@ -1,4 +1,4 @@
-"""What DeepSeek-V2 and V3 share: latent attention, a few dense layers, then experts beside shared ones."""
+"""What DeepSeek-V2 and V3 share: latent attention, a few dense layers, then experts beside shared ones (GLM-4.5)."""
 
 from __future__ import annotations
 
@@ -43,16 +43,34 @@ def read_decoder(read: ConfigReader, router: Callable[[Experts], Router], *, den
         tied=read.flag("tie_word_embeddings", False),
         kv_tensors=1,
     )
-    act, norm = read.expect("hidden_act", "silu"), rms(read.real("rms_norm_eps", 1e-6))
-    attention = attend_latents(heads, rms(LATENT_EPS))
-    first, every = int(read.get("first_k_dense_replace", dense)), read.integer("moe_layer_freq", 1)
-    bias = read.flag("mlp_bias", False)
+    norm, attention = rms(read.real("rms_norm_eps", 1e-6)), attend_latents(heads, rms(LATENT_EPS))
+    blocks = read_blocks(read, sizes, router, dense)
+    return Decoder(sizes, tuple(pre_norm(norm, attention, *block) for block in blocks), norm)
+
+
+def read_blocks(
+    read: ConfigReader, sizes: Sizes, router: Callable[[Experts], Router], dense: int
+) -> list[tuple[Mlp, ...]]:
+    """Read the feed-forward blocks of each layer, which are added: one, or the shared experts and the chosen ones."""
+    act, bias = read.expect("hidden_act", "silu"), read.flag("mlp_bias", False)
+    first, every = _first_sparse(read, sizes.layers, dense), read.integer("moe_layer_freq", 1)
     blocks: list[tuple[Mlp, ...]] = [(gated(sizes.intermediate, act, bias=bias),)] * sizes.layers
     if first < sizes.layers:
         sparse = _sparse(read, router, act, bias)
         blocks = [sparse if i >= first and i % every == 0 else plain for i, plain in enumerate(blocks)]
     read.ignore(*ROUTING)
-    return Decoder(sizes, tuple(pre_norm(norm, attention, *block) for block in blocks), norm)
+    return blocks
+
+
+def _first_sparse(read: ConfigReader, layers: int, dense: int) -> int:
+    """`first_k_dense_replace`, or what `mlp_layer_types` says instead."""
+    first = int(read.get("first_k_dense_replace", dense))
+    if not (types := read.get("mlp_layer_types")):
+        return first
+    first = types.count("dense")
+    if types != ["dense"] * first + ["sparse"] * (layers - first):
+        raise read.refusal("mlp_layer_types", f"{layers} of dense and sparse, all dense ones first")
+    return first
 
 
 def read_groups(read: ConfigReader, count: int | None, kept: int | None) -> Groups:

@@ -17,12 +17,14 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     """Read a config.json; refuses what it does not implement."""
     read = ConfigReader(config, "DeepSeek-V2")
     read.expect("scoring_func", "softmax")
-    read.expect("norm_topk_prob", False)  # which transformers and DeepSeek's own code would read differently
 
     def router(experts: Experts) -> Router:
         limited = read.expect("topk_method", "greedy", "group_limited_greedy") == "group_limited_greedy"
         groups = read_groups(read, None, None) if limited else ONE
-        return softmax_router(experts, groups, read.real("routed_scaling_factor", 1.0))
+        scale = read.real("routed_scaling_factor", 1.0)
+        if experts.normalized and scale != 1.0:  # which DeepSeek's own code does not multiply then, and others do
+            raise read.refusal("routed_scaling_factor", "1.0 where norm_topk_prob is true")
+        return softmax_router(experts, groups, scale)
 
     decoder = read_decoder(read, router, dense=0, interleaved=True)
     read.ignore("topk_method", "n_group", "topk_group", "routed_scaling_factor")

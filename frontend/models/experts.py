@@ -18,7 +18,7 @@ from warploom.ir.ops.routing import combine_experts, route_experts
 from warploom.ir.ops.shape import reshape
 from warploom.ir.types import type_of
 
-# The gate's weights and x [T, hidden] -> shares f32 and experts i32, [T, chosen]
+# The module's weights and x [T, hidden] -> shares f32 and experts i32, [T, chosen]
 Router = Callable[[Weights, mlir.Value], tuple[mlir.Value, mlir.Value]]
 
 
@@ -41,6 +41,10 @@ class Experts:
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
 
 
+# The module's weights and hidden -> gate and up of all experts [count * 2 * size, hidden], down [count * hidden, size]
+Matrices = Callable[[Weights, Experts, int], tuple[mlir.Value, mlir.Value]]
+
+
 def read_experts(read: ConfigReader, size: int, *, normalized: bool | None = None) -> Experts:
     """Read the counts, and `norm_topk_prob` (false by default) unless the family says whether shares are normalized.
 
@@ -56,7 +60,15 @@ def read_experts(read: ConfigReader, size: int, *, normalized: bool | None = Non
     return Experts(count, chosen, size, shares)
 
 
-def mixture(experts: Experts, act: str = "silu", router: Router | None = None) -> Mlp:
+def apart(weights: Weights, experts: Experts, hidden: int) -> tuple[mlir.Value, mlir.Value]:
+    """Matrices of experts that are modules of their own."""
+    gate_name, up_name, down_name = experts.names
+    each, inside = f"{{0..{experts.count - 1}}}", weights / "experts"
+    first = inside.stacked(f"{each}.{{{gate_name},{up_name}}}.weight", (experts.size, hidden))
+    return first, inside.stacked(f"{each}.{down_name}.weight", (hidden, experts.size))
+
+
+def mixture(experts: Experts, act: str = "silu", router: Router | None = None, *, matrices: Matrices = apart) -> Mlp:
     """sum of share * expert(x) over the experts that the router (default: `route`) chooses, each a `gated` block."""
 
     def mlp(weights: Weights, x: mlir.Value) -> mlir.Value:
@@ -64,14 +76,10 @@ def mixture(experts: Experts, act: str = "silu", router: Router | None = None) -
         if router is None:
             shares, chosen = route(experts, dense(weights / "gate", x, experts.count))
         else:
-            shares, chosen = router(weights / "gate", x)
-        gate_name, up_name, down_name = experts.names
-        each, size = f"{{0..{experts.count - 1}}}", experts.size
-        inside = weights / "experts"
-        first = inside.stacked(f"{each}.{{{gate_name},{up_name}}}.weight", (size, hidden))
-        second = inside.stacked(f"{each}.{down_name}.weight", (hidden, size))
-        both = expert_linear(reshape(x, shape=(tokens, 1, hidden)), chosen, first, n=2 * size)
-        gated_ = gate_with(act, *split(both, (size, size)))
+            shares, chosen = router(weights, x)
+        first, second = matrices(weights, experts, hidden)
+        both = expert_linear(reshape(x, shape=(tokens, 1, hidden)), chosen, first, n=2 * experts.size)
+        gated_ = gate_with(act, *split(both, (experts.size, experts.size)))
         result: mlir.Value = combine_experts(expert_linear(gated_, chosen, second, n=hidden), shares)
         return result
 

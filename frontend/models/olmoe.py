@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from warploom.frontend.models.attention import Heads, self_attention, separate
+from warploom.frontend.models.attention import Heads, clipped, self_attention, separate
 from warploom.frontend.models.config import ConfigReader
 from warploom.frontend.models.decoder import Decoder
 from warploom.frontend.models.experts import mixture, read_experts
@@ -22,8 +22,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     sizes, norm = read_sizes(read), rms(read.real("rms_norm_eps", 1e-5))
     heads = Heads.of(sizes, read_rotary(read, sizes.head_dim))
     bias = read.flag("attention_bias", False)
-    read.expect("clip_qkv", None)
-    project = separate(heads, bias=bias, qk_norm=norm, norm_all=True)
+    project = clipped(separate(heads, bias=bias, qk_norm=norm, norm_all=True), read.real("clip_qkv", 0.0))
     mlp = mixture(read_experts(read, sizes.intermediate), read.expect("hidden_act", "silu"))
     layer = pre_norm(norm, self_attention(heads, project, out_bias=bias), mlp)
     read.finish()

@@ -24,10 +24,13 @@ YARN = rope(rope_type="yarn", factor=4.0, mscale=0.7, mscale_all_dim=0.9, origin
 GROUPS = {"n_group": 4, "topk_group": 2}
 LIMITED = {"topk_method": "group_limited_greedy", "routed_scaling_factor": 1.7, "q_lora_rank": 33} | GROUPS
 
+GLM_LITE = {k: v for k, v in LATENT.items() if k != "first_k_dense_replace"}
+
 DEEPSEEK: tuple[Case, ...] = (
     case("deepseek_v2_dense", "DeepseekV2", LATENT | DENSE_ONLY | {"q_lora_rank": None, "attention_bias": True}),
     case("deepseek_v2_lite", "DeepseekV2", LATENT | YARN | {"q_lora_rank": None, "n_shared_experts": 2}),
     case("deepseek_v2", "DeepseekV2", LATENT | LIMITED),
     case("deepseek_v3", "DeepseekV3", LATENT | YARN | GROUPS | {"q_lora_rank": 33, "n_shared_experts": 1}),
+    case("glm4_moe_lite", "Glm4MoeLite", GLM_LITE | GROUPS | {"q_lora_rank": 33, "n_shared_experts": 1}),
     case("deepseek_v3_halves", "DeepseekV3", LATENT | GROUPS | {"topk_group": 4, "rope_interleave": False}),
 )

@@ -56,6 +56,14 @@ FALCON_RW = {"alibi": True, "parallel_attn": False, "multi_query": False, "bias"
     "num_attention_heads": 8,
     "hidden_size": 128,
 }
+OLMO3 = {
+    "rope_parameters": {
+        "full_attention": YARN["rope_parameters"],
+        "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+    }
+}
+BLOOM = {"hidden_size": 80, "n_layer": 2, "n_head": 5}
+MPT = {"d_model": 96, "n_layers": 2, "n_heads": 6, "max_seq_len": 160}
 NORMED = {"use_parallel_residual": True, "qk_layernorm": True}
 
 DENSE: tuple[Case, ...] = (
@@ -82,6 +90,8 @@ DENSE: tuple[Case, ...] = (
         | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.2, "logits_scaling": 1.7},
     ),
     case("olmo2", "Olmo2", SIZES),
+    case("olmo3", "Olmo3", WIDE | {"sliding_window": WINDOW, "layer_types": ALTERNATING} | OLMO3),
+    case("ernie4_5", "Ernie4_5", WIDE),
     case("exaone4", "Exaone4", SIZES | {"sliding_window": WINDOW, "sliding_window_pattern": 2}),
     case("seed_oss", "SeedOss", WIDE | {"attention_bias": True}),
     case("starcoder2", "Starcoder2", SIZES | {"sliding_window": WINDOW}),
@@ -91,6 +101,9 @@ DENSE: tuple[Case, ...] = (
     case("falcon_7b", "Falcon", FALCON),
     case("falcon_40b", "Falcon", FALCON | FALCON_40B),
     replace(case("falcon_rw", "Falcon", FALCON | FALCON_RW), attention="sdpa"),  # eager adds ALiBi twice
+    case("bloom", "Bloom", BLOOM),
+    case("mpt", "Mpt", MPT),
+    case("mpt_clipped", "Mpt", MPT | {"attn_config": {"clip_qkv": 0.5, "softmax_scale": 0.4}}),
     case("stablelm", "StableLm", SIZES | {"use_qkv_bias": True} | rope(partial_rotary_factor=0.25)),
     case("stablelm_parallel", "StableLm", SIZES | NORMED | rope(partial_rotary_factor=0.5)),
     case("cohere", "Cohere", SIZES | {"logit_scale": 0.5, "use_qk_norm": True}),

@@ -2,45 +2,88 @@
 
     python tests/gpu/build_families.py FOLDER [CASE ...]
 
-Writes FOLDER/<case>/artifact and FOLDER/<case>/reference.npz: token ids, the logits of transformers in f32 on the
-weights rounded to bf16, with the near-ties of routers taken either way (near_ties.py), and in bf16, whose error is what
-bf16 costs. Pack it with `tar cJf` to carry it: ways have most rows in common.
+Writes FOLDER/<case>/artifact, FOLDER/<case>/deterministic and FOLDER/<case>/reference.npz: token ids, the logits of
+transformers in f32 on the weights rounded to bf16, with the near-ties of routers taken any way (near_ties.py), those
+in bf16, whose error is what bf16 costs, and a greedy text. Cases such as `llama.int4` are quantized, of weights that
+their scheme stores without loss. Pack it with `hardlink FOLDER; tar cJf` to carry it: kernels and ways have most in
+common.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tests.gpu.near_ties import references
+from tests.gpu.lossless_weights import make_lossless, rounded_activations
+from tests.gpu.near_ties import TooManyTies, references
+from tests.gpu.run_families import PROMPT
 from tests.model.families.case import VOCAB, Case, make_checkpoint
-from tests.model.families.test_families import CASES, LENGTH
+from tests.model.families.deepseek_cases import DENSE_ONLY, LATENT
+from tests.model.families.dense_cases import WIDE, case
+from tests.model.families.expert_cases import SEVEN
+from tests.model.families.test_families import CASES, LENGTH, NEW_TOKENS, logits_of
 from warploom.compiler import compile
 from warploom.errors import WarploomError
 
-# One of each architecture, and what kernels may trip over: biases, partial and no rotation, windows, caps, one kv head,
-# latents.
-CHOSEN = (
-    "llama_biases_tied", "smollm3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "granite", "olmo2",
-    "exaone4", "seed_oss", "starcoder2", "gpt2", "neox", "falcon_7b", "falcon_40b", "falcon_rw", "stablelm_parallel",
-    "cohere", "cohere2", "glm4", "nemotron", "mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "gpt_oss",
-    "deepseek_v2_dense", "deepseek_v2_lite", "deepseek_v2", "deepseek_v3",
-)  # fmt: skip
+EVEN = {"hidden_size": 96, "intermediate_size": 160}  # of whole groups
+EVEN_EXPERTS = EVEN | {"moe_intermediate_size": 64}
+EVEN_LATENT = LATENT | EVEN_EXPERTS | {"v_head_dim": 32, "kv_lora_rank": 64, "q_lora_rank": 64}
+QUANTIZED = (
+    (case("llama", "Llama", WIDE | EVEN | {"attention_bias": True}), ("int8", "int4", "fp8")),
+    (case("deepseek_v2_dense", "DeepseekV2", EVEN_LATENT | DENSE_ONLY | {"q_lora_rank": None}), ("fp8",)),
+    (case("deepseek_v3", "DeepseekV3", EVEN_LATENT | {"n_group": 4}), ("int8", "int4")),
+    (case("qwen3_moe", "Qwen3Moe", WIDE | SEVEN | EVEN_EXPERTS | {"norm_topk_prob": True}), ("int8", "int4")),
+)
 
 
-def build(case: Case, folder: Path) -> None:
+def build(case: Case, folder: Path, scheme: str = "bf16") -> None:
     """One case."""
     made = make_checkpoint(case, folder / "checkpoint")
+    if scheme != "bf16":
+        make_lossless(made, scheme)
     made.to(torch.bfloat16).save_pretrained(folder / "checkpoint")
-    ids = np.random.default_rng(0).integers(3, VOCAB, LENGTH).tolist()
     model, narrow = (read(case, type(made), folder / "checkpoint", dtype) for dtype in (torch.float32, torch.bfloat16))
-    exact, bf16 = references(model, narrow, ids)
-    np.savez(folder / "reference.npz", ids=np.array(ids), exact=exact, bf16=bf16)
-    compile(folder / "checkpoint", target="cuda:sm_90", out=folder / "artifact")
+    with rounded_activations(narrow, scheme) if scheme != "bf16" else nullcontext():
+        ids, exact, bf16 = judged_prompt(model, narrow)
+    text = greedy(model, ids[:PROMPT])
+    said = logits_of(model, [*ids[:PROMPT], *text])[PROMPT - 1 : -1]
+    np.savez(folder / "reference.npz", ids=np.array(ids), exact=exact, bf16=bf16, text=np.array(text), text_logits=said)
+    for name in ("artifact",) if scheme != "bf16" else ("artifact", "deterministic"):
+        compile(
+            folder / "checkpoint",
+            target="cuda:sm_90",
+            quantization=scheme,
+            deterministic=name == "deterministic",
+            out=folder / name,
+        )
+
+
+def judged_prompt(
+    model: PreTrainedModel, narrow: PreTrainedModel, length: int = LENGTH
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """The first random prompt whose near-ties are few enough to keep all they may lead to; its references."""
+    for seed in count():
+        ids = np.random.default_rng(seed).integers(3, VOCAB, length).tolist()
+        try:
+            return ids, *references(model, narrow, ids)
+        except TooManyTies as error:
+            print(f"  prompt {seed}: {error}", flush=True)
+    raise AssertionError
+
+
+def greedy(model: PreTrainedModel, prompt: Sequence[int]) -> list[int]:
+    """What the model in f32 continues with."""
+    ids = list(prompt)
+    for _ in range(NEW_TOKENS):
+        ids.append(int(logits_of(model, ids)[-1].argmax()))
+    return ids[len(prompt) :]
 
 
 def read(case: Case, model_type: type[PreTrainedModel], checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -50,15 +93,17 @@ def read(case: Case, model_type: type[PreTrainedModel], checkpoint: Path, dtype:
     return model.eval()
 
 
-def main(root: Path, names: list[str]) -> None:
+def main(root: Path, names: Sequence[str]) -> None:
     """All cases asked for; says which do not compile."""
-    for case in CASES:
-        if case.id in (names or CHOSEN):
-            try:
-                build(case, root / case.id)
-                print(f"{case.id}: built", flush=True)
-            except WarploomError as error:
-                print(f"{case.id}: refused: {error}", flush=True)
+    every = {case.id: (case, "bf16") for case in CASES}
+    every |= {f"{case.id}.{scheme}": (case, scheme) for case, schemes in QUANTIZED for scheme in schemes}
+    for name in names or every:
+        case, scheme = every[name]
+        try:
+            build(case, root / name, scheme)
+            print(f"{name}: built", flush=True)
+        except WarploomError as error:
+            print(f"{name}: refused: {error}", flush=True)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class LazyTensor:
         source: the file it lives in, for messages.
         read: gives the data.
         parts: of a quantized weight its numbers, scales and maybe offsets, which stand for the same data.
+        order: i32 [k], where the columns of the parts are in another order: the i-th is column order[i] of the data.
     """
 
     name: str
@@ -49,6 +50,7 @@ class LazyTensor:
     source: str
     read: Callable[[], Array] = field(repr=False)
     parts: tuple[LazyTensor, ...] = ()
+    order: LazyTensor | None = None
 
     def load(self) -> Array:
         """The data, `shape` x `dtype`, C-contiguous and read-only where it is a view of the mapped file."""

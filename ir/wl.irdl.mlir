@@ -406,6 +406,13 @@ module {
       irdl.results(out: %0)
       irdl.attributes {"name" = %1, "shape" = %2, "dtype" = %3}
     }
+    irdl.operation @place_columns {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, order: %1)
+      irdl.results(out: %2)
+    }
     irdl.operation @pow {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
@@ -612,6 +619,40 @@ module {
       irdl.operands(logits: %0, temperature: %1, top_k: %2, top_p: %3, min_p: %4, repetition_penalty: %5, presence_penalty: %6, frequency_penalty: %7, seeds: %8, sample_positions: %9, penalty_tokens: %10, penalty_counts: %11, bias_tokens: %12, bias_values: %13, banned_bits: %14)
       irdl.results(tokens: %15, logprobs: %16)
     }
+    irdl.operation @scaled_attention {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "!builtin.tensor"
+      %6 = irdl.base "!builtin.tensor"
+      %7 = irdl.base "!builtin.tensor"
+      %8 = irdl.base "#builtin.integer"
+      %9 = irdl.base "#builtin.integer"
+      %10 = irdl.base "#builtin.string"
+      %11 = irdl.base "#builtin.float"
+      %12 = irdl.base "#builtin.integer"
+      %13 = irdl.base "#builtin.float"
+      %14 = irdl.base "#builtin.float"
+      irdl.operands(q: %0, kv: %1, scales: %2, page_table: %3, query_start: %4, context_lens: %5, sinks: optional %6)
+      irdl.results(out: %7)
+      irdl.attributes {"layer" = %8, "page_size" = %9, "k_layout" = %10, "scale" = %11, "window" = %12, "softcap" = %13, "alibi" = %14}
+    }
+    irdl.operation @scaled_kv_write {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "!builtin.tensor"
+      %5 = irdl.base "!builtin.tensor"
+      %6 = irdl.base "#builtin.integer"
+      %7 = irdl.base "#builtin.integer"
+      %8 = irdl.base "#builtin.string"
+      irdl.operands(kv: %0, k: %1, v: %2, slots: %3, scales: %4)
+      irdl.results(out: %5)
+      irdl.attributes {"layer" = %6, "page_size" = %7, "k_layout" = %8}
+    }
     irdl.operation @scaled_linear {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
@@ -716,6 +757,13 @@ module {
       %1 = irdl.base "!builtin.tensor"
       %2 = irdl.base "!builtin.tensor"
       irdl.operands(gate: %0, up: %1)
+      irdl.results(out: %2)
+    }
+    irdl.operation @take_columns {
+      %0 = irdl.base "!builtin.tensor"
+      %1 = irdl.base "!builtin.tensor"
+      %2 = irdl.base "!builtin.tensor"
+      irdl.operands(x: %0, order: %1)
       irdl.results(out: %2)
     }
     irdl.operation @tanh {

@@ -24,6 +24,7 @@ from warploom.passes.fuse_loops import fuse_loops
 from warploom.passes.hoist_weights import hoist_weights
 from warploom.passes.keep_sums_wide import keep_sums_wide
 from warploom.passes.merge_linears import merge_linears
+from warploom.passes.order_inputs import order_inputs
 from warploom.passes.quantization.scheme import Choice, Rules
 from warploom.passes.quantize_activations import quantize_activations
 from warploom.passes.quantize_weights import quantize_weights
@@ -59,6 +60,7 @@ def pipeline(
         dce,
         # Weights: in the format asked for, side by side, in the layout that kernels read, computed ahead of time.
         *([partial(scale_activations, rules=rules, scales=scales)] if rules and scales else ()),
+        *([partial(order_inputs, rules=rules), dce] if rules and "checkpoint" in rules.families else ()),
         *([partial(quantize_weights, rules=rules)] if rules else ()),
         merge_linears,
         cse,

@@ -220,9 +220,10 @@ def _context(geometry: Geometry, wanted: int | None) -> int:
 def _as_asked(tensors: Mapping[str, LazyTensor], rules: Rules) -> dict[str, LazyTensor]:
     """Quantized weights with the parts that they are made of, if some are to be kept so."""
     if "checkpoint" not in rules.families:
-        return {name: replace(tensor, parts=()) for name, tensor in tensors.items()}
+        return {name: replace(tensor, parts=(), order=None) for name, tensor in tensors.items()}
     parts = {part.name: part for tensor in tensors.values() for part in tensor.parts}
-    return {**tensors, **parts}
+    orders = {tensor.order.name: tensor.order for tensor in tensors.values() if tensor.order is not None}
+    return {**tensors, **parts, **orders}
 
 
 def _calibrate(checkpoint: Checkpoint, rules: Rules, text: str | None, progress: Progress) -> dict[str, LazyTensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlir.ir as mlir
 
@@ -11,6 +11,7 @@ from warploom.errors import CheckpointError
 from warploom.frontend.stacked import names_of, stack, stack_parts
 from warploom.frontend.tensors import LazyTensor
 from warploom.ir.function import FunctionBuilder, scope
+from warploom.ir.ops.columns import place_columns
 from warploom.ir.ops.dequantize import dequantize
 from warploom.ir.ops.parameters import checkpoint, export, param
 from warploom.ir.ops.shape import concat
@@ -57,17 +58,31 @@ class Weights:
         """
         full = self.prefix + name
         if full not in self.params:
-            parts = self.parts(name, shape)
-            self.params[full] = dequantize(*parts) if parts else self._param(self.require(full, shape))
+            parts, stored = self.parts(name, shape), self.require(full, shape)
+            self.params[full] = self._ordered(dequantize(*parts), stored) if parts else self._param(stored)
         return self.params[full]
+
+    def _ordered(self, values: mlir.Value, stored: LazyTensor) -> mlir.Value:
+        """Columns of a quantized tensor where they belong."""
+        if stored.order is None:
+            return values
+        name = stored.order.name  # modules may share it
+        if name not in self.params:
+            self.params[name] = self._param(stored.order)
+        result: mlir.Value = place_columns(values, self.params[name])
+        return result
 
     def stacked(self, pattern: str, shape: tuple[int, int]) -> mlir.Value:
         """The tensors that a pattern spells (see `frontend.stacked`), each of this shape, rows after one another.
+
+        Quantized ones that have an order of columns each are read as floats: experts read their rows in one order.
 
         Raises:
             CheckpointError: one is missing or has another shape.
         """
         full, tensors = self.prefix + pattern, [self.require(self.prefix + name, shape) for name in names_of(pattern)]
+        if any(tensor.order is not None for tensor in tensors):
+            tensors = [replace(tensor, parts=(), order=None) for tensor in tensors]
         together = stack(full, tensors)
         if together is not None:
             return self._param(together)

@@ -30,12 +30,14 @@ Tensors = Mapping[str, LazyTensor]
 class Parts:
     """A quantized weight: `read` gives q, scale and maybe offset of these shapes and dtypes; or floats alone.
 
-    `whole` is what they stand for in the unquantized model, where that is not the matrix `weight` of a module.
+    `whole` is what they stand for in the unquantized model, where that is not the matrix `weight` of a module. `order`
+    is that of columns, see LazyTensor; modules of equal orders have one tensor, so that their inputs are one.
     """
 
     types: tuple[tuple[tuple[int, ...], str], ...]
     read: Callable[[], tuple[Array, ...]]
     whole: LazyTensor | None = None
+    order: LazyTensor | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,17 @@ def quantized_weight(name: str, parts: Parts, source: str) -> dict[str, LazyTens
         LazyTensor(f"{name}.{PARTS[i]}", shape, dtype, source, _part(parts, i))
         for i, (shape, dtype) in enumerate(parts.types)
     )
-    whole = parts.whole or LazyTensor(name, parts.types[0][0], "f32", source, lambda: values(*parts.read()))
-    return {tensor.name: tensor for tensor in (replace(whole, parts=found), *found)}
+    whole = parts.whole or LazyTensor(name, parts.types[0][0], "f32", source, lambda: _whole(parts))
+    return {tensor.name: tensor for tensor in (replace(whole, parts=found, order=parts.order), *found)}
+
+
+def _whole(parts: Parts) -> NDArray[np.float32]:
+    found = values(*parts.read())
+    if parts.order is None:
+        return found
+    result = np.empty_like(found)
+    result[:, parts.order.load()] = found
+    return result
 
 
 def _part(parts: Parts, index: int) -> Callable[[], Array]:
@@ -142,6 +153,11 @@ def fields(words: Array, bits: int, axis: int, order: tuple[int, ...] | None = N
 def signed(numbers: NDArray[np.int16], bits: int) -> Array:
     """Unsigned numbers less half of their range, as i4 or i8."""
     return (numbers - (1 << (bits - 1))).astype(ml_dtypes.int4 if bits == 4 else np.int8)
+
+
+def side_dtype(scales: LazyTensor) -> str:
+    """In which scales without offsets are kept: as they are, if kernels read that, else f32."""
+    return "f16" if scales.dtype == "f16" else "f32"
 
 
 def refuse(what: str, expected: str, found: object) -> UnsupportedModelError:

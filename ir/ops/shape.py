@@ -108,7 +108,7 @@ class Slice(Op):
     """The range [start, stop) of one axis."""
 
     name = "slice"
-    operands = (Operand("x"),)
+    operands = (Operand("x", STORED),)
     attributes = (Attribute("axis", Kind.INT), Attribute("start", Kind.INT), Attribute("stop", Kind.INT))
 
     def infer(self, x: TensorType, *, axis: int, start: int, stop: int) -> TensorType:
@@ -193,7 +193,7 @@ class Gather(Op):
     """Rows of x by index along axis 0; an index outside is clamped to the nearest row."""
 
     name = "gather"
-    operands = (Operand("x"), Operand("indices", I32))
+    operands = (Operand("x", STORED), Operand("indices", I32))
 
     def infer(self, x: TensorType, indices: TensorType) -> TensorType:
         """The shape of the indices followed by that of a row."""

@@ -19,12 +19,13 @@ from warploom.ir.dims import Dim
 from warploom.ir.expand import expand
 from warploom.ir.function import Function
 from warploom.ir.op import op_of
+from warploom.ir.ops.columns import place_columns
 from warploom.ir.ops.elementwise import as_dtype, cast, neg, sub
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import along_columns, along_rows, inverse_rms
 from warploom.ir.ops.shape import broadcast, concat, full, gather, reshape, slice_axis, transpose
 from warploom.ir.patterns import is_elementwise
-from warploom.ir.rewrite import before, is_op, param_name, producer, replace
+from warploom.ir.rewrite import before, is_op, param_name, producer, replace, users
 from warploom.ir.target import Numbers
 from warploom.ir.types import DType, TensorType, type_of
 from warploom.passes import (
@@ -41,6 +42,7 @@ from warploom.passes import (
     keep_sums_wide,
     merge_linears,
     narrow_weights,
+    order_inputs,
     outline,
     quantize_activations,
     simplify,
@@ -374,6 +376,48 @@ def results_are_rounded_to_bf16(patch: pytest.MonkeyPatch) -> None:
         replace(operation, [as_dtype(as_dtype(value, DType.BF16), type_of(value).dtype) for value in values])
 
     patch.setattr(quantize_activations, "replace", wrong)
+
+
+@bug("order_inputs")
+def columns_are_placed_instead_of_taken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(order_inputs, "take_columns", place_columns)
+
+
+@bug("order_inputs")
+def a_gain_keeps_its_order(patch: pytest.MonkeyPatch) -> None:
+    def wrong(value: mlir.Value, order: mlir.Value) -> mlir.Value:
+        return value if type_of(value).rank == 1 else gather(value, order)
+
+    patch.setattr(order_inputs, "gather", wrong)
+
+
+@bug("order_inputs")
+def scales_of_rows_keep_their_order(patch: pytest.MonkeyPatch) -> None:
+    def wrong(value: mlir.Value, order: mlir.Value) -> mlir.Value:
+        return gather(value, order) if type_of(value).dtype in (DType.I4, DType.I8) else value
+
+    patch.setattr(order_inputs, "gather", wrong)
+
+
+@bug("order_inputs")
+def what_others_read_is_ordered_too(patch: pytest.MonkeyPatch) -> None:
+    honest = order_inputs._ordered
+
+    def wrong(value: mlir.Value, order: mlir.Value) -> mlir.Value:
+        made = honest(value, order)
+        value.replace_all_uses_with(made)
+        return made
+
+    patch.setattr(order_inputs, "users", lambda value: users(value)[:1])
+    patch.setattr(order_inputs, "_ordered", wrong)
+
+
+@bug("order_inputs")
+def both_halves_are_the_first(patch: pytest.MonkeyPatch) -> None:
+    def wrong(value: mlir.Value, *, axis: int, start: int, stop: int) -> mlir.Value:
+        return slice_axis(value, axis=axis, start=0, stop=stop - start)
+
+    patch.setattr(order_inputs, "partial", lambda spec, **attrs: lambda value: wrong(value, **attrs))
 
 
 @bug("decompose")

@@ -13,13 +13,14 @@ from tests.property.pass_properties import Pass, PassCase
 from tests.targets import EAGER, MODEST, ROUNDING, UNABLE
 from warploom.ir.function import functions
 from warploom.ir.op import op_of
+from warploom.ir.ops.columns import place_columns
 from warploom.ir.ops.elementwise import add
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.parameters import param
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.patterns import is_elementwise, weight_operands
-from warploom.ir.rewrite import entries, is_op, is_weight
+from warploom.ir.rewrite import entries, is_op, is_weight, producer
 from warploom.ir.target import Target
 from warploom.ir.types import DType, type_of
 from warploom.passes.assign_layouts import assign_layouts
@@ -35,7 +36,9 @@ from warploom.passes.inline_groups import inline_groups
 from warploom.passes.keep_sums_wide import keep_sums_wide
 from warploom.passes.merge_linears import merge_linears
 from warploom.passes.narrow_weights import narrow_weights
+from warploom.passes.order_inputs import order_inputs
 from warploom.passes.pipeline import pipeline, run
+from warploom.passes.quantization.scheme import Rules
 from warploom.passes.quantize_activations import quantize_activations
 from warploom.passes.require_kernels import require_kernels
 from warploom.passes.simplify import simplify
@@ -130,6 +133,18 @@ def num_wide_products(module: mlir.Module) -> int:
     return sum(is_op(op, quantized_linear) for f in entries(module) for op in f.ops)
 
 
+def num_placed(module: mlir.Module) -> int:
+    """Products of weights whose columns are put where they belong before."""
+    weights = (op.operands[1] for f in entries(module) for op in f.ops if is_op(op, linear))
+    return sum(producer(weight, place_columns) is not None for weight in weights)
+
+
+def ordered(module: mlir.Module) -> None:
+    """`order_inputs`, and what it leaves unread removed."""
+    order_inputs(module, Rules("checkpoint"))
+    dce(module)
+
+
 def widened(module: mlir.Module) -> None:
     """`keep_sums_wide`, and what it leaves unread removed."""
     keep_sums_wide(module)
@@ -170,6 +185,7 @@ FORMAT_CASES = {  # on programs of `format_motifs`
     "quantize_activations": PassCase(
         partial(quantize_activations, target=ROUNDING), exact=False, measure=num_wide_products
     ),
+    "order_inputs": PassCase(ordered, exact=False, measure=num_placed),
 }
 PIPELINES = {  # a second run may find equal calls, which the last pass has made
     target.name: PassCase(piped(target), exact=False, idempotent=False) for target in (EAGER, MODEST, UNABLE)

@@ -18,7 +18,7 @@ from warploom.frontend.quantized.format import read_quantized, values
 from warploom.frontend.quantized.gguf_blocks import parts_of
 from warploom.frontend.tensors import LazyTensor
 
-N, K, GROUP = 16, 64, 32
+N, K, GROUP = 16, 256, 32
 PATH = "model.layers.0.mlp.up_proj"
 Arrays = dict[str, np.ndarray]
 
@@ -61,10 +61,16 @@ def awq() -> tuple[dict[str, Any], Arrays, np.ndarray]:
     return {"quant_method": "awq", "bits": 4, "version": "gemm"}, arrays, meaning(q, zeros, scales)
 
 
-def gptq(bits: int, kind: str, shuffled: bool = False) -> tuple[dict[str, Any], Arrays, np.ndarray]:
-    q, zeros, scales = numbers(bits)
+def gptq(
+    bits: int, kind: str, group_size: int = GROUP, *, shuffled: bool = False, sym: bool = False
+) -> tuple[dict[str, Any], Arrays, np.ndarray]:
+    """A group_size of -1 is one group of all columns, as AutoGPTQ spells it."""
+    rng, size = np.random.default_rng(bits), K if group_size == -1 else group_size
+    q, zeros = rng.integers(0, 1 << bits, (N, K)), rng.integers(1, 1 << bits, (N, K // size))
+    zeros = np.full_like(zeros, 1 << (bits - 1)) if sym else zeros
+    scales = rng.uniform(0.01, 0.1, zeros.shape).astype(np.float16)
     natural = tuple(range(32 // bits))
-    group = np.arange(K) // GROUP
+    group = np.arange(K) // size
     if shuffled:
         group = np.random.default_rng(0).permutation(group)
     arrays = {
@@ -77,16 +83,19 @@ def gptq(bits: int, kind: str, shuffled: bool = False) -> tuple[dict[str, Any], 
     return config, arrays, meaning(q, zeros, scales, group)
 
 
-def packed(with_zeros: bool) -> tuple[dict[str, Any], Arrays, np.ndarray]:
+def packed(with_zeros: bool, *, shuffled: bool = False) -> tuple[dict[str, Any], Arrays, np.ndarray]:
     q, zeros, scales = numbers(4)
+    group = np.random.default_rng(1).permutation(np.arange(K) // GROUP) if shuffled else np.arange(K) // GROUP
     zeros = zeros if with_zeros else np.full_like(zeros, 8)
     natural = tuple(range(8))
     arrays = {"weight_packed": words(q, 4, natural), "weight_scale": scales, "weight_shape": np.array([N, K])}
     if with_zeros:
         arrays["weight_zero_point"] = words(zeros.T, 4, natural).T.copy()
+    if shuffled:
+        arrays["weight_g_idx"] = group.astype(np.int32)
     groups = {"group_0": {"weights": {"num_bits": 4, "type": "int"}}}
     config = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
-    return config, arrays, meaning(q, zeros, scales)
+    return config, arrays, meaning(q, zeros, scales, group)
 
 
 def plain(kind: str, method: str, dtype: Any) -> tuple[dict[str, Any], Arrays, np.ndarray]:
@@ -99,7 +108,7 @@ def plain(kind: str, method: str, dtype: Any) -> tuple[dict[str, Any], Arrays, n
 
 def blocks() -> tuple[dict[str, Any], Arrays, np.ndarray]:
     config, arrays, _ = plain("", "fp8", ml_dtypes.float8_e4m3fn)
-    scale = np.random.default_rng(1).uniform(0.01, 0.1, (2, 2)).astype(np.float32)
+    scale = np.random.default_rng(1).uniform(0.01, 0.1, (2, K // 32)).astype(np.float32)
     every = np.repeat(np.repeat(scale, 10, 0)[:N], 32, 1)  # the last block of rows is not whole
     weight = arrays["weight"]
     config["weight_block_size"] = [10, 32]
@@ -117,9 +126,18 @@ CASES = {
     "gptq_v1": gptq(4, "gptq"),
     "gptq_v2": gptq(4, "gptq_v2"),
     "gptq_8_bits": gptq(8, "gptq"),
-    "gptq_act_order": gptq(4, "gptq", shuffled=True),
+    **{
+        f"gptq_act_order_{bits}_{kind}_g{size}{'_sym' * sym}": gptq(bits, kind, size, shuffled=True, sym=sym)
+        for bits in (4, 8)
+        for kind in ("gptq", "gptq_v2")
+        for size in (32, 64, 128, -1)
+        for sym in (False, True)
+    },
+    "gptq_sym": gptq(4, "gptq", sym=True),
     "compressed_int4": packed(False),
     "compressed_int4_zeros": packed(True),
+    "compressed_act_order": packed(False, shuffled=True),
+    "compressed_act_order_zeros": packed(True, shuffled=True),
     "compressed_int8": plain("int-quantized", "compressed-tensors", np.int8),
     "compressed_fp8": plain("float-quantized", "compressed-tensors", ml_dtypes.float8_e4m3fn),
     "compressed_fp8_per_tensor": per_tensor(),
@@ -135,10 +153,71 @@ def test_a_format_means_what_its_definition_says(name: str) -> None:
     assert weight.shape == (N, K)
     np.testing.assert_allclose(weight.load().astype(np.float32), expected, rtol=1e-6, atol=1e-6)
     assert set(tensors) == {weight.name, *(part.name for part in weight.parts)}
-    if name != "gptq_act_order":
-        parts = [part.load() for part in weight.parts]
-        assert [part.shape for part in weight.parts] == [array.shape for array in parts]
-        np.testing.assert_allclose(values(*parts), expected, rtol=1e-6, atol=1e-6)
+    parts = [part.load() for part in weight.parts]
+    assert [part.shape for part in weight.parts] == [array.shape for array in parts]
+    order = np.arange(K) if weight.order is None else weight.order.load()
+    np.testing.assert_allclose(values(*parts), expected[:, order], rtol=1e-6, atol=1e-6)
+
+
+def weight_of(case: tuple[dict[str, Any], Arrays, np.ndarray]) -> LazyTensor:
+    return read_quantized(case[0], lazy(case[1]), "a model")[f"{PATH}.weight"]
+
+
+def test_symmetric_numbers_need_no_offsets_and_keep_their_scales() -> None:
+    assert [part.dtype for part in weight_of(gptq(4, "gptq", sym=True)).parts] == ["i4", "f16"]
+    assert [part.dtype for part in weight_of(gptq(4, "gptq")).parts] == ["i4", "f32", "f32"]
+
+
+def test_a_zero_of_none_borrows_from_its_neighbour_in_the_first_format() -> None:
+    """GPTQModel subtracts 0x11111111 from packed words, and adds it when it reads (utils/model.py)."""
+    config, arrays, _ = gptq(4, "gptq_v2")
+    zeros = np.arange(N * (K // GROUP)).reshape(N, -1) % 16  # 0 among them
+    stored = words(zeros.T, 4, tuple(range(8))).view(np.uint32)
+    config["checkpoint_format"] = "gptq"
+    first = read_quantized(
+        config, lazy(arrays | {"qzeros": (stored - np.uint32(0x11111111)).view(np.int32)}), "a model"
+    )
+    config = config | {"checkpoint_format": "gptq_v2"}
+    second = read_quantized(config, lazy(arrays | {"qzeros": stored.view(np.int32)}), "a model")
+    for part in first[f"{PATH}.weight"].parts:
+        np.testing.assert_array_equal(part.load(), second[part.name].load())
+    offset, scale = (np.asarray(first[f"{PATH}.weight.{part}"].load(), np.float64) for part in ("offset", "scale"))
+    np.testing.assert_allclose(8 - offset / scale, zeros, atol=1e-4)
+
+
+def test_modules_of_one_order_have_one_tensor_for_it() -> None:
+    config, arrays, _ = gptq(4, "gptq", shuffled=True)
+    other = {name.replace("up_proj", "gate_proj"): tensor for name, tensor in lazy(arrays).items()}
+    tensors = read_quantized(config, lazy(arrays) | other, "a model")
+    orders = [tensors[name].order for name in (f"{PATH}.weight", f"{PATH.replace('up_proj', 'gate_proj')}.weight")]
+    assert orders[0] is not None
+    assert orders[0] is orders[1]
+    assert (orders[0].name, orders[0].shape, orders[0].dtype) == (f"{PATH}.input_order", (K,), "i32")
+    assert weight_of(gptq(4, "gptq")).order is None
+
+
+def test_groups_of_different_sizes_are_read_as_floats() -> None:
+    config, arrays, _ = gptq(4, "gptq", 64)
+    q, zeros = (arrays[name].view(np.uint32) for name in ("qweight", "qzeros"))
+    group = np.minimum(np.arange(K) // 80, 3)
+    places = np.arange(0, 32, 4, dtype=np.uint32)
+    wide = (q[:, None] >> places[None, :, None] & 15).reshape(K, N).T.astype(np.int64)
+    zero = (zeros[..., None] >> places & 15).reshape(-1, N).T.astype(np.int64) + 1
+    weight = weight_of((config, arrays | {"g_idx": group.astype(np.int32)}, wide))
+    assert not weight.parts
+    scale = arrays["scales"].T.astype(np.float64)
+    expected = (wide - zero[:, group]) * scale[:, group]
+    np.testing.assert_allclose(weight.load().astype(np.float32), expected, rtol=1e-6)
+    del arrays["g_idx"]
+    with pytest.raises(UnsupportedModelError, match="no g_idx"):
+        read_quantized(config, lazy(arrays | {"scales": arrays["scales"][:3]}), "a model")
+
+
+def test_columns_without_groups_of_their_own_are_in_order() -> None:
+    config, arrays, expected = packed(False)
+    weight = weight_of((config, arrays | {"weight_g_idx": np.full(K, -1, np.int32)}, expected))
+    assert weight.order is None
+    np.testing.assert_allclose(weight.load().astype(np.float32), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(), (1,)])

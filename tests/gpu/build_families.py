@@ -34,7 +34,7 @@ from warploom.errors import WarploomError
 
 EVEN = {"hidden_size": 96, "intermediate_size": 160}  # of whole groups
 EVEN_EXPERTS = EVEN | {"moe_intermediate_size": 64}
-EVEN_LATENT = LATENT | EVEN_EXPERTS | {"v_head_dim": 32, "kv_lora_rank": 64, "q_lora_rank": 64}
+EVEN_LATENT = LATENT | EVEN_EXPERTS | {"hidden_size": 160, "v_head_dim": 32, "kv_lora_rank": 64, "q_lora_rank": 64}
 QUANTIZED = (
     (case("llama", "Llama", WIDE | EVEN | {"attention_bias": True}), ("int8", "int4", "fp8")),
     (case("deepseek_v2_dense", "DeepseekV2", EVEN_LATENT | DENSE_ONLY | {"q_lora_rank": None}), ("fp8",)),

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 WIDEST = 4.0  # of the median of what bf16 moves a logit by: 1.9 standard deviations of a difference of two logits
+Seen = tuple[torch.Tensor, ...]  # what a router is given: hidden states [positions, hidden], and maybe more
 STEPS = 32  # of which a tie's width is a whole number
 MOST = 6  # near-ties before the last layer: all sets of them are kept
 
@@ -103,8 +104,8 @@ def choices(model: PreTrainedModel, ids: Sequence[int], way: Collection[NearTie]
 
 
 @torch.no_grad()
-def near_ties(router: nn.Module, x: torch.Tensor, widest: float, layer: int) -> Iterator[NearTie]:
-    """What a shift of at most `widest` can make of the choice at positions of x [positions, hidden], narrowest first.
+def near_ties(router: nn.Module, seen: Seen, widest: float, layer: int) -> Iterator[NearTie]:
+    """What a shift of at most `widest` can make of the choice at each position, narrowest first.
 
     Found by trying, so that groups, biases and scores of any kind are the router's own.
     """
@@ -112,27 +113,29 @@ def near_ties(router: nn.Module, x: torch.Tensor, widest: float, layer: int) -> 
     pairs = [(down, up) for down in range(count) for up in range(count) if down != up]
     units = torch.stack([torch.eye(count)[up] - torch.eye(count)[down] for down, up in pairs]) / 2
     unit_inputs = input_shift(router, units)
-    usual = chosen(router, x)
-    seen = {(position, *experts) for position, experts in enumerate(usual.tolist())}
+    x, *others = seen
+    usual = chosen(router, seen)
+    found = {(position, *experts) for position, experts in enumerate(usual.tolist())}
     for width in widest * np.arange(1, STEPS + 1) / STEPS:
-        moved = chosen(router, (x + float(width) * unit_inputs[:, None]).flatten(0, 1)).view(len(units), *usual.shape)
+        shifted_x = (x + float(width) * unit_inputs[:, None]).flatten(0, 1)
+        moved = chosen(router, (shifted_x, *others)).view(len(units), *usual.shape)
         for pair, position in (moved != usual).any(-1).nonzero().tolist():
             experts = tuple(moved[pair, position].tolist())
-            if (position, *experts) not in seen:
-                seen.add((position, *experts))
+            if (position, *experts) not in found:
+                found.add((position, *experts))
                 yield NearTie(layer, position, float(width), float(width) * units[pair], experts)
 
 
-def chosen(router: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def chosen(router: nn.Module, seen: Seen) -> torch.Tensor:
     """[positions, experts of a token], ascending."""
-    experts: torch.Tensor = router(x)[2]
+    experts: torch.Tensor = router(*seen)[2]
     return experts.sort(-1).values
 
 
 @torch.no_grad()
-def logits(router: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def logits(router: nn.Module, seen: Seen) -> torch.Tensor:
     """[positions, experts] in f32."""
-    found: torch.Tensor = router(x)[0]
+    found: torch.Tensor = router(*seen)[0]
     return found.float()
 
 
@@ -155,11 +158,9 @@ def routers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def run(
-    model: PreTrainedModel, ids: Sequence[int], ties: Collection[NearTie] = ()
-) -> tuple[np.ndarray, list[torch.Tensor]]:
-    """Logits [positions, vocab] with ties taken the other way, and what each router is given [positions, hidden]."""
-    inputs: list[torch.Tensor] = []
+def run(model: PreTrainedModel, ids: Sequence[int], ties: Collection[NearTie] = ()) -> tuple[np.ndarray, list[Seen]]:
+    """Logits [positions, vocab] with ties taken the other way, and what each router is given."""
+    inputs: list[Seen] = []
     with ExitStack() as stack:
         for layer, router in enumerate(routers(model)):
             stack.enter_context(shifted(router, [tie for tie in ties if tie.layer == layer], inputs))
@@ -168,16 +169,16 @@ def run(
 
 
 @contextmanager
-def shifted(router: nn.Module, ties: Collection[NearTie], inputs: list[torch.Tensor]) -> Iterator[None]:
+def shifted(router: nn.Module, ties: Collection[NearTie], inputs: list[Seen]) -> Iterator[None]:
     """Inside, ties are taken the other way: only the router sees the shift, experts get the hidden states alone."""
 
-    def change(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[torch.Tensor]:
+    def change(module: nn.Module, arguments: tuple[Any, ...]) -> Seen:
         x = arguments[0].reshape(-1, weight_of(router).shape[1])
-        inputs.append(x)
+        inputs.append((x, *arguments[1:]))
         x = x.clone()
         for tie in ties:
             x[tie.position] += input_shift(router, tie.shift)
-        return (x,)
+        return (x, *arguments[1:])
 
     handle = router.register_forward_pre_hook(change)
     try:

@@ -92,17 +92,17 @@ class Router(nn.Module):
 def test_near_ties_are_where_the_last_chosen_nearly_is_not() -> None:
     x = torch.tensor([[3.0, 2.0, 1.0, 0.0], [3.0, 0.95, 1.0, 0.0], [1.0, 1.01, 5.0, 0.0], [2.0, 2.01, 0.0, -1.0]])
     router = Router()
-    ties = {tie.position: tie for tie in near_ties(router, x, 0.1, 0)}
+    ties = {tie.position: tie for tie in near_ties(router, (x,), 0.1, 0)}
     assert {position: tie.width for position, tie in ties.items()} == pytest.approx(
         {1: 0.05, 2: 0.01}, abs=1.1 * 0.1 / 32
     )  # in steps of a 32nd
     assert torch.nonzero(ties[1].shift).flatten().tolist() == [1, 2]
     assert ties[1].experts == (0, 1)
-    assert torch.allclose(logits(router, x + input_shift(router, ties[1].shift)), x + ties[1].shift)
+    assert torch.allclose(logits(router, (x + input_shift(router, ties[1].shift),)), x + ties[1].shift)
 
 
 def test_three_experts_that_are_near_are_two_ties_of_which_a_set_has_one() -> None:
-    ties = list(near_ties(Router(), torch.tensor([[3.0, 2.0, 1.97, 1.95], [0.0, 1.0, 1.01, 5.0]]), 0.1, 0))
+    ties = list(near_ties(Router(), (torch.tensor([[3.0, 2.0, 1.97, 1.95], [0.0, 1.0, 1.01, 5.0]]),), 0.1, 0))
     assert [(tie.position, tie.experts) for tie in ties] == [(1, (1, 3)), (0, (0, 2)), (0, (0, 3))]
     assert [len(way) for way in sets(ties)] == [0, 1, 1, 1, 2, 2]
 

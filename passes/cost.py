@@ -22,7 +22,13 @@ DEVICES = Path(__file__).parent / "devices"
 HIDDEN = 0.95  # of the smaller of memory and compute time that overlaps with the other
 COLD_KINDS = frozenset({"linear", "attention", "embed"})  # read weights or the KV cache, which no kernel has just left
 # Kinds that no device has been measured with; they are taken for those that they are made like.
-LIKE = {"expert_linear": "linear", "expert_mlp": "linear", "head_linear": "linear", "latent_attention": "attention"}
+LIKE = {
+    "absorbed_attention": "attention",
+    "expert_linear": "linear",
+    "expert_mlp": "linear",
+    "head_linear": "linear",
+    "latent_attention": "attention",
+}
 
 
 @dataclass(frozen=True)

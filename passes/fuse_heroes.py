@@ -278,6 +278,18 @@ def _head_linear(proposal: Proposal) -> Proposal:
     return proposal
 
 
+def _absorbed(proposal: Proposal) -> Proposal:
+    """Both absorbed maps of a latent attention, and the slices of a projection that the first alone reads."""
+    (hero,) = proposal.ops
+    proposal.is_whole = True
+    mixed = hero.results[0]
+    before, after = producer(hero.operands[0], head_linear), [u for u in users(mixed) if is_op(u, head_linear)]
+    if before is not None and users(before.results[0]) == [hero] and after and users(mixed) == after[:1]:
+        proposal.take(before, *after)
+        _take_slices(proposal, before.operands[0])
+    return proposal
+
+
 def _head_norms(proposal: Proposal) -> Proposal:
     """From the last norm of heads that are columns of a projection: theirs, with slices and views, and those before."""
     (hero,) = proposal.ops
@@ -329,6 +341,8 @@ Rules = Mapping[Op | None, tuple[str, Rule]]
 PHASES: tuple[Rules, ...] = (
     {
         attention: ("attention", _attention),
+        latent_write: ("latent_write", _latent_write),
+        latent_attention: ("absorbed_attention", _absorbed),
         route_experts: ("router", _router),
         expert_linear: ("expert_mlp", _mixture),
         quantized_expert_linear: ("expert_mlp", _mixture),
@@ -344,7 +358,6 @@ PHASES: tuple[Rules, ...] = (
         route_in_groups: ("route_in_groups", _alone),
         mxfp4_expert_linear: ("expert_linear", _experts),
         head_linear: ("head_linear", _head_linear),
-        latent_write: ("latent_write", _latent_write),
         latent_attention: ("latent_attention", _alone),
         kv_write: ("rope_kv_write", _kv_write),
         attention: ("attention", _alone),

@@ -49,6 +49,7 @@ def four_bits(k: int, group: int = 128, scale: DType = DType.BF16, offset: bool 
 
 
 LLAMA_8B_F8 = {f"{name}_f8": replace(p, weight=F8, rounded=True) for name, p in LLAMA_8B.items() if name != "head"}
+LLAMA_8B_I8 = {f"{name}_i8": replace(p, weight=Weight(DType.I8, 1)) for name, p in LLAMA_8B.items() if name != "qkv"}
 LLAMA_8B_I4 = {f"{name}_i4": replace(p, weight=four_bits(p.k)) for name, p in LLAMA_8B.items()}
 # Shapes that fit no tile: ragged rows of W, ragged columns, f32 in and out.
 SMALL = {
@@ -97,7 +98,7 @@ def collect(sweep: str | None, refine: bool, only: str | None) -> Programs:
             collection.add("check", name, problem, (choice,))
     for name, problem in INVARIANT.items():
         collection.add("check", name, problem, choices_for(problem, CudaTarget("sm_90", deterministic=True)))
-    for name, problem in (LLAMA_8B | LLAMA_8B_F8 | LLAMA_8B_I4 | SMOLLM2).items():
+    for name, problem in (LLAMA_8B | LLAMA_8B_F8 | LLAMA_8B_I8 | LLAMA_8B_I4 | SMOLLM2).items():
         if only and not re.search(only, name):
             continue
         collection.add("bench", name, problem, choices_for(problem, TARGET))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rounded_rows import LARGEST
+from rounded_rows import LARGEST, scales_of
 
 from warploom.tools.kernel_launcher import number
 from warploom.tools.tuning_runs import LoadedPrograms
@@ -152,6 +152,10 @@ def reference(program: Row, arrays: Arrays, tokens: int, unpacked: bool, rounded
         x = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + p["norm"]["eps"]) * arrays["gain"].double()
         if program["steps"][0]["kernel"].startswith("rms_norm"):
             x = x.bfloat16().double()
+    if p["rounded"] and not rounded:
+        rows = x.bfloat16().float()
+        scales = scales_of(rows)[:, None]
+        x = (rows / scales).to(TORCH["f8e4m3"]).double() * scales.double()
     w = values_of(p, arrays)
     y = x @ (w.bfloat16().double() if unpacked else w).T
     if p["bias"]:

@@ -80,7 +80,7 @@ def check_program(bench: Bench, program: Row, counts: tuple[int, ...], limit: in
             runs.append(arrays["out"].clone())
         unpacked = any(step["kernel"].startswith("unpack") for step in program["steps"])
         rounded = rounded_by(program, temps, tokens)
-        if p["rounded"]:
+        if rounded:
             failures += wrong_rows(arrays["x"][:tokens], p["norm"], arrays["gain"], rounded)
         expected = reference(program, arrays, tokens, unpacked, rounded)
         scale = expected.square().mean().sqrt()

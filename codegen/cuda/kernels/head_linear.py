@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.kernels.groups import Range, columns_of, input_slot, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Guard, Match, Options, Pointer, Step, Variant
+from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
 from warploom.codegen.cuda.render import render
 from warploom.ir.function import Function
 from warploom.ir.ops.head_linear import head_linear
@@ -46,7 +47,11 @@ def many_tile(n: int, k: int) -> HeadTile:
 
 @dataclass(frozen=True, slots=True)
 class HeadLinearSpec:
-    """out [T, heads, n] of heads of k columns of x [T, x.stride], all bf16, with weights [heads * n, k]."""
+    """out [T, heads, n] of heads of k columns of x [T, x.stride], all bf16, with weights [heads * n, k].
+
+    Attributes:
+        expansion: blocks of tokens all of whose keys it has are left out.
+    """
 
     heads: int
     n: int
@@ -55,20 +60,24 @@ class HeadLinearSpec:
     x: Range
     tile: HeadTile
     pdl: bool
+    expansion: Expansion | None = None
 
     @property
     def name(self) -> str:
         t = self.tile
+        but = f"_but_{self.expansion.room}" if self.expansion else ""
         tile = f"{t.rows}x{t.columns}x{t.depth}_w{t.num_warps}_s{t.num_stages}"
-        return f"head_linear_{self.weight}_{self.heads}x{self.n}x{self.k}_x{self.x}_{tile}"
+        return f"head_linear_{self.weight}_{self.heads}x{self.n}x{self.k}_x{self.x}{but}_{tile}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
-        return Pointer("x", DType.BF16), Pointer("weight", self.weight), Pointer("out", DType.BF16)
+        batch = ("query_start", "context_lens") if self.expansion else ()
+        read = Pointer("x", DType.BF16), Pointer("weight", self.weight), *(Pointer(name, DType.I32) for name in batch)
+        return (*read, Pointer("out", DType.BF16))
 
     @property
     def dims(self) -> tuple[str, ...]:
-        return ("T",)
+        return ("T", "S") if self.expansion else ("T",)
 
     @property
     def grid(self) -> tuple[int, int, str]:
@@ -87,7 +96,7 @@ class HeadLinearSpec:
         return f"{self.heads * self.n * self.k * self.weight.numpy.itemsize} + {2 * self.heads * (self.n + self.k)} * T"
 
     def source(self) -> str:
-        return render("head_linear.py.j2", spec=self, t=self.tile)
+        return render("head_linear.py.j2", spec=self, t=self.tile, fewest=FEWEST, aligned=ALIGNED)
 
     def __str__(self) -> str:
         return f"{self.heads} heads, each times a matrix {self.n} x {self.k} of its own"

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import mlir.ir as mlir
+
 from warploom.codegen.cpu.kernels.groups import input_slot, kv_slot, only_op, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Options, Pointer, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
+from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.function import Function
@@ -115,22 +118,29 @@ def decode_tile(target: CudaTarget) -> LatentTile:
 
 @dataclass(frozen=True, slots=True)
 class LatentAttentionSpec:
-    """out [T, num_heads, latent]; with split keys, for T up to S, parts of it where a token's keys are many."""
+    """out [T, num_heads, latent]; with split keys, for T up to S, parts of it where a token's keys are many.
+
+    Attributes:
+        expansion: its keys are left out; the log-sum-exp of the others, of base 2, goes to lse [T, num_heads].
+    """
 
     problem: LatentProblem
     tile: LatentTile
     pdl: bool
+    expansion: Expansion | None = None
 
     @property
     def name(self) -> str:
         t = self.tile
         kind = f"decode_m{t.min_keys}_b{t.blocks}" if t.blocks else "ragged"
-        return f"{kind}_{self.problem.name}_{t.tokens}x{t.heads}x{t.keys}_w{t.num_warps}_s{t.num_stages}"
+        but = f"_but_{self.expansion.room}" if self.expansion else ""
+        return f"{kind}_{self.problem.name}{but}_{t.tokens}x{t.heads}x{t.keys}_w{t.num_warps}_s{t.num_stages}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
         p = self.problem
-        return (*p.queries, Pointer("kv", DType.BF16), *p.batch, *self.scratch, Pointer("out", DType.BF16))
+        lse = [Pointer("lse", DType.F32)] if self.expansion else []
+        return (*p.queries, Pointer("kv", DType.BF16), *p.batch, *self.scratch, *lse, Pointer("out", DType.BF16))
 
     @property
     def scratch(self) -> tuple[Pointer, ...]:
@@ -196,10 +206,13 @@ class LatentAttentionSpec:
             block_r=max(16, _power_of_two(p.rotated)),
             page_size=PAGE_SIZE,
             scale=p.scale * LOG2_E,
+            fewest=FEWEST,
+            aligned=ALIGNED,
         )
 
     def __str__(self) -> str:
         p, how = self.problem, "keys split" if self.tile.blocks else "ragged"
+        how += ", but of expanded keys" if self.expansion else ""
         return f"attention of {p.num_heads} heads over paged latent rows of {p.latent} + {p.rotated}, {how}"
 
 
@@ -274,22 +287,34 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     operation = only_op(group, latent_attention)
     if isinstance(operation, str):
         return operation
+    problem = problem_of(operation)
+    if isinstance(problem, str):
+        return problem
     q_latent, q_rope, kv, *batch = operation.operands
+    names = ("page_table", "query_start", "context_lens")
+    values = {"q_latent": q_latent, "q_rope": q_rope, **dict(zip(names, batch, strict=True))}
+    slots = {name: input_slot(group, value) for name, value in values.items()}
+    slots |= {
+        "kv": kv_slot(group, kv, latent_attention.attrs_of(operation)["layer"]),
+        "out": result_slot(group, operation.results[0]),
+    }
+    slots |= {name: Slot("temp", index) for index, name in enumerate(("parts", "statistics"))}
+    sequences, width = type_of(batch[0]).shape
+    place = _Place(slots, {"T": str(type_of(q_latent).shape[0]), "S": str(sequences), "P": str(width)})
+    return _lower(problem, place, target)
+
+
+def problem_of(operation: mlir.Operation) -> LatentProblem | str:
+    """The problem of a `latent_attention`, or why kernels do not compute it."""
+    q_latent, q_rope, kv, *_ = operation.operands
     attrs = latent_attention.attrs_of(operation)
-    tokens, heads, latent = type_of(q_latent).shape
+    _, heads, latent = type_of(q_latent).shape
     if {type_of(value).dtype for value in (q_latent, q_rope, kv)} != {DType.BF16} or attrs["page_size"] != PAGE_SIZE:
         return f"queries and rows must be bf16, pages {PAGE_SIZE} rows; here {type_of(q_latent)}, {type_of(kv)}"
     problem = LatentProblem(static(heads), static(latent), static(type_of(q_rope).shape[2]), attrs["scale"])
     if problem.scale <= 0 or problem.latent % 8 or problem.rotated % 8 or problem.latent > WIDEST:
         return f"latents of {problem.latent} + {problem.rotated} numbers with scale {problem.scale} have no kernel"
-    names = ("page_table", "query_start", "context_lens")
-    values = {"q_latent": q_latent, "q_rope": q_rope, **dict(zip(names, batch, strict=True))}
-    slots = {name: input_slot(group, value) for name, value in values.items()}
-    slots |= {"kv": kv_slot(group, kv, attrs["layer"]), "out": result_slot(group, operation.results[0])}
-    slots |= {name: Slot("temp", index) for index, name in enumerate(("parts", "statistics"))}
-    sequences, width = type_of(batch[0]).shape
-    place = _Place(slots, {"T": str(tokens), "S": str(sequences), "P": str(width)})
-    return _lower(problem, place, target)
+    return problem
 
 
 def _lower(problem: LatentProblem, place: _Place, target: CudaTarget) -> Match:

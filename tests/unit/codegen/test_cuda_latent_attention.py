@@ -211,7 +211,7 @@ def test_a_layer_is_few_launches(name: str) -> None:
     kinds = [str(found[op.attributes["callee"].value].operation.attributes["wl.kind"].value) for op in calls]
     # Of V3 the latent of queries is copied out of the merged product: what norms it reads whole rows.
     first = ["linear"] if config["q_lora_rank"] is None else ["linear", "loops", "linear"]
-    attention = ["head_linear", "latent_write", "latent_attention", "head_linear", "linear"]
+    attention = ["latent_write", "absorbed_attention", "linear"]
     assert sorted(kinds) == sorted([*first, *attention])
     (kv,) = (value for key, value in found["step"].inputs.items() if key == "kv")
     assert str(type_of(kv).shape[2:]) == f"(1, 1, {PAGE * 576})"

@@ -17,8 +17,10 @@ from warploom.runtime.engine_stats import EngineStats
 from warploom.runtime.llm import LLM
 from warploom.runtime.output import Completion
 from warploom.tools.bench_plot import plot
+from warploom.tools.device_flags import add_device_flags
 from warploom.tools.latency import Spread, spread
 from warploom.tools.speculation_flags import add_speculation, speculation_of
+from warploom.tools.status import status
 from warploom.tools.table import shown, table
 from warploom.tools.timed_device import TimedDevice, TimedStep
 from warploom.tools.workload import Load, Work, make_work, parse_load
@@ -99,8 +101,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-num-seqs", type=int, metavar="N", help="most requests computed in one step")
     parser.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="most tokens of one step")
     parser.add_argument("--kv-cache-bytes", type=int, metavar="N", help="memory of the KV cache")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if artifact and machine have one")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU: worker threads")
+    add_device_flags(parser)
     add_speculation(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random tokens")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -122,19 +123,19 @@ def run(args: argparse.Namespace) -> None:
         loads = args.load or [parse_load("128/128x256")]
         _answer(llm, _make(llm, Load("warm-up", (8, 4), 2), args))
         rows, steps = [], {}
-        for one in loads:
-            rows.append(_measure(llm, one, timed, args))
-            if timed:
-                steps[one.name] = step_rows(timed.steps)
+        with status() as show:
+            for one in loads:
+                show(f"answering {one.name}")
+                rows.append(_measure(llm, one, timed, args))
+                if timed:
+                    steps[one.name] = step_rows(timed.steps)
     report = Report(str(artifact.path), rows, steps)
-    if args.plot:
-        args.plot.write_text(plot({load: [(r.steps, r.total) for r in rows] for load, rows in steps.items()}))
     if args.json:
         print(msgspec.json.encode(report).decode())
-        return
-    print(table(report.loads))
-    for name, kinds in steps.items():
-        print(f"\n{name}\n{table(kinds)}")
+    else:
+        print("\n".join([table(rows), *(f"\n{name}\n{table(kinds)}" for name, kinds in steps.items())]))
+    if args.plot:
+        args.plot.write_text(plot({load: [(r.steps, r.total) for r in rows] for load, rows in steps.items()}))
 
 
 def _make(llm: LLM, load: Load, args: argparse.Namespace) -> list[Work]:

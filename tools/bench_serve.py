@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -16,8 +18,10 @@ from warploom.errors import InvalidRequestError
 from warploom.runtime.artifact import load as load_artifact
 from warploom.runtime.async_llm import AsyncLLM
 from warploom.tools.bench_plot import plot
+from warploom.tools.device_flags import add_device_flags
 from warploom.tools.latency import Spread, spread
 from warploom.tools.request_times import Answerer, InProcess, OverHttp, RequestTimes
+from warploom.tools.status import status
 from warploom.tools.table import shown, table
 from warploom.tools.workload import Work, make_work, parse_load
 
@@ -77,8 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of sampling (default: 1)")
     parser.add_argument("--max-num-seqs", type=int, metavar="N", help="most requests computed in one step")
     parser.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="most tokens of one step")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if artifact and machine have one")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU: worker threads")
+    add_device_flags(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of tokens and arrivals")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw where the time of requests goes")
@@ -87,20 +90,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure what a parsed command line asks for."""
-    rows = asyncio.run(_run(args))
+    with status() as show:
+        rows = asyncio.run(_run(args, show))
+    print(msgspec.json.encode(rows).decode() if args.json else table(rows))
     if args.plot:
         bars = {f"rate {row.rate:g}": _pieces(row) for row in rows}
         args.plot.write_text(plot(bars))
-    print(msgspec.json.encode(rows).decode() if args.json else table(rows))
 
 
-async def _run(args: argparse.Namespace) -> list[ServeRow]:
+async def _run(args: argparse.Namespace, show: Callable[[str], None]) -> list[ServeRow]:
     artifact = load_artifact(args.artifact)
     manifest = artifact.manifest
     work = make_work(args.load, manifest.vocab_size, manifest.max_context, temperature=args.temperature, seed=args.seed)
     if args.url:
         name = args.model or args.artifact.resolve().name
-        return await _measure_all(OverHttp(args.url, name, args.api_key), work, args)
+        return await _measure_all(OverHttp(args.url, name, args.api_key), work, args, show)
     llm = AsyncLLM.load(
         artifact,
         device=args.device,
@@ -110,10 +114,12 @@ async def _run(args: argparse.Namespace) -> list[ServeRow]:
         max_queue=len(work),
     )
     async with llm:
-        return await _measure_all(InProcess(llm), work, args)
+        return await _measure_all(InProcess(llm), work, args, show)
 
 
-async def _measure_all(answerer: Answerer, work: Sequence[Work], args: argparse.Namespace) -> list[ServeRow]:
+async def _measure_all(
+    answerer: Answerer, work: Sequence[Work], args: argparse.Namespace, show: Callable[[str], None]
+) -> list[ServeRow]:
     first = await answerer.answer(work[0])  # whatever is slow once
     if first.error:
         raise InvalidRequestError("The first request failed", found=first.error)
@@ -122,7 +128,8 @@ async def _measure_all(answerer: Answerer, work: Sequence[Work], args: argparse.
     for rate in args.rate:
         arrivals = arrival_times(rate, len(work), args.seed)
         started = time.perf_counter()
-        times = await send(answerer, work, arrivals, args.max_concurrency or len(work))
+        told = partial(_tell, show, f"rate {rate:g}", len(work))
+        times = await send(answerer, work, arrivals, args.max_concurrency or len(work), told)
         rows.append(serve_row(rate, times, time.perf_counter() - started, bounds))
     return rows
 
@@ -137,18 +144,32 @@ def arrival_times(rate: float, number: int, seed: int) -> list[float]:
 
 
 async def send(
-    answerer: Answerer, work: Sequence[Work], arrivals: Sequence[float], concurrency: int
+    answerer: Answerer,
+    work: Sequence[Work],
+    arrivals: Sequence[float],
+    concurrency: int,
+    told: Callable[[int], None] = lambda number: None,
 ) -> list[RequestTimes]:
-    """Send every request when it arrives, unless `concurrency` others are unanswered, and return their times."""
-    places = asyncio.Semaphore(concurrency)
+    """Send every request when it arrives, unless `concurrency` others are unanswered, and return their times.
+
+    Args:
+        told: how many are answered, whenever one is.
+    """
+    places, answered = asyncio.Semaphore(concurrency), count(1)
     started = time.perf_counter()
 
     async def one(request: Work, arrival: float) -> RequestTimes:
         await asyncio.sleep(max(0.0, started + arrival - time.perf_counter()))
         async with places:
-            return await answerer.answer(request)
+            times = await answerer.answer(request)
+        told(next(answered))
+        return times
 
     return list(await asyncio.gather(*(one(*pair) for pair in zip(work, arrivals, strict=True))))
+
+
+def _tell(show: Callable[[str], None], what: str, requests: int, answered: int) -> None:
+    show(f"{what}: {answered} of {requests} requests answered")
 
 
 def serve_row(rate: float, times: Sequence[RequestTimes], seconds: float, bounds: Bounds) -> ServeRow:

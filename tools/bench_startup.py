@@ -74,13 +74,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure what a parsed command line asks for."""
     rows = [_start(str(number + 1), args.artifact, args.device) for number in range(args.runs)]
-    if args.plot:
-        args.plot.write_text(plot({f"run {row.run}": _pieces(row) for row in rows}))
     if args.json:
         print(msgspec.json.encode(rows).decode())
-        return
-    print(table(rows))
-    print(f"median total {median(row.total for row in rows):.2f} s")
+    else:
+        print(f"{table(rows)}\nmedian total {median(row.total for row in rows):.2f} s")
+    if args.plot:
+        args.plot.write_text(plot({f"run {row.run}": _pieces(row) for row in rows}))
 
 
 def _pieces(row: StartRow) -> list[tuple[str, float]]:

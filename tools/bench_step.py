@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,8 @@ from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceOptions, open_device
 from warploom.runtime.step_batch import StepBatch
 from warploom.tools.bench_plot import plot
+from warploom.tools.device_flags import add_device_flags
+from warploom.tools.status import status
 from warploom.tools.synthetic import ragged_batch
 from warploom.tools.table import count, shown, size, table
 
@@ -31,6 +33,7 @@ the memory's measured read rate, or the flops at the measured matrix rate, which
 `gpu` is the time of the step on the GPU; `step` is the time from step to step with the next one launched ahead.
 """
 
+_PROMPTS = (1024, 4096)
 # Measured: best read stream (bytes/s) and cuBLAS bf16 on large matrices (flop/s); bench/ and shared/reference.
 _MEASURED = {"H100": (3.17e12, 775e12)}
 _COPY_TO_READ = 1.05  # a read stream is this much faster than a copy, bytes read and written
@@ -109,10 +112,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
     parser.add_argument("--batch", type=_numbers, default=[1, 8, 32, 128], metavar="N,...", help="decode: sequences")
     parser.add_argument("--context", type=int, default=256, metavar="N", help="decode: tokens of each sequence")
-    parser.add_argument("--prefill", type=_numbers, default=[1024, 4096], metavar="N,...", help="prompt lengths")
+    parser.add_argument(
+        "--prefill",
+        type=_numbers,
+        metavar="N,...",
+        help="prompt lengths (default: 1024 and 4096, if a step takes them)",
+    )
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of sampling (default: 1)")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="runs of which medians are taken")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if artifact and machine have one")
+    add_device_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw where the time goes")
     parser.set_defaults(run=run)
@@ -121,19 +129,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure what a parsed command line asks for."""
     artifact = load(args.artifact)
+    args.prefill = _usual_prompts(artifact) if args.prefill is None else args.prefill
     most = max([*args.batch, 1])
-    options = DeviceOptions(max_seqs=most, max_tokens=max([*args.prefill, most]))
+    options = DeviceOptions(args.threads, max_seqs=most, max_tokens=max([*args.prefill, most]))
     device = open_device(artifact, args.device, options)
     try:
-        report = measure(artifact, device, args)
+        with status() as show:
+            report = measure(artifact, device, args, show)
     finally:
         device.close()
-    if args.plot:
-        args.plot.write_text(plot({name: [(r.kernel, r.total) for r in rows] for name, rows in report.kernels.items()}))
     if args.json:
         print(msgspec.json.encode(report).decode())
-        return
-    _print(report)
+    else:
+        _print(report)
+    if args.plot:
+        args.plot.write_text(plot({name: [(r.kernel, r.total) for r in rows] for name, rows in report.kernels.items()}))
+
+
+def _usual_prompts(artifact: Artifact) -> list[int]:
+    """Lengths that one step of any of the artifact's targets takes, and the model."""
+    steps = [artifact.plan(target).entries["step"] for target in artifact.manifest.targets]
+    most = min(artifact.manifest.max_context, *(step.dims["T"].max for step in steps))
+    return [length for length in _PROMPTS if length <= most] or [most]
 
 
 def _print(report: Report) -> None:
@@ -146,12 +163,17 @@ def _print(report: Report) -> None:
         print(f"\n{step}\n{table(rows)}")
 
 
-def measure(artifact: Artifact, device: Device, args: argparse.Namespace) -> Report:
-    """Run every step that a parsed command line asks for on an open device."""
+def measure(
+    artifact: Artifact, device: Device, args: argparse.Namespace, show: Callable[[str], None] = lambda text: None
+) -> Report:
+    """Run every step that a parsed command line asks for on an open device; `show` is told what runs."""
     batches = dict(_batches(device, artifact, args))
     if isinstance(device, CudaDevice):
-        return _measure_gpu(artifact, device, batches, args.repeats)
-    rows = [_cpu_row(device, name, batch, args.repeats) for name, batch in batches.items()]
+        return _measure_gpu(artifact, device, batches, args.repeats, show)
+    rows = []
+    for name, batch in batches.items():
+        show(name)
+        rows.append(_cpu_row(device, name, batch, args.repeats))
     return Report(str(artifact.path), "cpu", "cpu", None, rows, {})
 
 
@@ -170,7 +192,13 @@ def _batches(device: Device, artifact: Artifact, args: argparse.Namespace) -> It
         )
 
 
-def _measure_gpu(artifact: Artifact, device: CudaDevice, batches: dict[str, StepBatch], repeats: int) -> Report:
+def _measure_gpu(
+    artifact: Artifact,
+    device: CudaDevice,
+    batches: dict[str, StepBatch],
+    repeats: int,
+    show: Callable[[str], None],
+) -> Report:
     fill_cache(device)
     copied = copy_bandwidth(device)
     read, flops = next(
@@ -179,6 +207,7 @@ def _measure_gpu(artifact: Artifact, device: CudaDevice, batches: dict[str, Step
     limits = Limits(copied, read, flops)
     steps, kernels = [], {}
     for name, batch in batches.items():
+        show(name)
         timed = time_step(device, batch, repeats, time.perf_counter)
         launches = time_kernels(device, batch, repeats)
         steps.append(_step_row(name, len(batch.token_ids), timed, launches, limits))

@@ -15,6 +15,7 @@ from warploom.runtime.chat_template import Message
 from warploom.runtime.llm import LLM
 from warploom.runtime.output import Delta
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.tools.device_flags import add_device_flags
 from warploom.tools.sampling_flags import add_sampling_flags, sampling_params
 from warploom.tools.streaming import print_stream
 
@@ -22,7 +23,7 @@ _COMMANDS = """\
 /reset         forget the conversation
 /system TEXT   begin anew with these instructions; without TEXT, with none
 /help          this list
-/exit          leave (also Ctrl-D)
+/exit          leave (also /quit, Ctrl-D)
 Ctrl-C ends the answer that is being written; at the prompt it leaves."""
 
 
@@ -32,14 +33,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"commands:\n{_COMMANDS}"
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
     parser.add_argument("--system", metavar="TEXT", help="instructions that stand before the conversation")
-    parser.add_argument("--threads", type=int, metavar="N", help="worker threads (default: one per core)")
+    add_device_flags(parser)
     add_sampling_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Talk until the input ends or the user leaves."""
-    with LLM(args.artifact, threads=args.threads) as llm:
+    with LLM(args.artifact, device=args.device, threads=args.threads) as llm:
         conversation = Conversation(llm, sampling_params(args, llm.default_params), args.system)
         if sys.stdin.isatty():
             print(f"{llm.artifact.manifest.model.id}: type a message, or /help", file=sys.stderr)
@@ -58,7 +59,7 @@ class Conversation:
     def take(self, line: str) -> bool:
         """Handle one line of input; returns whether to go on."""
         command, _, rest = line.partition(" ")
-        if command == "/exit":
+        if command in ("/exit", "/quit"):
             return False
         if command == "/reset":
             self._restart(self._system)

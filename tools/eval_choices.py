@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from warploom.errors import InvalidRequestError
-from warploom.tools.eval_common import add_device_flags, open_teacher, print_result, read_rows
+from warploom.tools.eval_common import add_common_flags, open_teacher, print_result, read_rows
+from warploom.tools.status import status
 from warploom.tools.teacher_forcing import Teacher
 
 
@@ -51,20 +52,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
     parser.add_argument("file", metavar="FILE", help="JSON Lines; - reads standard input")
-    add_device_flags(parser)
+    add_common_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Answer the questions of a parsed command line."""
     rows = list(read_rows(args.file, ChoiceRow))
-    with open_teacher(args) as teacher:
-        result = evaluate_choices(teacher, rows)
+    with open_teacher(args) as teacher, status() as show:
+        result = evaluate_choices(teacher, rows, lambda number: show(f"question {number} of {len(rows)}"))
     print_result(result, args.json)
 
 
-def evaluate_choices(teacher: Teacher, rows: Sequence[ChoiceRow]) -> ChoicesResult:
-    """Answer all questions.
+def evaluate_choices(
+    teacher: Teacher, rows: Sequence[ChoiceRow], progress: Callable[[int], None] = lambda number: None
+) -> ChoicesResult:
+    """Answer all questions; `progress` is called with the number of each, from 1.
 
     Raises:
         InvalidRequestError: there is none, one has no right answer, or one is longer than the context.
@@ -79,7 +82,10 @@ def evaluate_choices(teacher: Teacher, rows: Sequence[ChoiceRow]) -> ChoicesResu
             )
     if not rows:
         raise InvalidRequestError("There is no question", expected="at least one line")
-    scores = [[_logprob(teacher, row.context, choice) for choice in row.choices] for row in rows]
+    scores = []
+    for number, row in enumerate(rows, 1):
+        progress(number)
+        scores.append([_logprob(teacher, row.context, choice) for choice in row.choices])
     per_byte = [
         [score / len(choice.encode()) for score, choice in zip(each, row.choices, strict=True)]
         for each, row in zip(scores, rows, strict=True)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from warploom.errors import InvalidRequestError
 from warploom.runtime.artifact import load
+from warploom.tools.device_flags import add_device_flags
 from warploom.tools.teacher_forcing import Teacher
+from warploom.tools.text_files import read_text
 
 _Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
-def add_device_flags(parser: argparse.ArgumentParser) -> None:
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that every evaluation has."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if there is one")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU worker threads (default: one per core)")
+    add_device_flags(parser)
 
 
 def open_teacher(args: argparse.Namespace, max_context: int | None = None) -> Teacher:
@@ -30,19 +29,6 @@ def open_teacher(args: argparse.Namespace, max_context: int | None = None) -> Te
     if max_context is not None:
         max_context = min(max_context, artifact.manifest.max_context)
     return Teacher(artifact, device=args.device, threads=args.threads, max_context=max_context)
-
-
-def read_text(path: str) -> str:
-    """Return the text of a file, or of standard input for "-".
-
-    Raises:
-        InvalidRequestError: there is no such file, or it is not UTF-8.
-    """
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        return data.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"The file {path} cannot be read", expected="UTF-8 text", found=str(error)) from error
 
 
 def read_rows(path: str, row: type[_Row]) -> Iterator[_Row]:

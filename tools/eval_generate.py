@@ -14,7 +14,7 @@ import msgspec
 from warploom.errors import InvalidRequestError
 from warploom.runtime.llm import LLM
 from warploom.runtime.sampling_params import SamplingParams
-from warploom.tools.eval_common import add_device_flags, print_result, read_rows
+from warploom.tools.eval_common import add_common_flags, print_result, read_rows
 
 _DEFAULT_TOKENS = 256
 
@@ -62,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="REGEX",
         help="compare the last match only: its first group, or all of it (GSM8K: '[0-9.]+')",
     )
-    add_device_flags(parser)
+    add_common_flags(parser)
     parser.set_defaults(run=run)
 
 

@@ -13,8 +13,10 @@ import msgspec
 import numpy as np
 
 from warploom.errors import InvalidRequestError
-from warploom.tools.eval_common import add_device_flags, open_teacher, print_result, read_text
+from warploom.tools.eval_common import add_common_flags, open_teacher, print_result
+from warploom.tools.status import status
 from warploom.tools.teacher_forcing import Teacher
+from warploom.tools.text_files import read_text
 
 _DEFAULT_CONTEXT = 2048
 
@@ -65,15 +67,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, metavar="N", help=f"tokens of a window (default: {_DEFAULT_CONTEXT})")
     parser.add_argument("--stride", type=int, metavar="N", help="how far the window moves (default: all of it)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="use the first N tokens of the text only")
-    add_device_flags(parser)
+    add_common_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Score the text of a parsed command line."""
     text = read_text(args.text)
-    with open_teacher(args, args.context or _DEFAULT_CONTEXT) as teacher:
-        result = evaluate_nll(teacher, text, name=args.text, stride=args.stride, max_tokens=args.max_tokens)
+    with open_teacher(args, args.context or _DEFAULT_CONTEXT) as teacher, status() as show:
+        result = evaluate_nll(
+            teacher,
+            text,
+            name=args.text,
+            stride=args.stride,
+            max_tokens=args.max_tokens,
+            progress=lambda fraction: show(f"{fraction:.0%} of the text"),
+        )
     print_result(result, args.json)
 
 

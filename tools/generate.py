@@ -9,8 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from warploom.errors import InvalidRequestError
 from warploom.runtime.llm import LLM
 from warploom.runtime.output import Completion
+from warploom.tools.device_flags import add_device_flags
 from warploom.tools.sampling_flags import add_sampling_flags, sampling_params
 from warploom.tools.streaming import Streamed, print_stream
 
@@ -18,6 +20,7 @@ _EXAMPLES = """\
 examples:
   warploom generate smollm2 "Once upon a time" --max-tokens 64
   warploom generate smollm2 --chat "Why is the sky blue?" --temperature 0.7 --seed 1
+  warploom generate smollm2 --chat "A cat's name and age" --json-schema cat.schema.json
   git diff | warploom generate smollm2 --chat - --json | jq -r '.completions[0].text'
 """
 
@@ -29,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="a text to continue; - reads standard input")
     parser.add_argument("--chat", action="store_true", help="ask the prompt as a user, through the chat template")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: instructions that stand before the prompt")
     parser.add_argument("--json", action="store_true", help="print one JSON object with texts, tokens and times")
     parser.add_argument("--logprobs", type=int, metavar="N", help="with --json: report the N likeliest tokens (0..20)")
     parser.add_argument(
@@ -37,18 +41,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, metavar="N", help="answers to each prompt (default: 1)")
     parser.add_argument("--best-of", type=int, metavar="N", help="make N answers, print the likeliest of them")
     parser.add_argument("--stats", action="store_true", help="print times and tokens/s on stderr")
-    parser.add_argument("--threads", type=int, metavar="N", help="worker threads (default: one per core)")
+    add_device_flags(parser)
     add_sampling_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Answer the prompts of a parsed command line."""
+    _refuse_idle_flags(args)
     started = time.perf_counter()
-    with LLM(args.artifact, threads=args.threads) as llm:
+    with LLM(args.artifact, device=args.device, threads=args.threads) as llm:
         load_seconds = time.perf_counter() - started
         params = sampling_params(args, llm.default_params)
-        prompts = [_encode(llm, _text(prompt), args.chat) for prompt in args.prompts]
+        prompts = [_encode(llm, _text(prompt), args) for prompt in args.prompts]
         if len(prompts) == 1 and params.num_made == 1 and not args.json:
             answer = print_stream(llm.stream(prompts[0], params))
             if args.stats:
@@ -65,14 +70,23 @@ def run(args: argparse.Namespace) -> None:
         print(f"loaded in {load_seconds:.2f} s, {num_tokens} tokens after {total_seconds:.2f} s", file=sys.stderr)
 
 
+def _refuse_idle_flags(args: argparse.Namespace) -> None:
+    """What would be taken without a word and change nothing."""
+    if args.system is not None and not args.chat:
+        raise InvalidRequestError("--system is part of a conversation", fix="add --chat")
+    if not args.json and (args.logprobs is not None or args.prompt_logprobs is not None):
+        raise InvalidRequestError("log-probabilities are reported in JSON only", fix="add --json")
+
+
 def _text(prompt: str) -> str:
     """The prompt, or standard input for `-`; what is not UTF-8 is refused by the tokenizer, by name."""
     return sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt
 
 
-def _encode(llm: LLM, text: str, chat: bool) -> list[int]:
-    if chat:
-        return llm.tokenizer.encode_chat([{"role": "user", "content": text}])
+def _encode(llm: LLM, text: str, args: argparse.Namespace) -> list[int]:
+    if args.chat:
+        system = [] if args.system is None else [{"role": "system", "content": args.system}]
+        return llm.tokenizer.encode_chat([*system, {"role": "user", "content": text}])
     return llm.tokenizer.encode(text)
 
 

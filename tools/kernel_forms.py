@@ -64,12 +64,12 @@ def _ptx(artifact: Artifact, target: str, kernel: str, cuda: CudaInfo | None) ->
 
 def _sass(artifact: Artifact, target: str, kernel: str, cuda: CudaInfo | None) -> str:
     assert cuda is not None
-    return _output([_nvdisasm(), "-c", str(artifact.path / cuda.cubin)])
+    return _output([_nvdisasm(), "-c", str((artifact.path / cuda.cubin).absolute())])
 
 
 def _asm(artifact: Artifact, target: str, kernel: str, cuda: CudaInfo | None) -> str:
     """Of the first ISA level."""
-    library = artifact.path / artifact.target(target).variants[0].file
+    library = (artifact.path / artifact.target(target).variants[0].file).absolute()
     objdump = shutil.which("objdump")
     if objdump is None:
         raise InvalidRequestError(

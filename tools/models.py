@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+import msgspec
+
 from warploom.frontend.gguf_families import GGUF_FAMILIES
 from warploom.frontend.models.registry import Family, families
 from warploom.tools.table import shown, table
@@ -32,13 +34,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "List the model families that compile, and the targets on which they are checked."
     parser.epilog = EPILOG
     parser.add_argument("name", nargs="?", default="", help="part of a name")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
     wanted = args.name.lower()
-    print(table([row for row in rows() if wanted in f"{row.family} {row.architectures}".lower()]))
+    found = [row for row in rows() if wanted in f"{row.family} {row.architectures}".lower()]
+    print(msgspec.json.encode(found).decode() if args.json else table(found))
 
 
 def rows() -> list[Row]:

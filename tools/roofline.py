@@ -25,11 +25,11 @@ class RooflineRow:
     kernel: str
     launches: int
     bound: str
-    error: str
     bytes: int = shown(size)
     flops: int = shown(count)
     predicted: float = shown(_us)
     measured: float = shown(_us)
+    error: str = ""
 
 
 def roofline_rows(

@@ -9,6 +9,7 @@ from typing import Any
 
 from warploom.errors import InvalidRequestError
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.tools.guide_flags import add_guide_flags, guide_of
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
@@ -49,16 +50,18 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         help="end the answer at this token id; may be repeated",
     )
     limits.add_argument("--ignore-eos", action="store_true", default=None, help="go on past the model's end token")
+    add_guide_flags(parser)
 
 
 def sampling_params(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
     """Return `defaults` with the flags that were given.
 
     Raises:
-        InvalidRequestError: a value is out of range; or flags choose among tokens while the defaults are greedy, so
-            that they would do nothing.
+        InvalidRequestError: a value is out of range; a file cannot be read; or flags choose among tokens while the
+            defaults are greedy, so that they would do nothing.
     """
     flags = {field.name: getattr(args, field.name, None) for field in fields(SamplingParams)}
+    flags["guide"] = guide_of(args)
     given = {name: value for name, value in flags.items() if value is not None}
     params = replace(defaults, **given)
     idle = [f"--{name.replace('_', '-')}" for name in ("top_k", "top_p", "min_p") if name in given]

@@ -12,6 +12,7 @@ from typing import get_args
 from warploom.errors import ArtifactError, InvalidRequestError
 from warploom.runtime.async_llm import AsyncLLM
 from warploom.runtime.server.limits import Limits
+from warploom.tools.device_flags import add_device_flags
 from warploom.tools.speculation_flags import add_speculation, speculation_of
 
 _KEY_VARIABLE = "WARPLOOM_API_KEY"
@@ -42,8 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"API keys, one per line; one key may also come in the variable {_KEY_VARIABLE}",
     )  # fmt: skip
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if there is one")
-    engine.add_argument("--threads", type=int, metavar="N", help="CPU worker threads (default: one per core)")
+    add_device_flags(engine)
     engine.add_argument("--max-num-seqs", type=int, metavar="N", help="most requests in one step")
     engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="most tokens in one step")
     engine.add_argument("--kv-cache-bytes", type=int, metavar="N", help="memory of the KV cache")

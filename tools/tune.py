@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warploom.errors import ArtifactError
+from warploom.tools.text_files import read_json
 
 if TYPE_CHECKING:
     from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
@@ -108,8 +109,8 @@ def _select(args: argparse.Namespace) -> None:
     from warploom.codegen.cuda.selection import Timing, select
     from warploom.codegen.cuda.tuning import Table
 
-    timings = [timing for path in args.timings for timing in msgspec.json.decode(path.read_bytes(), type=list[Timing])]
-    known = msgspec.json.decode(args.table.read_bytes(), type=Table) if args.table.exists() else Table()
+    timings = [timing for path in args.timings for timing in read_json(path, "what `tune run` wrote", list[Timing])]
+    known = read_json(args.table, "a tuning table", Table) if args.table.exists() else Table()
     found = select(timings)
     table = Table({**known.linear, **found.linear})
     args.table.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")

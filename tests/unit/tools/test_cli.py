@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -114,6 +115,12 @@ def test_debug_shows_the_traceback(
     failing_command(monkeypatch, ArtifactError("It is broken"))
     assert main(arguments) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_models_are_listed_for_programs_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "llamaforcausal", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["architectures"] == ["LlamaForCausalLM"]
 
 
 def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,40 @@ def test_generate_chat_uses_the_template(run_cli: RunCLI, tiny_artifact: Path) -
     assert prompt_ids == warploom.LLM(tiny_artifact).tokenizer.encode_chat([{"role": "user", "content": "hello"}])
 
 
+def test_generate_chat_begins_with_the_instructions(run_cli: RunCLI, tiny_artifact: Path) -> None:
+    flags = ("--chat", "--system", "be brief", "--max-tokens", "2", "--json", "--device", "cpu")
+    result = run_cli("generate", tiny_artifact, "hello", *flags)
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
+    prompt_ids = json.loads(result.stdout)["completions"][0]["prompt_token_ids"]
+    assert prompt_ids == warploom.LLM(tiny_artifact).tokenizer.encode_chat(messages)
+
+
+@pytest.mark.parametrize(("flags", "named"), [(("--system", "be brief"), "--chat"), (("--logprobs", "2"), "--json")])
+def test_flags_without_what_they_belong_to_are_refused(
+    run_cli: RunCLI, tiny_artifact: Path, flags: tuple[str, ...], named: str
+) -> None:
+    result = run_cli("generate", tiny_artifact, "hello", *flags)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"fix: add {named}" in result.stderr
+
+
+def test_answers_have_the_form_that_flags_ask_for(run_cli: RunCLI, tiny_artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text(json.dumps({"enum": ["lo", "om"]}))
+    (tmp_path / "yes.lark").write_text('start: "loom" | "lo"')
+    for flags, allowed in (
+        (("--choice", "lo", "--choice", "hello"), {"lo", "hello"}),
+        (("--regex", "(lo){1,2}"), {"lo", "lolo"}),
+        (("--json-schema", tmp_path / "schema.json"), {'"lo"', '"om"'}),
+        (("--grammar", tmp_path / "yes.lark"), {"loom", "lo"}),
+    ):
+        result = run_cli("generate", tiny_artifact, "hello", *flags)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.strip() in allowed
+    result = run_cli("generate", tiny_artifact, "hello", "--json-schema", tmp_path / "nowhere.json")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "nowhere.json cannot be read" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [(("--temperature", "nan"), "temperature"), (("--threads", "0"), "threads"), (("--top-k", "-1"), "top_k")],
@@ -130,6 +164,7 @@ def test_chat_remembers_and_forgets() -> None:
     lines = ["a", "b", "", "/reset", "c", "/system be brief", "d", "/reset", "e", "/system", "f"]
     assert all(conversation.take(line) for line in lines)
     assert not conversation.take("/exit")
+    assert not conversation.take("/quit")
     assert llm.asked == [
         ["user: a"],
         ["user: a", "assistant: 1", "user: b"],

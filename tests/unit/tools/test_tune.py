@@ -117,6 +117,14 @@ def test_the_fastest_are_chosen_and_other_layers_stay(tmp_path: Path) -> None:
     ]
 
 
+def test_timings_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "times.json").write_text("{}")
+    assert main(["tune", "select", str(tmp_path / "times.json"), str(tmp_path / "sm_90.json")]) == 2
+    assert "times.json is not what `tune run` wrote" in capsys.readouterr().err
+    assert main(["tune", "select", str(tmp_path / "none.json"), str(tmp_path / "sm_90.json")]) == 2
+    assert "none.json cannot be read" in capsys.readouterr().err
+
+
 def test_a_later_time_of_a_tile_replaces_an_earlier_one() -> None:
     rows = [*timings("8x8", {(GEMM, 4096): 90, (SMALL_GEMM, 4096): 80}), *timings("8x8", {(GEMM, 4096): 70})]
     assert select(msgspec.convert(rows, list[Timing])).linear["8x8"][-1].tile == GEMM

@@ -19,9 +19,9 @@ from warploom.errors import CompileError
 from warploom.ir.dims import DimLike, product
 from warploom.ir.function import Function, path_of
 from warploom.ir.op import op_of
-from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.latent_attention import latent_write
 from warploom.ir.ops.parameters import param
+from warploom.ir.ops.scaled_cache import WRITES
 from warploom.ir.ops.shape import reshape
 from warploom.ir.rewrite import producer
 from warploom.ir.types import TensorType, type_of
@@ -134,7 +134,7 @@ def updated_input(group: Function, result: int) -> int | None:
     if value in arguments:
         return None
     while value not in arguments:
-        if op_of(value.owner) not in (kv_write, latent_write):
+        if op_of(value.owner) not in (*WRITES, latent_write):
             return None
         value = value.owner.operands[0]
     return arguments.index(value)

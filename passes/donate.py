@@ -9,12 +9,12 @@ from __future__ import annotations
 import mlir.ir as mlir
 
 from warploom.ir.function import Function
-from warploom.ir.ops.kv_write import kv_write
+from warploom.ir.ops import scaled_cache
 from warploom.ir.ops.latent_attention import latent_write
 from warploom.ir.rewrite import entries, is_op, producer, users
 
 IN_PLACE, REFUSED = "wl.in_place", "wl.refused"
-WRITES = (kv_write, latent_write)
+WRITES = (*scaled_cache.WRITES, latent_write)
 
 
 def donate(module: mlir.Module) -> None:

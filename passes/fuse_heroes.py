@@ -15,12 +15,10 @@ import mlir.ir as mlir
 from warploom.ir.expert_patterns import find_mixture, find_product
 from warploom.ir.function import Function, path_of
 from warploom.ir.op import Op, op_of
-from warploom.ir.ops.attention import attention
 from warploom.ir.ops.elementwise import add, cast
 from warploom.ir.ops.experts import expert_linear, quantized_expert_linear
 from warploom.ir.ops.group_routing import route_in_groups
 from warploom.ir.ops.head_linear import head_linear
-from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.latent_attention import latent_attention, latent_write
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
@@ -31,6 +29,7 @@ from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.routing import route_experts
 from warploom.ir.ops.sample import sample, top_logprobs
+from warploom.ir.ops.scaled_cache import ATTENTIONS, WRITES
 from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.patterns import bias_of, feeds_swiglu
 from warploom.ir.rewrite import entries, is_op, producer, users
@@ -210,10 +209,10 @@ def _attention(proposal: Proposal) -> Proposal:
     (hero,) = proposal.ops
     proposal.is_whole = True
     query, cache, *_ = hero.operands
-    write, rotated_q = producer(cache, kv_write), producer(query, rope)
+    write, rotated_q = producer(cache, *WRITES), producer(query, rope)
     if write is None or IN_PLACE not in write.attributes or rotated_q is None:
         return proposal
-    _, key, value, _ = write.operands
+    _, key, value, *_ = write.operands
     rotated_k = producer(key, rope)
     if rotated_k is not None and list(rotated_k.operands)[1:] == list(rotated_q.operands)[1:]:
         proposal.take(write, rotated_q, rotated_k)
@@ -229,7 +228,7 @@ def _kv_write(proposal: Proposal) -> Proposal:
         proposal.leave(hero, "kernels write in place, and others need the cache as it was")
         proposal.is_whole = True
         return proposal
-    _, key, value, _ = hero.operands
+    _, key, value, *_ = hero.operands
     sources = [key, value]
     rotated_k = producer(key, rope)
     if rotated_k is not None:
@@ -324,7 +323,7 @@ def _projection(norm: mlir.Operation) -> mlir.Value | None:
 
 def _queries(write: mlir.Operation, rotated_k: mlir.Operation) -> list[mlir.Operation]:
     """The rotations, by the angles of k, of the queries that attend the written cache."""
-    readers = [u for u in users(write.results[0]) if is_op(u, attention)]
+    readers = [u for u in users(write.results[0]) if is_op(u, *ATTENTIONS)]
     rotations = [producer(reader.operands[0], rope) for reader in readers]
     return [r for r in rotations if r is not None and list(r.operands)[1:] == list(rotated_k.operands)[1:]]
 
@@ -340,7 +339,7 @@ Rules = Mapping[Op | None, tuple[str, Rule]]
 # Who absorbs most comes first, whom others absorb last; in every phase only those that are left.
 PHASES: tuple[Rules, ...] = (
     {
-        attention: ("attention", _attention),
+        **dict.fromkeys(ATTENTIONS, ("attention", _attention)),
         latent_write: ("latent_write", _latent_write),
         latent_attention: ("absorbed_attention", _absorbed),
         route_experts: ("router", _router),
@@ -359,8 +358,8 @@ PHASES: tuple[Rules, ...] = (
         mxfp4_expert_linear: ("expert_linear", _experts),
         head_linear: ("head_linear", _head_linear),
         latent_attention: ("latent_attention", _alone),
-        kv_write: ("rope_kv_write", _kv_write),
-        attention: ("attention", _alone),
+        **dict.fromkeys(WRITES, ("rope_kv_write", _kv_write)),
+        **dict.fromkeys(ATTENTIONS, ("attention", _alone)),
         embed: ("embed", _and_cast),
         quantized_embed: ("embed", _and_cast),
         sample: ("sample", _alone),

@@ -30,6 +30,7 @@ from warploom.passes.quantize_activations import quantize_activations
 from warploom.passes.quantize_weights import quantize_weights
 from warploom.passes.require_kernels import require_kernels
 from warploom.passes.scale_activations import scale_activations
+from warploom.passes.scale_caches import scale_caches
 from warploom.passes.simplify import simplify
 
 Pass = Callable[[mlir.Module], None]
@@ -44,7 +45,8 @@ def pipeline(
         target: what to compile for.
         quantization: a scheme of `passes/quantization/`, or schemes by pattern of module paths; None: weights, and
             what they are multiplied with, stay as they are.
-        scales: names of tensors of the checkpoint that scale activations: calibrated, or its own.
+        scales: names of tensors of the checkpoint that scale activations, or the keys and values of a cache: measured,
+            or its own.
 
     Raises:
         CompileError: unknown quantization.
@@ -66,6 +68,7 @@ def pipeline(
         cse,
         partial(defer_norms, target=target),
         *([partial(quantize_activations, target=target, scales=scales or {})] if rules and rules.quantize else ()),
+        *([partial(scale_caches, scales=scales)] if scales else ()),
         partial(assign_layouts, target=target),
         hoist_weights,
         dce,

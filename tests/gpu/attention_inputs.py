@@ -56,9 +56,11 @@ def step(problem: Case, sequences: Sequence[tuple[int, int]], padding: int = 0, 
     q = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
     q[int(starts[-1]) :] = float("nan")
     sinks = torch.randn(shape[1], device="cuda").to(TORCH[problem["sinks"] or "f32"])
+    scales = 0.3 + torch.rand(2, problem["num_kv_heads"], device="cuda") if problem["scaled"] else None
     return {
         "q": q,
         "sinks": sinks,
+        **({} if scales is None else {"scales": scales}),
         "query_start": torch.from_numpy(starts).cuda(),
         "context_lens": torch.tensor(contexts, dtype=torch.int32, device="cuda"),
         "out": torch.full(shape, float("nan"), device="cuda", dtype=torch.bfloat16),
@@ -86,9 +88,11 @@ def projected(problem: Case, given: Arrays) -> tuple[Arrays, Arrays]:
     live = slots[: starts[-1]].long()
     empty, full = (held(problem, given["kv"]) for _ in range(2))
     keys, values = rotated[:, heads : heads + kv_heads], qkv.view(tokens, -1, size)[:, heads + kv_heads :]
+    if problem["scaled"]:
+        keys, values = (x / s[:, None] for x, s in zip((keys, values), given["scales"], strict=True))
     for which, new in ((0, keys), (1, values)):
         empty[live // PAGE, which, :, live % PAGE] = float("nan")
-        full[live // PAGE, which, :, live % PAGE] = new[: starts[-1]]
+        full[live // PAGE, which, :, live % PAGE] = new[: starts[-1]].bfloat16()
     empty, full = stored(problem, empty), stored(problem, full)
     fresh = {"q": qkv, "k": qkv, "v": qkv, "cos": cos, "sin": sin, "slots": slots, "kv": empty}
     return given | fresh, given | {"q": rotated[:, :heads], "kv": full}
@@ -99,6 +103,7 @@ def attention(problem: Case, arrays: Arrays) -> torch.Tensor:
     pages = held(problem, arrays["kv"])
     q, out = arrays["q"].float(), torch.zeros_like(arrays["q"], dtype=torch.float32)
     group = problem["num_heads"] // problem["num_kv_heads"]
+    scales = arrays["scales"] if problem["scaled"] else torch.ones(2, problem["num_kv_heads"])
     starts, contexts = arrays["query_start"].tolist(), arrays["context_lens"].tolist()
     for s, context in enumerate(contexts):
         begin, end = starts[s], starts[s + 1]
@@ -112,7 +117,7 @@ def attention(problem: Case, arrays: Arrays) -> torch.Tensor:
         if problem["window"]:
             visible &= key > position - problem["window"]
         for h in range(problem["num_kv_heads"]):
-            k, v = (cache[:, i, h].reshape(-1, problem["head_dim"])[:context] for i in (0, 1))
+            k, v = (cache[:, i, h].reshape(-1, problem["head_dim"])[:context] * scales[i, h] for i in (0, 1))
             heads = slice(h * group, (h + 1) * group)
             scores = torch.einsum("tgd,jd->gtj", q[begin:end, heads], k) * problem["scale"]
             if problem["softcap"]:

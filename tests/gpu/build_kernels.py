@@ -86,6 +86,11 @@ ATTENTION = [
     projected(16, 2, 64, sinks=F32),
     attention_of(8, 2, 64, kv=DType.F8),
     projected(32, 8, 128, kv=DType.F8),
+    attention_of(8, 2, 64, kv=DType.F8, scaled=True),
+    attention_of(8, 4, 256, softcap=20.0, kv=DType.F8, scaled=True),
+    projected(32, 8, 128, kv=DType.F8, scaled=True),
+    projected(16, 2, 64, softcap=30.0, sinks=F32, kv=DType.F8, scaled=True),
+    projected(8, 4, 80, 100, kv=DType.F8, scaled=True),
     attention_of(14, 2, 128, kv=DType.I8),
     attention_of(4, 2, 80, 77, kv=DType.I8),
     attention_of(8, 4, 256, softcap=20.0, kv=DType.I8),
@@ -155,7 +160,8 @@ def attention_cases(collection: Collection) -> None:
         before = []
         if problem.projection is not None:
             written = replace(problem.projection, q=None)
-            before.append(RopeKvWriteSpec(0, problem.num_kv_heads, problem.head_dim, BF16, problem.kv, written, True))
+            shape = 0, problem.num_kv_heads, problem.head_dim
+            before.append(RopeKvWriteSpec(*shape, BF16, problem.kv, written, True, problem.scaled))
         decode = DecodeAttentionSpec(problem, decode_tile_for(problem, TARGET), True)
         ragged = RaggedAttentionSpec(problem, tile_for(problem, TARGET), True)
         collection.add("decode", "check", [decode], problem=facts)
@@ -167,7 +173,7 @@ def attention_cases(collection: Collection) -> None:
     for tile in DECODE_TILES:
         spec = DecodeAttentionSpec(LLAMA, tile, True)
         collection.add("decode", "bench", [spec], problem=facts_of(LLAMA), tile=asdict(tile))
-    for fused in (projected(32, 8, 128, kv=dtype) for dtype in (BF16, DType.F8, DType.I8)):
+    for fused in (projected(32, 8, 128, kv=dtype, scaled=dtype is DType.F8) for dtype in (BF16, DType.F8, DType.I8)):
         if takes(fused, TARGET):
             collection.add("hopper", "bench", [HopperAttentionSpec(fused)], problem=facts_of(fused))
         spec = DecodeAttentionSpec(fused, decode_tile_for(fused, TARGET), True)

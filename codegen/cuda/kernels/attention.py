@@ -24,6 +24,7 @@ from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE
 from warploom.ir.function import Function
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.kv_write import kv_write
+from warploom.ir.ops.scaled_cache import ATTENTIONS, WRITES, scaled_attention
 from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import DType, type_of
 from warploom.runtime.expr import Expr
@@ -50,14 +51,14 @@ class Attended:
 
 def match(group: Function, target: CudaTarget) -> Match | str:
     """The kernels of a group that is one `attention`, with or without what it attends, or why there are none."""
-    operation = next((op for op in group.ops if is_op(op, attention)), None)
+    operation = next((op for op in group.ops if is_op(op, *ATTENTIONS)), None)
     if operation is None:
         return "there is no attention"
-    write = producer(operation.operands[1], kv_write)
+    write = producer(operation.operands[1], *WRITES)
     found = _fresh(group, operation, write) if write is not None else None
     if isinstance(found, str):
         return found
-    if write is None and isinstance(alone := only_op(group, attention), str):
+    if write is None and isinstance(alone := only_op(group, *ATTENTIONS), str):
         return alone
     problem = _problem(operation, found, target)
     return problem if isinstance(problem, str) else lower(_attended(group, operation, write, found, problem), target)
@@ -67,18 +68,27 @@ def _fresh(group: Function, operation: mlir.Operation, write: mlir.Operation) ->
     """Where q, k and v of a group with a cache write come from."""
     if set(group.results.values()) != {operation.results[0], write.results[0]}:
         return "others than attention read the rotated q, k or v"
-    _, k, v, _ = write.operands
+    _, k, v, _, *scales = write.operands
     found = projected(operation.operands[0], k, v)
     if isinstance(found, Projected) and not found.angles:
         return "q and k are not rotated in the group"
     paging = [kv_write.attrs_of(write)[name] for name in ("layer", "page_size", "k_layout")]
     if paging != [attention.attrs_of(operation)[name] for name in ("layer", "page_size", "k_layout")]:
         return "attention reads another layer than is written"
+    if list(scales) != _parts(operation)[1]:
+        return "attention reads on other scales than is written"
     return found
 
 
+def _parts(operation: mlir.Operation) -> tuple[list[mlir.Value], list[mlir.Value], list[mlir.Value]]:
+    """q, kv, page_table, query_start and context_lens of an attention; its scales, if any; its sinks, if any."""
+    values = list(operation.operands)
+    scales = [values.pop(2)] if is_op(operation, scaled_attention) else []
+    return values[:5], scales, values[5:]
+
+
 def _problem(operation: mlir.Operation, found: Projected | None, target: CudaTarget) -> AttentionProblem | str:
-    q, kv, _, _, _, *sinks = operation.operands
+    (q, kv, *_), scales, sinks = _parts(operation)
     attrs = attention.attrs_of(operation)
     _, num_heads, head_dim = type_of(q).shape
     num_kv_heads = type_of(kv).shape[3]
@@ -109,6 +119,7 @@ def _problem(operation: mlir.Operation, found: Projected | None, target: CudaTar
         type_of(kv).dtype,
         found.projection if found is not None else None,
         attrs["alibi"],
+        bool(scales),
     )
 
 
@@ -119,13 +130,13 @@ def _attended(
     found: Projected | None,
     problem: AttentionProblem,
 ) -> Attended:
-    q, kv, page_table, query_start, context_lens, *sinks = operation.operands
+    (q, kv, page_table, query_start, context_lens), scales, sinks = _parts(operation)
     values = {"page_table": page_table, "query_start": query_start, "context_lens": context_lens}
-    values |= dict(zip(("sinks",), sinks, strict=False))
+    values |= dict(zip(("sinks",), sinks, strict=False)) | dict(zip(("scales",), scales, strict=False))
     if write is None or found is None:
         values["q"] = q
     else:
-        kv, _, _, values["slots"] = write.operands
+        kv, _, _, values["slots"], *_ = write.operands
         values |= dict(zip(("q", "k", "v", "cos", "sin"), (*found.matrices, *found.angles), strict=True))
     slots = {name: input_slot(group, value) for name, value in values.items()}
     slots["kv"] = kv_slot(group, kv, attention.attrs_of(operation)["layer"])
@@ -158,9 +169,8 @@ def _prompt_kernels(problem: AttentionProblem, target: CudaTarget) -> list[CudaK
     kernels: list[CudaKernelSpec] = []
     if problem.projection is not None:
         keys = replace(problem.projection, q=None)
-        kernels.append(
-            RopeKvWriteSpec(0, problem.num_kv_heads, problem.head_dim, DType.BF16, problem.kv, keys, target.has_tma)
-        )
+        shape = 0, problem.num_kv_heads, problem.head_dim
+        kernels.append(RopeKvWriteSpec(*shape, DType.BF16, problem.kv, keys, target.has_tma, problem.scaled))
     if hopper_attention.takes(problem, target):
         return [*kernels, hopper_attention.HopperAttentionSpec(problem)]
     return [*kernels, RaggedAttentionSpec(problem, tile_for(problem, target), target.has_tma)]

@@ -23,6 +23,7 @@ class AttentionProblem:
         alibi: factor of what scores lose with the distance of a key (see `ir/ops/alibi.py`); 0: nothing.
         sinks: dtype of one more score per head, if there is one.
         kv: dtype of the pages.
+        scaled: numbers of the cache stand on scales, of the keys and the values of each head.
         projection: where q, k and v of this step are before their rotation; None: q is rotated, and all that is
             attended is in the cache.
     """
@@ -37,6 +38,7 @@ class AttentionProblem:
     kv: DType = DType.BF16
     projection: Projection | None = None
     alibi: float = 0.0
+    scaled: bool = False
 
     @property
     def name(self) -> str:
@@ -54,6 +56,8 @@ class AttentionProblem:
             parts.append(f"sinks_{self.sinks}")
         if self.kv is not DType.BF16:
             parts.append(f"kv_{self.kv}")
+        if self.scaled:
+            parts.append("scaled")
         if self.projection:
             parts.append(str(self.projection))
         return "_".join(parts).replace(".", "p").replace("+", "").replace("-", "m")
@@ -94,7 +98,8 @@ class AttentionProblem:
         """The cache at its layer, and where its sequences are."""
         indices = ("page_table", "query_start", "context_lens")
         sinks = () if self.sinks is None else (Pointer("sinks", self.sinks),)
-        return (Pointer("kv", self.kv), *(Pointer(name, DType.I32) for name in indices), *sinks)
+        scales = (Pointer("scales", DType.F32),) if self.scaled else ()
+        return (Pointer("kv", self.kv), *(Pointer(name, DType.I32) for name in indices), *sinks, *scales)
 
     @property
     def flops(self) -> str:

@@ -15,6 +15,7 @@ from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE
 from warploom.ir.function import Function
 from warploom.ir.ops.kv_write import kv_write
+from warploom.ir.ops.scaled_cache import WRITES
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import DType, type_of
 
@@ -27,6 +28,7 @@ class RopeKvWriteSpec:
     """k and v [T, num_kv_heads, head_dim] into pages of dtype kv, k rotated; q [T, num_heads, head_dim] rotated.
 
     Products are rounded once, to x, the dtype of q, k and v. Without q num_heads is 0, and only the cache is written.
+    `scaled`: what is written stands on scales [2, num_kv_heads], of the keys and the values of each head.
     """
 
     num_heads: int
@@ -36,11 +38,12 @@ class RopeKvWriteSpec:
     kv: DType
     projection: Projection
     pdl: bool
+    scaled: bool = False
 
     @property
     def name(self) -> str:
         shape = f"{self.num_heads}x{self.num_kv_heads}x{self.head_dim}"
-        return f"rope_kv_write_{self.x}_{self.kv}_{shape}_{self.projection}"
+        return f"rope_kv_write_{self.x}_{self.kv}{'_scaled' if self.scaled else ''}_{shape}_{self.projection}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
@@ -48,7 +51,8 @@ class RopeKvWriteSpec:
         names = ("cos", "sin") if self.projection.half else ()
         angles = [Pointer(name, DType.F32) for name in names]
         keys = Pointer("k", self.x), Pointer("v", self.x)
-        return (*q, *keys, *angles, Pointer("slots", DType.I32), Pointer("kv", self.kv), *out)
+        scales = (Pointer("scales", DType.F32),) if self.scaled else ()
+        return (*q, *keys, *angles, Pointer("slots", DType.I32), *scales, Pointer("kv", self.kv), *out)
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -94,10 +98,10 @@ class RopeKvWriteSpec:
 
 def match(group: Function, target: CudaTarget) -> Match | str:
     """The kernel of a `kv_write`, with the rotation of k and of one q by the same angles, if any; or why not."""
-    write = next((op for op in group.ops if is_op(op, kv_write)), None)
+    write = next((op for op in group.ops if is_op(op, *WRITES)), None)
     if write is None:
         return "there is no kv_write"
-    kv, k, v, slots = write.operands
+    kv, k, v, slots, *scales = write.operands
     attrs = kv_write.attrs_of(write)
     queries = [value for value in group.results.values() if value != write.results[0]]
     if attrs["page_size"] != PAGE_SIZE or attrs["k_layout"] != K_LAYOUT:
@@ -114,9 +118,10 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     tokens, num_kv_heads, head_dim = type_of(k).shape
     num_heads = static(type_of(queries[0]).shape[1]) if queries else 0
     dtypes = type_of(k).dtype, type_of(kv).dtype
-    spec = RopeKvWriteSpec(num_heads, static(num_kv_heads), static(head_dim), *dtypes, found.projection, target.has_tma)
+    shape = num_heads, static(num_kv_heads), static(head_dim)
+    spec = RopeKvWriteSpec(*shape, *dtypes, found.projection, target.has_tma, bool(scales))
     operands = (
-        *(input_slot(group, value) for value in (*found.matrices, *found.angles, slots)),
+        *(input_slot(group, value) for value in (*found.matrices, *found.angles, slots, *scales)),
         kv_slot(group, kv, attrs["layer"]),
         *(result_slot(group, value) for value in queries),
     )

@@ -20,6 +20,7 @@ from warploom.ir.ops.attention import attention
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.paged_cache import view_exponents, view_pages
 from warploom.ir.ops.rope import rope
+from warploom.ir.ops.scaled_cache import scaled_attention, scaled_kv_write
 from warploom.ir.types import DType
 from warploom.runtime.expr import evaluate
 
@@ -51,7 +52,10 @@ class Batch:
         attrs = {name: getattr(problem, name) for name in ("scale", "window", "softcap", "alibi")} | PAGING
         q = self.q.astype(np.float64)
         kv = self.kv[None] if self.kv.dtype == np.int8 else self.kv[None].astype(np.float64)
-        return attention.evaluate(q, kv, self.page_table, self.query_start, self.context_lens, sinks, **attrs)
+        pages = (self.page_table, self.query_start, self.context_lens)
+        if problem.scaled:
+            return scaled_attention.evaluate(q, kv, scales_of(problem), *pages, sinks, **attrs)
+        return attention.evaluate(q, kv, *pages, sinks, **attrs)
 
 
 @dataclass
@@ -82,6 +86,17 @@ def make_batch(problem: AttentionProblem, sequences: list[tuple[int, int]], padd
     q = rng.standard_normal((starts[-1] + padding, problem.num_heads, problem.head_dim))
     contexts = np.array([context for _, context in sequences], np.int32)
     return Batch(q.astype(BF16), stored(kv, problem.kv), table, starts, contexts)
+
+
+def scales_of(problem: AttentionProblem) -> np.ndarray:
+    """Of keys and values, no powers of two."""
+    return np.linspace(0.3, 1.7, 2 * problem.num_kv_heads, dtype=np.float32).reshape(2, -1)
+
+
+def side_inputs(problem: AttentionProblem) -> list[np.ndarray]:
+    """Operands that not all problems have."""
+    scales = [scales_of(problem)] if problem.scaled else []
+    return [*([SINKS[: problem.num_heads]] if problem.sinks else []), *scales]
 
 
 def stored(kv: np.ndarray, dtype: DType) -> np.ndarray:
@@ -121,7 +136,11 @@ def make_projected(problem: AttentionProblem, sequences: list[tuple[int, int]], 
         for exponents in view_exponents(kv[None], 0, size):
             exponents[slots[slots >= 0] // PAGE, :, slots[slots >= 0] % PAGE] = 100
     values = matrix[:, heads + problem.num_kv_heads :]
-    full = kv_write.evaluate(kv[None], turned[:, heads:], values, slots, **PAGING)[0]
+    written = (kv[None], turned[:, heads:], values, slots)
+    if problem.scaled:
+        full = scaled_kv_write.evaluate(*written, scales_of(problem), **PAGING)[0]
+    else:
+        full = kv_write.evaluate(*written, **PAGING)[0]
     attended = replace(batch, q=turned[:, :heads], kv=full)
     return Projected(matrix.reshape(tokens, -1), cos, sin, slots, kv, attended)
 
@@ -142,14 +161,15 @@ def run_decode(problem: AttentionProblem, batch: Batch, tile: DecodeTile) -> np.
     spec = DecodeAttentionSpec(problem, tile, pdl=False)
     out = np.full(batch.q.shape, np.nan, BF16)
     temps = temps_of(spec, batch.dims)
-    run_kernel(spec, [*batch.arrays, *temps, out], batch.dims)
+    run_kernel(spec, [*batch.arrays, *side_inputs(problem), *temps, out], batch.dims)
     assert not temps[-1].any(), "counters are left zero"
     return out
 
 
 def run_ragged(problem: AttentionProblem, batch: Batch, tile: AttentionTile) -> np.ndarray:
     out = np.full(batch.q.shape, np.nan, BF16)
-    run_kernel(RaggedAttentionSpec(problem, tile, pdl=False), [*batch.arrays, out], batch.dims)
+    spec = RaggedAttentionSpec(problem, tile, pdl=False)
+    run_kernel(spec, [*batch.arrays, *side_inputs(problem), out], batch.dims)
     return out
 
 
@@ -211,6 +231,8 @@ PROJECTED = [
     (projected_problem(4, 4, 96, 48, softcap=2.0), [(1, 700)], 0),
     (projected_problem(6, 2, 128, 64, sinks=DType.F32), [(1, 128), (1, 600), (0, 0), (2, 3)], 0),
     (projected_problem(4, 2, 64, 32, kv=DType.F8), [(1, 1), (1, 300), (0, 0), (2, 70)], 0),
+    (projected_problem(4, 2, 64, 32, kv=DType.F8, scaled=True), [(1, 1), (1, 300), (0, 0), (2, 70)], 0),
+    (projected_problem(6, 3, 80, 10, sinks=DType.F32, softcap=2.0, scaled=True), [(1, 65), (1, 129)], 1),
     (projected_problem(3, 1, 80, 10, window=70, kv=DType.I8), [(0, 0), (3, 70), (1, 129), (0, 0), (2, 2)], 1),
     (
         projected_problem(4, 2, 64, 32, softcap=2.0, sinks=DType.F32, kv=DType.I8),
@@ -230,8 +252,8 @@ def test_decode_rotates_and_writes(problem: AttentionProblem, sequences: list[tu
         temps_of(spec, given.attended.dims),
     )
     sinks = [SINKS[: problem.num_heads]] if problem.sinks else []
-    arrays = [*[given.matrix] * 3, given.cos, given.sin, given.slots, cache, *given.attended.arrays[2:], *sinks]
-    run_kernel(spec, [*arrays, *temps, out], dims)
+    arrays = [*[given.matrix] * 3, given.cos, given.sin, given.slots, cache, *given.attended.arrays[2:]]
+    run_kernel(spec, [*arrays, *side_inputs(problem), *temps, out], dims)
     close(out, given.attended.meaning(problem, *sinks))
     np.testing.assert_allclose(cache.astype(np.float32), given.attended.kv.astype(np.float32), rtol=2**-7)
 
@@ -242,8 +264,8 @@ def test_ragged_rotates(problem: AttentionProblem, sequences: list[tuple[int, in
     out = np.full(given.attended.q.shape, np.nan, BF16)
     sinks = [SINKS[: problem.num_heads]] if problem.sinks else []
     spec = RaggedAttentionSpec(problem, AttentionTile(64, 64, 4, 1), pdl=False)
-    arrays = [given.matrix, given.cos, given.sin, given.attended.kv, *given.attended.arrays[2:], *sinks]
-    run_kernel(spec, [*arrays, out], given.attended.dims)
+    arrays = [given.matrix, given.cos, given.sin, given.attended.kv, *given.attended.arrays[2:]]
+    run_kernel(spec, [*arrays, *side_inputs(problem), out], given.attended.dims)
     close(out, given.attended.meaning(problem, *sinks))
 
 

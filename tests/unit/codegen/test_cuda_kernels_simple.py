@@ -44,10 +44,12 @@ def close(actual: np.ndarray, expected: np.ndarray, dtype: DType) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("fused", "scaled"), [(True, False), (False, False), (True, True)])
 def test_rope_kv_write_is_its_meaning(
-    heads: int, kv_heads: int, size: int, rotary: int, x: DType, kv: DType, fused: bool
+    heads: int, kv_heads: int, size: int, rotary: int, x: DType, kv: DType, fused: bool, scaled: bool
 ) -> None:
+    if scaled and kv is DType.I8:
+        return
     rng = np.random.default_rng(2)
     tokens, counts = 5, {"q": heads, "k": kv_heads, "v": kv_heads}
     width = sum(counts.values()) * size
@@ -57,13 +59,14 @@ def test_rope_kv_write_is_its_meaning(
     ranges = {n: Range(int(begin[n]), width) if fused else Range(0, counts[n] * size) for n in counts}
     sources = {n: packed if fused else np.ascontiguousarray(parts[n]).reshape(tokens, -1) for n in counts}
     projection = Projection(ranges["q"] if heads else None, ranges["k"], ranges["v"], rotary // 2)
-    spec = RopeKvWriteSpec(heads, kv_heads, size, x, kv, projection, pdl=False)
+    spec = RopeKvWriteSpec(heads, kv_heads, size, x, kv, projection, pdl=False, scaled=scaled)
+    scales = rng.uniform(0.5, 2, (2, kv_heads)).astype(np.float32)
     angle = rng.uniform(0, 6, (tokens, rotary // 2))
     cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     slots = np.array([3 * PAGE + 5, -1, 0, PAGE - 1, 2 * PAGE], np.int32)
     cache = rng.uniform(-4, 4, (4, 2, kv_heads, PAGE * (size + (kv is DType.I8)))).astype(kv.numpy)
     before, rotated = cache.copy(), np.full((tokens, heads, size), np.nan, x.numpy)
-    arrays = [sources["k"], sources["v"], *([cos, sin] if rotary else []), slots, cache]
+    arrays = [sources["k"], sources["v"], *([cos, sin] if rotary else []), slots, *([scales] if scaled else []), cache]
     run_kernel(spec, [sources["q"], *arrays, rotated] if heads else arrays, {"T": tokens})
 
     wide: dict[str, Any] = {n: part.astype(np.float64) for n, part in parts.items()}
@@ -78,9 +81,10 @@ def test_rope_kv_write_is_its_meaning(
         assert not apart[:, 1].any()
         assert apart.mean() < 1e-3
         return
-    expected = kv_write.evaluate(
-        before[None].astype(np.float64), rope.evaluate(wide["k"], *angles), wide["v"], slots, **paging
-    )
+    keys, values = rope.evaluate(wide["k"], *angles), wide["v"]
+    if scaled:
+        keys, values = keys / scales[0][:, None], values / scales[1][:, None]
+    expected = kv_write.evaluate(before[None].astype(np.float64), keys, values, slots, **paging)
     close(cache, expected[0], kv if kv is not DType.F32 else x)
 
 

@@ -10,9 +10,10 @@ import mlir.ir as mlir
 import msgspec
 import numpy as np
 
-from warploom.codegen.backend import Backend, Progress, backend_of
+from warploom.codegen.backend import Backend, Progress
 from warploom.codegen.parameters import Parameters, exports
 from warploom.codegen.random_params import random_params
+from warploom.compile_options import KV_CACHES, backends_of, check_cache, context_of
 from warploom.errors import CompileError
 from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
 from warploom.frontend.dummy import dummy_checkpoint, dummy_tensor
@@ -24,20 +25,17 @@ from warploom.frontend.tensors import LazyTensor
 from warploom.frontend.tokenizer import TokenizerFiles
 from warploom.frontend.trace import Limits, geometry_of, trace
 from warploom.ir.context import new_context, print_module
-from warploom.ir.function import functions, path_of
+from warploom.ir.function import functions
 from warploom.ir.interpreter import evaluate_exports
-from warploom.ir.ops.experts import expert_linear
-from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.paged_cache import block_size
 from warploom.ir.ops.parameters import checkpoint as checkpoint_op
-from warploom.ir.rewrite import entries, is_op
+from warploom.ir.rewrite import is_op
 from warploom.ir.types import DType, type_of
 from warploom.ir.verify import PREPARE, verify
-from warploom.passes.decisions import recorded
-from warploom.passes.donate import REFUSED
 from warploom.passes.pipeline import pipeline, run
 from warploom.passes.quantization.scheme import Choice, Rules
 from warploom.plugins import load_plugins
+from warploom.refusals import refuse_surprises
 from warploom.runtime.artifact import Artifact, ArtifactWriter, ir_folder, load
 from warploom.runtime.manifest import (
     GenerationInfo,
@@ -52,9 +50,6 @@ from warploom.version import __version__
 
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 MAX_SEQUENCES = 1024  # running at once, at most; devices take fewer by default
-
-
-KV_CACHES = {"auto": None, "fp8": DType.F8, "int8": DType.I8}
 
 
 @dataclass(frozen=True)
@@ -139,12 +134,12 @@ def compile(
     """
     load_plugins(plugins)
     rules = Rules(quantization)
-    backends = _backends([target] if isinstance(target, str) else target, rules, deterministic)
+    backends = backends_of([target] if isinstance(target, str) else target, rules, deterministic)
     progress("reading the checkpoint", 0.0)
     checkpoint = dummy_checkpoint(model_id) if dummy_weights else open_checkpoint(model_id)
     geometry = geometry_of(checkpoint.config)
-    _check_cache(kv_cache, geometry, backends)
-    context = _context(geometry, max_context)
+    check_cache(kv_cache, geometry, backends)
+    context = context_of(geometry, max_context)
     folder = Path(out) if out is not None else Path(f"{_model_name(model_id)}-{_file_name(rules)}.warploom")
     targets: dict[str, TargetInfo] = {}
     random: dict[str, RandomParam] = {}
@@ -167,54 +162,6 @@ def compile(
         _add_tokenizer(checkpoint.tokenizer, writer)
         writer.finish(_manifest(job, targets, random, _num_parameters(module)))
     return load(folder)
-
-
-def _backends(targets: Sequence[str], rules: Rules, deterministic: bool) -> list[Backend]:
-    if not targets or len(set(targets)) < len(targets):
-        raise CompileError(
-            "compile needs each target once",
-            expected="cpu, cuda:<arch>, or several",
-            found=", ".join(targets) or "none",
-        )
-    backends = [backend_of(target, deterministic) for target in targets]
-    for backend in backends:
-        _check_quantization(backend, rules)
-    return backends
-
-
-def _check_cache(kv_cache: str, geometry: Geometry, backends: Sequence[Backend]) -> None:
-    if kv_cache not in KV_CACHES:
-        raise CompileError("unknown kind of KV cache", expected=", ".join(KV_CACHES), found=repr(kv_cache))
-    for backend in backends:
-        kinds = backend.kv_caches if geometry.kv_tensors == 2 else ("auto",)
-        if kv_cache not in kinds:
-            raise CompileError(
-                f"{backend.target.name} has no kernels for an {kv_cache} cache of this model",
-                expected=", ".join(kinds),
-                found=f"{kv_cache}, {'keys and values' if geometry.kv_tensors == 2 else 'latent rows'}",
-                fix="choose another kv_cache",
-            )
-
-
-def _check_quantization(backend: Backend, rules: Rules) -> None:
-    missing = [family for family in rules.families if family not in backend.quantizations]
-    if missing:
-        raise CompileError(
-            f"{backend.target.name} has no kernels for {missing[0]} weights yet",
-            expected=", ".join(backend.quantizations),
-            found=str(rules),
-            fix="choose another quantization, or another target",
-        )
-
-
-def _context(geometry: Geometry, wanted: int | None) -> int:
-    if wanted is None:
-        return geometry.max_context
-    if not 1 <= wanted <= geometry.max_context:
-        raise CompileError(
-            "max_context is out of range", expected=f"1 to {geometry.max_context} tokens", found=str(wanted)
-        )
-    return wanted
 
 
 def _as_asked(tensors: Mapping[str, LazyTensor], rules: Rules) -> dict[str, LazyTensor]:
@@ -270,41 +217,8 @@ def _lower(job: _Job, writer: ArtifactWriter) -> mlir.Module:
         if text != previous:
             writer.add_text(f"{folder}/{number:02}-{name}.mlir", text)
         previous = text
-    _check_in_place(module)
-    _check_experts(module, job.backend.target.name)
+    refuse_surprises(module, job.backend.target.name)
     return module
-
-
-def _check_in_place(module: mlir.Module) -> None:
-    """A step that copies its cache would be a surprise."""
-    for function in entries(module):
-        for operation in function.ops:
-            if REFUSED in operation.attributes:
-                reason = operation.attributes[REFUSED].value
-                raise CompileError(f"{path_of(operation)}: the KV cache would be copied", found=reason)
-        for line in recorded(function):
-            path, _, reason = line.partition(f": {kv_write.name}: no kernel for 1 ops: ")
-            if reason:
-                raise CompileError(
-                    f"no kernel writes the keys and values of {path} into the KV cache",
-                    expected="heads of a size that the target's kernels take",
-                    found=reason,
-                    fix="compile for another target, or use another model",
-                )
-
-
-def _check_experts(module: mlir.Module, target: str) -> None:
-    """In core ops every token would copy the matrices of its experts: right, but far too slow."""
-    for function in entries(module):
-        for line in recorded(function):
-            path, _, reason = line.partition(f": {expert_linear.name}: no kernel for 1 ops: ")
-            if reason:
-                raise CompileError(
-                    f"{target} has no kernel for the experts of {path}",
-                    expected="a target and sizes that its kernels of mixtures of experts take",
-                    found=reason,
-                    fix="compile for a target that has one (`cpu`, f32 activations), or use a dense model",
-                )
 
 
 def _prepare(job: _Job, module: mlir.Module, wanted: Container[str], writer: ArtifactWriter) -> None:

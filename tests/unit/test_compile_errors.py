@@ -62,7 +62,7 @@ CASES: dict[str, tuple[Change, type[errors.WarploomError], list[str]]] = {
     "unknown architecture": (
         edit_config(architectures=["NovelForCausalLM"]),
         errors.UnsupportedModelError,
-        ["NovelForCausalLM", "LlamaForCausalLM, MinistralForCausalLM"],
+        ["NovelForCausalLM", "LlamaForCausalLM, "],
     ),
     "unknown field": (edit_config(novel_gate=3), errors.UnsupportedModelError, ["novel_gate=3"]),
     "other activation": (edit_config(hidden_act="gelu"), errors.UnsupportedModelError, ["'silu'", "'gelu'"]),

@@ -1,0 +1,64 @@
+"""What `compile` may be asked for: targets, quantization, cache and context, each checked against the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from warploom.codegen.backend import Backend, backend_of
+from warploom.errors import CompileError
+from warploom.frontend.models.registry import Geometry
+from warploom.ir.types import DType
+from warploom.passes.quantization.scheme import Rules
+
+KV_CACHES = {"auto": None, "fp8": DType.F8, "int8": DType.I8}
+
+
+def backends_of(targets: Sequence[str], rules: Rules, deterministic: bool) -> list[Backend]:
+    """The backends of the targets; CompileError if one is unknown, named twice, or has no kernels for the weights."""
+    if not targets or len(set(targets)) < len(targets):
+        raise CompileError(
+            "compile needs each target once",
+            expected="cpu, cuda:<arch>, or several",
+            found=", ".join(targets) or "none",
+        )
+    backends = [backend_of(target, deterministic) for target in targets]
+    for backend in backends:
+        _check_quantization(backend, rules)
+    return backends
+
+
+def _check_quantization(backend: Backend, rules: Rules) -> None:
+    missing = [family for family in rules.families if family not in backend.quantizations]
+    if missing:
+        raise CompileError(
+            f"{backend.target.name} has no kernels for {missing[0]} weights yet",
+            expected=", ".join(backend.quantizations),
+            found=str(rules),
+            fix="choose another quantization, or another target",
+        )
+
+
+def check_cache(kv_cache: str, geometry: Geometry, backends: Sequence[Backend]) -> None:
+    """Raise a CompileError if there is no such KV cache, or a backend has no kernels for it."""
+    if kv_cache not in KV_CACHES:
+        raise CompileError("unknown kind of KV cache", expected=", ".join(KV_CACHES), found=repr(kv_cache))
+    for backend in backends:
+        kinds = backend.kv_caches if geometry.kv_tensors == 2 else ("auto",)
+        if kv_cache not in kinds:
+            raise CompileError(
+                f"{backend.target.name} has no kernels for an {kv_cache} cache of this model",
+                expected=", ".join(kinds),
+                found=f"{kv_cache}, {'keys and values' if geometry.kv_tensors == 2 else 'latent rows'}",
+                fix="choose another kv_cache",
+            )
+
+
+def context_of(geometry: Geometry, wanted: int | None) -> int:
+    """The most tokens of one sequence: what is wanted, which the model can, or all that it can."""
+    if wanted is None:
+        return geometry.max_context
+    if not 1 <= wanted <= geometry.max_context:
+        raise CompileError(
+            "max_context is out of range", expected=f"1 to {geometry.max_context} tokens", found=str(wanted)
+        )
+    return wanted

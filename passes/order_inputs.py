@@ -4,9 +4,9 @@
 
 so V, whose groups of columns are neighbours, can stay quantized. What makes x is then asked to make it in that order:
 elementwise ops of linears, as down(swiglu(gate(x), up(x))), by the rows of their weights, which `@prepare` orders once;
-a norm by its gain, so that kernels can still norm what they read. What is left is gathered in the step: the running
-sum, which other weights read in other orders, and heads of attention, each of which is one sum over keys. Both are in
-the decisions. Linears that read one value in one order read one gather.
+a norm by its gain, so that kernels can still norm, and widen, what they read. What is left is gathered in the step: the
+running sum, which other weights read in other orders, and heads of attention, each of which is one sum over keys. All
+of it is in the decisions. Linears that read one value in one order read one gather.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import mlir.ir as mlir
 from warploom.ir.function import Function, path_of
 from warploom.ir.ops.columns import place_columns, take_columns
 from warploom.ir.ops.dequantize import dequantize
+from warploom.ir.ops.elementwise import cast
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import layer_norm, rms_norm
 from warploom.ir.ops.shape import broadcast, full, gather, slice_axis
@@ -62,10 +63,10 @@ def _moved(function: Function, rules: Rules) -> Iterator[mlir.Operation]:
 
 def _absorbed(take: mlir.Operation) -> str:
     """Move an order into what makes the value, as far as it goes; what became of it."""
-    (x, order), where = take.operands, "gathered in every step"
-    norm = producer(x, *NORMS)
-    if norm is not None and users(x) == [take] and all(map(is_weight, list(norm.operands)[1:])):
-        take, where = _before_norm(take, norm), "gathered in every step, before the norm"
+    order, where = take.operands[1], "gathered in every step"
+    if passed := _passed(take):
+        where += ", before the norm" if is_op(passed[0], *NORMS) else ""
+        take = _before(take, passed)
     reason = _refusal(take.operands[0], take)
     if reason is not None:
         return f"{where}: {reason}"
@@ -75,15 +76,34 @@ def _absorbed(take: mlir.Operation) -> str:
     return "folded into the rows of the weights before it"
 
 
-def _before_norm(take: mlir.Operation, norm: mlir.Operation) -> mlir.Operation:
-    """A norm of ordered columns in place of the ordered columns of a norm; the op that now orders."""
-    x, order = norm.operands[0], take.operands[1]
+def _passed(take: mlir.Operation) -> list[mlir.Operation]:
+    """What makes the value alone and is better done to ordered columns: a norm, rounded or not, or a widening cast."""
+    casting = producer(take.operands[0], cast)
+    norm = producer(take.operands[0] if casting is None else casting.operands[0], *NORMS)
+    ops = [operation for operation in (norm, casting) if operation is not None]
+    readers = [users(operation.results[0]) for operation in ops]
+    if readers != [[reader] for reader in [*ops[1:], take][: len(ops)]]:
+        return []
+    if norm is not None:
+        return ops if all(map(is_weight, list(norm.operands)[1:])) else []
+    return ops if all(_bytes(op.operands[0]) < _bytes(op.results[0]) for op in ops) else []
+
+
+def _bytes(value: mlir.Value) -> int:
+    return type_of(value).dtype.numpy.itemsize
+
+
+def _before(take: mlir.Operation, ops: list[mlir.Operation]) -> mlir.Operation:
+    """The same ops of ordered columns in place of the ordered columns of their result; the op that now orders."""
+    (x, *sides), order = ops[0].operands, take.operands[1]
     with before(take):
         ordered = take_columns(x, order)
-        mapping = {x: ordered} | {side: gather(side, order) for side in list(norm.operands)[1:]}
-        copy_op(norm, mapping)
-    replace(take, [mapping[norm.results[0]]])
-    norm.erase()
+        mapping = {x: ordered} | {side: gather(side, order) for side in sides}
+        for operation in ops:
+            copy_op(operation, mapping)
+    replace(take, [mapping[ops[-1].results[0]]])
+    for operation in reversed(ops):
+        operation.erase()
     result: mlir.Operation = ordered.owner.operation
     return result
 

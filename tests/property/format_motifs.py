@@ -14,7 +14,7 @@ from tests.property.motifs import HIDDEN, Builder
 from warploom.ir.ops.activation import silu, swiglu
 from warploom.ir.ops.columns import place_columns
 from warploom.ir.ops.dequantize import dequantize
-from warploom.ir.ops.elementwise import add, cast
+from warploom.ir.ops.elementwise import add, as_dtype, cast
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import along_columns, layer_norm, rms_norm
 from warploom.ir.ops.quantize import quantize
@@ -106,7 +106,7 @@ def _normed(choose: Builder, x: mlir.Value) -> mlir.Value:
     gain = choose.parameter(tensor((HIDDEN,)), 0.5, 1.5)
     if choose.integer(0, 1):
         return layer_norm(x, gain, choose.parameter(tensor((HIDDEN,)), -1, 1), eps=1e-2)
-    return rms_norm(x, gain, eps=1e-2)
+    return as_dtype(rms_norm(x, gain, eps=1e-2), choose.choice([DType.F32, DType.BF16]))
 
 
 BEFORE: tuple[Callable[[Builder, mlir.Value], mlir.Value] | None, ...] = (_gate, _halves, _biased, _normed, None)

@@ -8,7 +8,8 @@ from itertools import product
 import msgspec
 
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
-from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile
+from warploom.codegen.cuda.kernels.stream_gemv import StreamSpec, streams
+from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile, StreamTile
 from warploom.ir.types import DType
 
 SMALL_WEIGHT = 1 << 23  # elements; below it time goes to latency, and few tiles are worth a try
@@ -16,6 +17,8 @@ SMALL_WEIGHT = 1 << 23  # elements; below it time goes to latency, and few tiles
 
 def candidates(problem: LinearProblem, thorough: bool = True) -> Iterator[Choice]:
     """Choices for single ranges of tokens; `thorough`: all that may be fastest, else one of each sort."""
+    if streams(problem):
+        yield from (Choice(1, tile, fused_norm=True) for tile in _stream(problem, thorough))
     if problem.weight.dtype is DType.BF16:
         yield from (_all if thorough else _one_of_each)(problem)
     else:
@@ -122,6 +125,20 @@ def _gemv(problem: LinearProblem, tokens: int) -> Iterator[GemvTile]:
             continue
         if 8 <= per_thread <= 32 and 24 <= in_flight <= 128 and tokens * per_thread <= 128:
             yield GemvTile(rows, columns, ahead, warps, tokens)
+
+
+def _stream(problem: LinearProblem, thorough: bool) -> Iterator[StreamTile]:
+    if not thorough:
+        yield StreamTile(2, ahead=2, blocks=24, num_warps=4)
+        return
+    parts = 2 if problem.epilogue == "swiglu" else 1
+    for rows, ahead, blocks, warps in product((1, 2, 4, 8), (2, 3, 4, 6, 8), (132, 264, 396), (4, 8, 16)):
+        spec = StreamSpec(problem, StreamTile(rows, ahead, blocks, warps), pdl=True)
+        loads = -(-parts * rows * spec.piece // (32 * warps)) * spec.pieces  # of 16 bytes, of a thread
+        numbers = spec.pieces * 4 * spec.numbers  # of x
+        resident = warps * blocks // 132
+        if spec.ahead == ahead and 8 <= resident <= 16 and 4 <= loads * ahead <= 20 and numbers <= 64:
+            yield spec.tile
 
 
 def _skinny(problem: LinearProblem, tokens: int) -> Iterator[SkinnyTile]:

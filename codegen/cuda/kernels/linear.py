@@ -15,7 +15,17 @@ from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.round_rows import RoundRowsSpec
 from warploom.codegen.cuda.kernels.skinny_gemm import SkinnySpec
-from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile, Tile
+from warploom.codegen.cuda.kernels.stream_gemv import StreamSpec
+from warploom.codegen.cuda.kernels.tiles import (
+    Choice,
+    GemmTile,
+    GemvTile,
+    MixedTile,
+    RingTile,
+    SkinnyTile,
+    StreamTile,
+    Tile,
+)
 from warploom.codegen.cuda.kernels.unpack_weight import UnpackSpec
 from warploom.codegen.cuda.tuning import choices_for
 from warploom.errors import CompileError
@@ -78,7 +88,7 @@ def _steps(
 ) -> list[Step]:
     """Norm, rounding and unpacking first, where the kernel does not do them, then the kernel."""
     steps = []
-    if problem.rounded or (problem.norm is not None and not choice.fused_norm):
+    if (problem.rounded or problem.norm is not None) and not choice.fused_norm:
         first, made = _rows_first(problem, slots, rows, memory, target)
         steps.append(first)
         problem, slots = problem.prepared(), slots | made
@@ -118,7 +128,8 @@ def _check_end(problem: LinearProblem, choice: Choice) -> None:
     """Splits need memory for every tile, and a GEMV holds all tokens."""
     end, tile = choice.up_to, choice.tile
     unbounded = isinstance(tile, SkinnyTile | RingTile) and tile.splits > 1 and end is None
-    if unbounded or (isinstance(tile, GemvTile) and (end is None or end > tile.block_t)):
+    most = tile.block_t if isinstance(tile, GemvTile) else 1 if isinstance(tile, StreamTile) else None
+    if unbounded or (most is not None and (end is None or end > most)):
         raise CompileError(
             f"a choice for {problem.name} is for more tokens than its tile can take", found=f"{tile} up to {end}"
         )
@@ -126,8 +137,10 @@ def _check_end(problem: LinearProblem, choice: Choice) -> None:
 
 def linear_spec(
     problem: LinearProblem, tile: Tile, target: CudaTarget
-) -> GemvSpec | SkinnySpec | RingSpec | MixedSpec | GemmSpec:
+) -> GemvSpec | StreamSpec | SkinnySpec | RingSpec | MixedSpec | GemmSpec:
     """The kernel of a problem with a tile."""
+    if isinstance(tile, StreamTile):
+        return StreamSpec(problem, tile, target.has_tma)
     if isinstance(tile, GemvTile):
         return GemvSpec(problem, tile, target.has_tma)
     if isinstance(tile, SkinnyTile):

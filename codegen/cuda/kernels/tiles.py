@@ -21,6 +21,19 @@ class GemvTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gem
     block_t: int = 1
 
 
+class StreamTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="stream"):
+    """One token on CUDA cores: `blocks` blocks hold x in registers and compute `block_n` outputs at a time.
+
+    Attributes:
+        ahead: how often `block_n` outputs' rows of W are in flight, loaded before the previous kernel is waited for.
+    """
+
+    block_n: int
+    ahead: int
+    blocks: int
+    num_warps: int
+
+
 class SkinnyTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="skinny"):
     """Few tokens on tensor cores, W on their left side: a block computes `block_n` outputs of `block_t` tokens.
 
@@ -87,7 +100,7 @@ class GemmTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gem
     halves: bool = False
 
 
-Tile: TypeAlias = GemvTile | SkinnyTile | RingTile | MixedTile | GemmTile
+Tile: TypeAlias = GemvTile | StreamTile | SkinnyTile | RingTile | MixedTile | GemmTile
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +108,7 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         up_to: the last of the range, which begins after the previous choice's; None: no end.
-        fused_norm: the norm is part of the kernel, if there is one; else a kernel before it.
+        fused_norm: norm and rounding of x are parts of the kernel, if there are any; else a kernel before it.
     """
 
     up_to: int | None

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,60 +132,10 @@ def _serve() -> None:
             answers.flush()
 
 
-def _words(array: np.ndarray, pack: int) -> list[np.ndarray]:
-    """Elements as the registers that hold `pack` of them, one after another."""
-    words = np.ascontiguousarray(array).reshape(-1, pack).view(np.uint32)
-    return list(words.T)
-
-
-def _run_ptx(asm: str, inputs: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
-    """The outputs of a few instructions on registers of 32 bits, all lanes at once."""
-    import ml_dtypes
-
-    registers = {f"${count + i}": word for i, word in enumerate(inputs)}
-
-    def value(name: str) -> Any:
-        return registers[name] if name in registers else np.uint32(int(name, 0))
-
-    def permuted(a: Any, b: Any, selector: Any) -> Any:
-        chosen = [(int(selector) >> 4 * i) & 7 for i in range(4)]
-        pieces = [((a, b)[at // 4] >> np.uint32(8 * (at % 4))) & np.uint32(255) for at in chosen]
-        return sum((piece << np.uint32(8 * i) for i, piece in enumerate(pieces)), np.zeros_like(a))
-
-    def looked_up(a: Any, b: Any, c: Any, table: Any) -> Any:
-        cases = [
-            (a if i & 4 else ~a) & (b if i & 2 else ~b) & (c if i & 1 else ~c) for i in range(8) if int(table) >> i & 1
-        ]
-        return np.bitwise_or.reduce([np.broadcast_to(case, a.shape) for case in cases])
-
-    def pairs(word: Any) -> Any:
-        halves = np.ascontiguousarray(np.broadcast_to(word, inputs[0].shape))[:, None].view(ml_dtypes.bfloat16)
-        return halves.astype(np.float64)
-
-    def fused(a: Any, b: Any, c: Any) -> Any:
-        return np.ascontiguousarray((pairs(a) * pairs(b) + pairs(c)).astype(ml_dtypes.bfloat16)).view(np.uint32)[:, 0]
-
-    instructions: dict[str, Callable[..., Any]] = {
-        "mov.b32": lambda a: a,
-        "shl.b32": lambda a, n: a << n,
-        "and.b32": lambda a, b: a & b,
-        "prmt.b32": permuted,
-        "lop3.b32": looked_up,
-        "fma.rn.bf16x2": fused,
-    }
-    for line in (line.strip() for line in asm.split(";")):
-        name, _, rest = line.removeprefix("{").strip().partition(" ")
-        if name in instructions:
-            target, *operands = (part.strip() for part in rest.split(","))
-            registers[target] = instructions[name](*map(value, operands))
-        elif name not in (".reg", "}"):
-            raise ValueError(f"{name} is no instruction that is known here")
-    return [np.broadcast_to(registers[f"${i}"], inputs[0].shape) for i in range(count)]
-
-
 def _mend() -> None:
     """What Triton 3.6 gets wrong: loops to scalars of kernels (NumPy 2.4), products and casts of narrow floats; fma."""
     import ml_dtypes
+    from ptx_instructions import run_ptx, words  # beside this file, which is run as a script
     from triton import language as tl
     from triton.runtime import interpreter
 
@@ -222,12 +172,15 @@ def _mend() -> None:
 
     def inline(_: Any, asm: str, constraints: str, args: Any, types: Any, pure: bool, pack: int) -> Any:
         shape = args[0].data.shape
-        inputs = [_words(arg.data, pack) for arg in args]
-        outputs = _run_ptx(asm, [word for words in inputs for word in words], constraints.count("="))
+        inputs = [words(arg.data, pack) for arg in args]
+        outputs = run_ptx(asm, [word for words in inputs for word in words], constraints.count("="))
         each = len(outputs) // len(types)
         parts = (np.stack(outputs[i : i + each], -1) for i in range(0, len(outputs), each))
-        found = [part.view(np.uint16).reshape(shape) for part in parts]  # of 16 bits an element
-        handles = [interpreter.TensorHandle(x, t.scalar) for x, t in zip(found, types, strict=True)]
+        handles = []
+        for part, dtype in zip(parts, types, strict=True):
+            bits = dtype.scalar.primitive_bitwidth
+            view = np.float32 if bits == 32 else np.uint16
+            handles.append(interpreter.TensorHandle(part.view(view).reshape(shape), dtype.scalar))
         return SimpleNamespace(get_result=handles.__getitem__)
 
     interpreter.InterpreterBuilder.create_inline_asm = inline

@@ -31,6 +31,9 @@ def neighbours(choice: Choice) -> Iterator[Choice]:
     steps: list[dict[str, int]]
     if isinstance(tile, GemvTile):
         steps = [{"ahead": n} for n in (1, 2, 3, 4, 6, 8)] + [{"num_warps": n} for n in (1, 2, 4, 8)]
+    elif isinstance(tile, StreamTile):
+        steps = [{"ahead": n} for n in (1, 2, 3, 4, 6, 8)] + [{"blocks": n} for n in (132, 264, 396)]
+        steps += [{"block_n": n} for n in (1, 2, 4, 8)]
     elif isinstance(tile, SkinnyTile):
         steps = [{"ahead": n} for n in (0, 1, 4, 8)] + [{"num_stages": tile.num_stages + n} for n in (-1, 1, 2)]
         steps += [{"splits": n} for n in (1, 2, 3, 4, 5, 6) if choice.up_to is not None]

@@ -51,6 +51,12 @@ def _after_attention(function: Function) -> list[mlir.Operation]:
     return ops[attends[-1] + 1 :] if attends else []
 
 
+def weight_paths(module: mlir.Module) -> list[str]:
+    """Paths of all modules that patterns of rules are matched with."""
+    readers = (op for f in entries(module) for op in f.ops if is_op(op, linear, embed, expert_linear, head_linear))
+    return list(dict.fromkeys(path for reader in readers for path in module_paths(reader)))
+
+
 def module_paths(operation: mlir.Operation) -> list[str]:
     """Paths of modules that a weight belongs to: where it is used, and where it is stored."""
     names = parameters_of(operation.operands[2 if is_op(operation, expert_linear) else 1])

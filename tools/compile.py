@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,10 +20,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from warploom.errors import CompileError
 from warploom.tools.reports import Summary, summarize
 from warploom.tools.table import count, size
+from warploom.tools.text_files import read_text
 
 if TYPE_CHECKING:
     from warploom.runtime.artifact import Artifact
 
+SECONDS_BETWEEN_LINES = 30.0
+TERMINATED = 128 + signal.SIGTERM  # the exit code that a shell shows for a process that it ended
 _EXAMPLES = """\
 examples:
   warploom compile HuggingFaceTB/SmolLM2-135M-Instruct -o smollm2
@@ -59,7 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "int4:g64:zeros; or by module: lm_head=bf16,*=int4 (see docs/quantization.md)",
     )
     parser.add_argument(
-        "--calibration", type=Path, metavar="FILE", help="a text for schemes that want one, such as int4:awq"
+        "--calibration",
+        metavar="FILE",
+        help="a text for schemes that want one, such as int4:awq; -: standard input",
     )
     parser.add_argument(
         "--kv-cache",
@@ -94,14 +102,14 @@ def run(args: argparse.Namespace) -> None:
     """Compile the model of a parsed command line and print what came out."""
     started = time.perf_counter()
     compile_model = _compiler()
-    with _progress() as progress:
+    with _leaving_nothing_when_terminated(), _progress() as progress:
         artifact = compile_model(
             args.model,
             target=args.target or "cpu",
             deterministic=args.deterministic,
             quantization=args.quantization,
             kv_cache=args.kv_cache,
-            calibration=args.calibration.read_text() if args.calibration else None,
+            calibration=None if args.calibration is None else read_text(args.calibration),
             out=args.out,
             max_context=args.max_context,
             dummy_weights=args.dummy_weights,
@@ -132,13 +140,43 @@ def _compiler() -> Callable[..., Artifact]:
 
 
 @contextmanager
+def _leaving_nothing_when_terminated() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, as Ctrl-C does, so that the unfinished artifact is removed."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
-    """A callback whose last report is drawn on stderr; nothing is drawn unless that is a terminal."""
+    """A callback whose last report is drawn on stderr; without a terminal, a line of it every half minute."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as display:
+    with Progress(*columns, console=console, transient=True) as display:
         task = display.add_task("starting", total=1.0)
         yield lambda stage, fraction: display.update(task, description=f"{stage:<24}", completed=fraction)
+
+
+class _Lines:
+    """Prints where a long compilation is, for logs."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            print(f"{stage}: {fraction:.0%}", file=sys.stderr, flush=True)
 
 
 def _closing(summary: Summary, seconds: float) -> str:
@@ -149,6 +187,6 @@ def _closing(summary: Summary, seconds: float) -> str:
             f"  weights   {size(sizes.weights)} ({summary.quantization}, {count(summary.num_parameters)} parameters)",
             f"  code      {size(sizes.code)} ({summary.num_kernels} kernels, {', '.join(summary.variants)})",
             f"  artifact  {summary.path} ({size(sizes.total)})",
-            f"try: warploom generate {summary.path} {'--chat ' if summary.chat else ''}'Why is the sky blue?'",
+            f"try: warploom generate {quote(summary.path)} {'--chat ' if summary.chat else ''}'Why is the sky blue?'",
         ]
     )

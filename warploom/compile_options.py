@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import mlir.ir as mlir
 
 from warploom.codegen.backend import Backend, backend_of
 from warploom.errors import CompileError
 from warploom.frontend.models.registry import Geometry
 from warploom.ir.types import DType
 from warploom.passes.quantization.scheme import Rules
+from warploom.passes.quantize_weights import weight_paths
 
 KV_CACHES = {"auto": None, "fp8": DType.F8, "int8": DType.I8}
 
@@ -50,6 +55,19 @@ def check_cache(kv_cache: str, geometry: Geometry, backends: Sequence[Backend]) 
                 expected=", ".join(kinds),
                 found=f"{kv_cache}, {'keys and values' if geometry.kv_tensors == 2 else 'latent rows'}",
                 fix="choose another kv_cache",
+            )
+
+
+def check_patterns(module: mlir.Module, rules: Rules) -> None:
+    """Raise a CompileError if a pattern of the rules fits none of the model's weights: it is misspelt."""
+    paths = weight_paths(module)
+    for pattern, _ in rules.by_pattern:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise CompileError(
+                f"the quantization pattern {pattern!r} fits no weight of this model",
+                expected="a pattern of " + ", ".join(dict.fromkeys(re.sub(r"\.\d+\b", ".*", path) for path in paths)),
+                found=str(rules),
+                fix="correct the pattern, or leave it out",
             )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from warploom.codegen.backend import Backend, Progress
 from warploom.codegen.parameters import Parameters, exports
 from warploom.codegen.random_params import random_params
-from warploom.compile_options import KV_CACHES, backends_of, check_cache, context_of
+from warploom.compile_options import KV_CACHES, backends_of, check_cache, check_patterns, context_of
 from warploom.errors import CompileError
 from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
 from warploom.frontend.dummy import dummy_checkpoint, dummy_tensor
@@ -175,6 +175,12 @@ def _as_asked(tensors: Mapping[str, LazyTensor], rules: Rules) -> dict[str, Lazy
 
 def _calibrate(checkpoint: Checkpoint, rules: Rules, text: str | None, progress: Progress) -> dict[str, LazyTensor]:
     """Scales of activations by name, where a scheme wants them."""
+    if text is not None and not rules.need_text:
+        raise CompileError(
+            f"{rules} reads no calibration text",
+            expected="a scheme that does, such as int4:awq",
+            fix="leave the text out, or choose another quantization",
+        )
     if not rules.need_text or not checkpoint.tensors:  # dummy weights are measured for speed only
         return {}
     if text is None:
@@ -207,6 +213,7 @@ def _lower(job: _Job, writer: ArtifactWriter) -> mlir.Module:
     require = dummy_tensor if job.dummy_weights else job.checkpoint.require
     module = trace(job.checkpoint.config, require, job.cache, job.limits, job.backend.activation)
     verify(module)
+    check_patterns(module, job.rules)
     folder = ir_folder(job.backend.target.name)
     previous = print_module(module)
     writer.add_text(f"{folder}/00-trace.mlir", previous)

@@ -107,6 +107,8 @@ def test_a_bad_model_is_refused_by_name(case: str, model: Path, tmp_path: Path) 
         ({"quantization": "int4:g128"}, ["groups of 128", "model.layers.0", "int8"]),
         ({"quantization": "int4:awq"}, ["needs a calibration text", "--calibration"]),
         ({"quantization": "int4:awq", "calibration": "a word"}, ["too short", "256 tokens"]),
+        ({"quantization": "int8", "calibration": "a word"}, ["int8 reads no calibration text", "int4:awq"]),
+        ({"quantization": "lm_haed=bf16,*=int8"}, ["'lm_haed' fits no weight", "lm_head", "model.layers.*.mlp"]),
         ({"kv_cache": "fp4"}, ["fp4", "fp8"]),
         ({"kv_cache": "fp8", "target": "cuda:sm_80"}, ["fp8", "cuda:sm_80", "int8"]),
         ({"max_context": 1000}, ["1000", "128"]),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +51,8 @@ def test_dummy_weights_need_a_config_only(run_cli: RunCLI, tmp_path: Path) -> No
         (["x", "--target", "tpu"], "tpu"),
         (["{model}", "--max-context", "100000"], "max_context"),
         (["{model}", "-o", "{model}"], "is not an artifact"),
+        (["{model}", "--quantization", "int4:awq", "--calibration", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["{model}", "--quantization", "int4:awq", "--calibration", sys.executable], "UTF-8 text"),
     ],
 )
 def test_bad_input_exits_with_2_and_leaves_nothing(
@@ -60,6 +66,27 @@ def test_bad_input_exits_with_2_and_leaves_nothing(
     assert (result.returncode, result.stdout) == (2, "")
     assert named in result.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_compilation_that_is_ended_leaves_nothing(tmp_path: Path, signum: signal.Signals, code: int) -> None:
+    model = write_tiny_model(tmp_path / "tiny-llama")
+    command = [sys.executable, "-m", "warploom.tools.cli", "compile", str(model), "-o", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not any(tmp_path.glob(".out.*.tmp")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signum)
+        assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == code
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-llama"]
+
+
+def test_the_last_line_can_be_copied_into_a_shell(run_cli: RunCLI, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "tiny-llama")
+    printed = run_cli("compile", model, "-o", tmp_path / "ünï 🧵").stdout.splitlines()[-1]
+    _, program, command, artifact, *_ = shlex.split(printed)
+    assert (program, command, artifact) == ("warploom", "generate", str(tmp_path / "ünï 🧵"))
 
 
 def test_a_serving_install_says_what_compiling_needs(

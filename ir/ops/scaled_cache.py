@@ -13,7 +13,7 @@ import numpy as np
 
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue
-from warploom.ir.op import Chooser, Op, Operand
+from warploom.ir.op import Chooser, Op, Operand, op_of
 from warploom.ir.ops.attention import Attention, attention
 from warploom.ir.ops.elementwise import div, mul
 from warploom.ir.ops.kv_write import KvWrite, kv_write
@@ -122,3 +122,10 @@ def _size(x: mlir.Value) -> int:
 
 scaled_kv_write, scaled_attention = ScaledKvWrite(), ScaledAttention()
 WRITES, ATTENTIONS = (kv_write, scaled_kv_write), (attention, scaled_attention)
+
+
+def parts_of(operation: mlir.Operation) -> tuple[list[mlir.Value], list[mlir.Value], list[mlir.Value]]:
+    """Of an attention: q, kv, page_table, query_start and context_lens; its scales, if any; its sinks, if any."""
+    values = list(operation.operands)
+    scales = [values.pop(2)] if op_of(operation) is scaled_attention else []
+    return values[:5], scales, values[5:]

@@ -45,6 +45,7 @@ from warploom.codegen.cpu.values import (
 from warploom.ir.function import Function
 from warploom.ir.ops.alibi import slopes
 from warploom.ir.ops.attention import attention
+from warploom.ir.ops.scaled_cache import ATTENTIONS, parts_of
 from warploom.ir.types import type_of
 
 KIND = "attention"
@@ -60,7 +61,8 @@ class AttentionSpec:
     """attention [T, num_heads, head_dim] over pages of 16 keys; kv_dtype f32, bf16, f8e4m3
     or i8 (with exponents, see `row_i8.py`); window and softcap 0 are none.
 
-    `sinks` is the dtype of one sink per head, or "" where there are none; `alibi` 0 is none.
+    `sinks` is the dtype of one sink per head, or "" where there are none; `alibi` 0 is none; `scaled`: numbers of the
+    cache stand on scales [2, num_kv_heads], of the keys and the values of each head.
     """
 
     num_heads: int
@@ -72,6 +74,7 @@ class AttentionSpec:
     softcap: float = 0.0
     sinks: str = ""
     alibi: float = 0.0
+    scaled: bool = False
 
     dims = ("T", "S", "P")
 
@@ -84,7 +87,13 @@ class AttentionSpec:
         softcap = f"_softcap_{self.softcap!r}" if self.softcap else ""
         sinks = f"_sinks_{self.sinks}" if self.sinks else ""
         alibi = f"_alibi_{self.alibi.hex()}" if self.alibi else ""
-        return (shape + scale + window + softcap + sinks + alibi).replace(".", "_").replace("+", "").replace("-", "m")
+        scaled = "_scaled" if self.scaled else ""
+        return (
+            (shape + scale + window + softcap + sinks + alibi + scaled)
+            .replace(".", "_")
+            .replace("+", "")
+            .replace("-", "m")
+        )
 
     @property
     def block(self) -> int:
@@ -124,7 +133,7 @@ class AttentionSpec:
         return 4 * self.tokens * self.heads * (BLOCK + self.head_dim + LANES + 2)
 
     def emit(self, library: Library) -> None:
-        """Operands: q, kv (at the layer), page_table, query_start, context_lens, sinks (if any), out."""
+        """Operands: q, kv (at the layer), page_table, query_start, context_lens, sinks and scales (if any), out."""
         operands = {
             "q": "f32",
             "kv": self.kv_dtype,
@@ -132,6 +141,7 @@ class AttentionSpec:
             "query_start": "i32",
             "context_lens": "i32",
             **({"sinks": self.sinks} if self.sinks else {}),
+            **({"scales": "f32"} if self.scaled else {}),
             "out": "f32",
         }
         with library.kernel(self.name, operands, self.dims) as k, k.tiles() as tile:
@@ -245,10 +255,19 @@ class Rows:
             else:
                 self.maxima[row] = constant(MASKED, "f32")
 
+    @property
+    def kv_head(self) -> Value:
+        """Whose keys the tile attends."""
+        return self.group * self.spec.heads // (self.spec.num_heads // self.spec.num_kv_heads)
+
+    def static_scale(self, which: int) -> Value:
+        """Of the keys (0) or values (1) of the tile's head."""
+        return self.k.operands["scales"][self.kv_head + which * self.spec.num_kv_heads]
+
     def find_pages(self, block: Value, stop: Value) -> list[Ptr]:
         """The pages of a block of keys, at the tile's kv head; past the last page, that page again (masked later)."""
         spec = self.spec
-        kv_head = self.group * spec.heads // (spec.num_heads // spec.num_kv_heads)
+        kv_head = self.kv_head
         table = self.k.operands["page_table"].at(self.sequence * self.k.dims["P"])
         last = (stop - 1) >> 4
         indices = [load_index(table, minimum((block >> 4) + i, last)) for i in range(BLOCK_PAGES)]
@@ -294,6 +313,8 @@ class Rows:
             if self.spec.window:
                 mask = mask & (keys + i * LANES > visible - self.spec.window)
             raw = self.scores.load(row * BLOCK + i * LANES) * self.spec.scale
+            if self.spec.scaled:
+                raw = raw * self.static_scale(0)
             if cap := self.spec.softcap:
                 raw = tanh(raw * (1 / cap)) * cap
             if self.falling is not None:
@@ -335,17 +356,17 @@ class Rows:
         spec = self.spec
         target = self.k.operands["out"].at((self.first * spec.num_heads + self.group * spec.heads) * spec.head_dim)
         for row in range(self.count):
-            inverse = 1.0 / reduce_add(self.sums.load(row * LANES))
+            inverse = (self.static_scale(1) if spec.scaled else 1.0) / reduce_add(self.sums.load(row * LANES))
             for i in range(0, spec.head_dim, LANES):
                 target.store(self.row_offset(row) + i, self.out.load(row * spec.head_dim + i) * inverse)
 
 
 def match(group: Function) -> Match | str:
     """The kernel of a group that is one `attention`, or why there is none."""
-    operation = groups.only_op(group, attention)
+    operation = groups.only_op(group, *ATTENTIONS)
     if isinstance(operation, str):
         return operation
-    q, kv, page_table, query_start, context_lens, *sinks = operation.operands
+    (q, kv, page_table, query_start, context_lens), scales, sinks = parts_of(operation)
     attrs = attention.attrs_of(operation)
     tokens, num_heads, head_dim = type_of(q).shape
     refusal = groups.refuse_activations(q) or groups.refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
@@ -354,11 +375,13 @@ def match(group: Function) -> Match | str:
     heads = (groups.static(num_heads), groups.static(type_of(kv).shape[3]))
     shape = (*heads, groups.static(head_dim), type_of(kv).dtype.value)
     sink_dtype = type_of(sinks[0]).dtype.value if sinks else ""
-    spec = AttentionSpec(*shape, attrs["scale"], attrs["window"], attrs["softcap"], sink_dtype, attrs["alibi"])
+    spec = AttentionSpec(
+        *shape, attrs["scale"], attrs["window"], attrs["softcap"], sink_dtype, attrs["alibi"], bool(scales)
+    )
     operands = (
         groups.input_slot(group, q),
         groups.kv_slot(group, kv, attrs["layer"]),
-        *(groups.input_slot(group, value) for value in (page_table, query_start, context_lens, *sinks)),
+        *(groups.input_slot(group, value) for value in (page_table, query_start, context_lens, *sinks, *scales)),
         groups.result_slot(group, operation.results[0]),
     )
     sequences, width = type_of(page_table).shape

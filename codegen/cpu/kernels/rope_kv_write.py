@@ -30,6 +30,7 @@ from warploom.codegen.cpu.values import LANES, Value, convert_int, maximum, mini
 from warploom.ir.function import Function
 from warploom.ir.ops.kv_write import F8_MAX, kv_write
 from warploom.ir.ops.rope import rope
+from warploom.ir.ops.scaled_cache import WRITES
 from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import type_of
 
@@ -43,7 +44,7 @@ class RopeKvWriteSpec:
     """k and v [T, num_kv_heads, head_dim] into pages of kv_dtype, k rotated; q [T, num_heads, head_dim] rotated.
 
     The first `rotary_dim` elements of a head are rotated, none if it is 0. Without q (None) num_heads is 0, and only
-    the cache is written.
+    the cache is written. `scaled`: on scales [2, num_kv_heads], of the keys and the values of each head.
     """
 
     num_heads: int
@@ -54,6 +55,7 @@ class RopeKvWriteSpec:
     q: Range | None
     k: Range
     v: Range
+    scaled: bool = False
 
     dims = ("T",)
     tiles = "T"
@@ -64,7 +66,7 @@ class RopeKvWriteSpec:
         rotated = "" if self.rotary_dim == self.head_dim else f"r{self.rotary_dim}"
         shape = f"{self.num_heads}x{self.num_kv_heads}x{self.head_dim}{rotated}"
         sources = f"k{self.k}_v{self.v}" if self.q is None else f"q{self.q}_k{self.k}_v{self.v}"
-        return f"rope_kv_write_{self.kv_dtype}_{shape}_{sources}"
+        return f"rope_kv_write_{self.kv_dtype}{'_scaled' if self.scaled else ''}_{shape}_{sources}"
 
     @property
     def flops(self) -> str:
@@ -83,9 +85,10 @@ class RopeKvWriteSpec:
         return 5 * self.head_dim
 
     def emit(self, library: Library) -> None:
-        """Operands: q (if any), k, v, cos and sin (if any), slots, kv (at the layer), rotated q (if any)."""
+        """Operands: q (if any), k, v, cos and sin, slots, scales (if any), kv (at the layer), rotated q (if any)."""
         angle_tables = {"cos": "f32", "sin": "f32"} if self.rotary_dim else {}
-        inputs = {"k": "f32", "v": "f32", **angle_tables, "slots": "i32", "kv": self.kv_dtype}
+        scales = {"scales": "f32"} if self.scaled else {}
+        inputs = {"k": "f32", "v": "f32", **angle_tables, "slots": "i32", **scales, "kv": self.kv_dtype}
         operands = inputs if self.q is None else {"q": "f32", **inputs, "rotated": "f32"}
         with library.kernel(self.name, operands, self.dims) as k, k.tiles() as token:
             angles = self._load_angles(k, token)
@@ -116,16 +119,19 @@ class RopeKvWriteSpec:
         cos, sin = (k.operands[name].at(token * (self.rotary_dim // 2)) for name in ("cos", "sin"))
         return [(cos.load(i, self._lanes, mask), sin.load(i, self._lanes, mask)) for i, mask in self._vectors()]
 
-    def _rotate(self, x: Ptr, angles: Angles, out: Ptr) -> None:
-        """Pairs (i, i + R/2) of one head, each product and sum rounded, as in the numpy meaning; the rest as it is."""
+    def _rotate(self, x: Ptr, angles: Angles, out: Ptr, scale: Value | None = None) -> None:
+        """Pairs (i, i + R/2) of one head, each product and sum rounded, as in the numpy meaning; the rest as it is.
+
+        What is written is divided by the scale, if there is one.
+        """
         half, lanes = self.rotary_dim // 2, self._lanes
         for (i, mask), (cos, sin) in zip(self._vectors(), angles, strict=True):
             low, high = x.load(i, lanes, mask), x.load(half + i, lanes, mask)
-            out.store(i, _within_f8(out, low * cos - high * sin), mask)
-            out.store(half + i, _within_f8(out, high * cos + low * sin), mask)
+            out.store(i, _stored(out, low * cos - high * sin, scale), mask)
+            out.store(half + i, _stored(out, high * cos + low * sin, scale), mask)
         for i in range(self.rotary_dim, self.head_dim, LANES):
             mask = None if self.head_dim - i >= LANES else first_lanes(self.head_dim - i)
-            out.store(i, _within_f8(out, x.load(i, LANES, mask)), mask)
+            out.store(i, _stored(out, x.load(i, LANES, mask), scale), mask)
 
     def _write_slot(self, k: Kernel, token: Value, slot: Value, angles: Angles) -> None:
         """Keys go to column slot % 16 of [head_dim, 16], values to row slot % 16 of [16, head_dim]."""
@@ -133,24 +139,35 @@ class RopeKvWriteSpec:
         page = k.operands["kv"].at((slot >> 4) * (2 * self.num_kv_heads * block))
         keys = k.operands["k"].at(token * self.k.stride + self.k.start)
         values = k.operands["v"].at(token * self.v.stride + self.v.start)
-        write = self._write_i8 if self.kv_dtype == "i8" else self._write_floats
         with loop(0, self.num_kv_heads) as head:
             at = head * self.head_dim
             blocks = page.at(head * block), page.at((head + self.num_kv_heads) * block)
-            write(k.scratch, keys.at(at), values.at(at), blocks, slot & (PAGE - 1), angles)
+            place = k.scratch, keys.at(at), values.at(at), blocks, slot & (PAGE - 1), angles
+            if self.kv_dtype == "i8":
+                self._write_i8(*place)
+            else:
+                heads = head, head + self.num_kv_heads
+                self._write_floats(*place, [k.operands["scales"][i] if self.scaled else None for i in heads])
 
     def _write_floats(
-        self, scratch: Ptr, key: Ptr, value: Ptr, blocks: tuple[Ptr, Ptr], offset: Value, angles: Angles
+        self,
+        scratch: Ptr,
+        key: Ptr,
+        value: Ptr,
+        blocks: tuple[Ptr, Ptr],
+        offset: Value,
+        angles: Angles,
+        scales: Sequence[Value | None],
     ) -> None:
         size, bits = self.head_dim, f"i{8 * ELEMENT_BYTES[self.kv_dtype]}"
         rotated = scratch.cast(self.kv_dtype)
-        self._rotate(key, angles, rotated)
+        self._rotate(key, angles, rotated, scales[0])
         column = blocks[0].at(offset).cast(bits)
         with loop(0, size) as i:
             column[i * PAGE] = rotated.cast(bits)[i]
         row = blocks[1].at(offset * size)
         for lane in range(0, size, LANES):
-            row.store(lane, _within_f8(row, value.load(lane)))
+            row.store(lane, _stored(row, value.load(lane), scales[1]))
 
     def _write_i8(
         self, scratch: Ptr, key: Ptr, value: Ptr, blocks: tuple[Ptr, Ptr], offset: Value, angles: Angles
@@ -166,17 +183,19 @@ class RopeKvWriteSpec:
         blocks[1].at(offset)[size * PAGE] = round_row_to_i8(value, size, row.store)
 
 
-def _within_f8(out: Ptr, value: Value) -> Value:
-    """What an FP8 cache can hold of a value: beyond F8_MAX rounding would make a NaN."""
+def _stored(out: Ptr, value: Value, scale: Value | None) -> Value:
+    """What a cache holds of a value on a scale: in FP8, rounding beyond F8_MAX would make a NaN."""
+    if scale is not None:
+        value = value / scale
     return minimum(maximum(value, -F8_MAX), F8_MAX) if out.element == "f8e4m3" else value
 
 
 def match(group: Function) -> Match | str:
     """The kernel of a `kv_write`, possibly of a rotated k, and with one q rotated by the same angles; else why not."""
-    write = next((op for op in group.ops if is_op(op, kv_write)), None)
+    write = next((op for op in group.ops if is_op(op, *WRITES)), None)
     if write is None:
         return "there is no kv_write"
-    kv, k, v, slots = write.operands
+    kv, k, v, slots, *scales = write.operands
     rotation = producer(k, rope)
     attrs, angles = kv_write.attrs_of(write), [] if rotation is None else list(rotation.operands)[1:]
     tokens, num_kv_heads, head_dim = type_of(k).shape
@@ -191,10 +210,11 @@ def match(group: Function) -> Match | str:
     q = rotated[0].range if queries else None
     shape = (static(type_of(queries[0]).shape[1]) if queries else 0, static(num_kv_heads), static(head_dim))
     rotary_dim = 2 * static(type_of(angles[0]).shape[1]) if angles else 0
-    spec = RopeKvWriteSpec(*shape, rotary_dim, type_of(kv).dtype.value, q, rotated[-1].range, values.range)
+    ranges = q, rotated[-1].range, values.range
+    spec = RopeKvWriteSpec(*shape, rotary_dim, type_of(kv).dtype.value, *ranges, bool(scales))
     operands = (
         *(input_slot(group, source.matrix) for source in sources),
-        *(input_slot(group, value) for value in (*angles, slots)),
+        *(input_slot(group, value) for value in (*angles, slots, *scales)),
         kv_slot(group, kv, attrs["layer"]),
         *(result_slot(group, value) for value in queries),
     )

@@ -24,7 +24,7 @@ from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE
 from warploom.ir.function import Function
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.kv_write import kv_write
-from warploom.ir.ops.scaled_cache import ATTENTIONS, WRITES, scaled_attention
+from warploom.ir.ops.scaled_cache import ATTENTIONS, WRITES, parts_of
 from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import DType, type_of
 from warploom.runtime.expr import Expr
@@ -75,20 +75,13 @@ def _fresh(group: Function, operation: mlir.Operation, write: mlir.Operation) ->
     paging = [kv_write.attrs_of(write)[name] for name in ("layer", "page_size", "k_layout")]
     if paging != [attention.attrs_of(operation)[name] for name in ("layer", "page_size", "k_layout")]:
         return "attention reads another layer than is written"
-    if list(scales) != _parts(operation)[1]:
+    if list(scales) != parts_of(operation)[1]:
         return "attention reads on other scales than is written"
     return found
 
 
-def _parts(operation: mlir.Operation) -> tuple[list[mlir.Value], list[mlir.Value], list[mlir.Value]]:
-    """q, kv, page_table, query_start and context_lens of an attention; its scales, if any; its sinks, if any."""
-    values = list(operation.operands)
-    scales = [values.pop(2)] if is_op(operation, scaled_attention) else []
-    return values[:5], scales, values[5:]
-
-
 def _problem(operation: mlir.Operation, found: Projected | None, target: CudaTarget) -> AttentionProblem | str:
-    (q, kv, *_), scales, sinks = _parts(operation)
+    (q, kv, *_), scales, sinks = parts_of(operation)
     attrs = attention.attrs_of(operation)
     _, num_heads, head_dim = type_of(q).shape
     num_kv_heads = type_of(kv).shape[3]
@@ -130,7 +123,7 @@ def _attended(
     found: Projected | None,
     problem: AttentionProblem,
 ) -> Attended:
-    (q, kv, page_table, query_start, context_lens), scales, sinks = _parts(operation)
+    (q, kv, page_table, query_start, context_lens), scales, sinks = parts_of(operation)
     values = {"page_table": page_table, "query_start": query_start, "context_lens": context_lens}
     values |= dict(zip(("sinks",), sinks, strict=False)) | dict(zip(("scales",), scales, strict=False))
     if write is None or found is None:

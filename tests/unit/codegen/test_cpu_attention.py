@@ -14,6 +14,7 @@ from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernels.attention import PAGE, AttentionSpec
 from warploom.ir.ops import int8_rows
 from warploom.ir.ops.attention import attention
+from warploom.ir.ops.scaled_cache import scaled_attention
 
 DTYPES = {
     "f32": np.dtype(np.float32),
@@ -33,11 +34,13 @@ class Batch:
     query_start: np.ndarray
     context_lens: np.ndarray
     sinks: tuple[np.ndarray, ...] = ()
+    scales: tuple[np.ndarray, ...] = ()
 
     def run(self, spec: AttentionSpec, isa: Isa, threads: int = 1) -> np.ndarray:
         out = np.full_like(self.q, np.nan)
         dims = {"T": len(self.q), "S": len(self.context_lens), "P": self.page_table.shape[1]}
-        arrays = [self.q, self.kv, self.page_table, self.query_start, self.context_lens, *self.sinks, out]
+        arrays = [self.q, self.kv, self.page_table, self.query_start, self.context_lens]
+        arrays += [*self.sinks, *self.scales, out]
         compiled(spec, isa)(arrays, dims, threads)
         return out
 
@@ -54,7 +57,8 @@ class Batch:
             "alibi": spec.alibi,
         }
         rest = (self.page_table, self.query_start, self.context_lens, *self.sinks)
-        return attention.evaluate(self.q.astype(np.float64), kv, *rest, **attrs)
+        meaning = scaled_attention if self.scales else attention
+        return meaning.evaluate(self.q.astype(np.float64), kv, *self.scales, *rest, **attrs)
 
 
 def make_batch(spec: AttentionSpec, sequences: list[tuple[int, int]], padding: int = 0, seed: int = 0) -> Batch:
@@ -78,7 +82,8 @@ def make_batch(spec: AttentionSpec, sequences: list[tuple[int, int]], padding: i
     contexts = np.array([context for _, context in sequences], np.int32)
     sinks = (rng.standard_normal(spec.num_heads).astype(np.float32) * 3,) if spec.sinks else ()
     kv = in_int8(kv, spec) if spec.kv_dtype == "i8" else kv.astype(DTYPES[spec.kv_dtype])
-    return Batch(q, kv, table, starts, contexts, sinks)
+    scales = (rng.uniform(0.3, 2, (2, spec.num_kv_heads)).astype(np.float32),) if spec.scaled else ()
+    return Batch(q, kv, table, starts, contexts, sinks, scales)
 
 
 def in_int8(kv: np.ndarray, spec: AttentionSpec) -> np.ndarray:
@@ -105,6 +110,8 @@ SPECS = [
     spec_of(8, 2, 80, window=100),
     spec_of(8, 1, 128, "bf16", window=17),
     spec_of(6, 2, 64, "f8e4m3"),
+    spec_of(6, 2, 64, "f8e4m3", scaled=True),
+    spec_of(6, 3, 32, "f8e4m3", scaled=True, softcap=1.5, sinks="f32"),
     spec_of(6, 2, 64, "i8"),
     spec_of(8, 1, 80, "i8", window=17),
     spec_of(2, 1, 256),
@@ -144,7 +151,7 @@ def in_chunks(batch: Batch, sequence: int, chunks: list[int]) -> list[Batch]:
     for size in chunks:
         context, q = context + size, batch.q[begin : begin + size]
         starts, contexts = np.array([0, size], np.int32), np.array([context], np.int32)
-        steps.append(Batch(q, batch.kv, table, starts, contexts, batch.sinks))
+        steps.append(Batch(q, batch.kv, table, starts, contexts, batch.sinks, batch.scales))
         begin += size
     assert begin == end
     return steps

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import ml_dtypes
 import mlir.ir as mlir
 import numpy as np
@@ -16,6 +19,7 @@ from warploom.ir.dims import DimRange
 from warploom.ir.function import Function, FunctionBuilder
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.rope import rope
+from warploom.ir.ops.scaled_cache import scaled_kv_write
 from warploom.ir.ops.shape import reshape, slice_axis
 from warploom.ir.types import tensor
 
@@ -50,6 +54,8 @@ SPECS = [
     fused(4, 2, 80, "bf16", rotary=20),
     fused(2, 2, 32, "f32", rotary=6),
     fused(4, 2, 64, "f8e4m3"),
+    replace(fused(4, 2, 80, "f8e4m3", rotary=20), scaled=True),
+    replace(fused(4, 2, 64, "f32"), scaled=True),
     fused(4, 2, 64, "i8"),
     fused(2, 2, 80, "i8", rotary=20),
     RopeKvWriteSpec(0, 2, 96, 96, "bf16", None, Range(7, 300), Range(0, 192)),
@@ -77,9 +83,15 @@ def test_rotation_and_write_are_their_meaning(spec: RopeKvWriteSpec, tokens: int
     v = read(spec.v, spec.num_kv_heads)
     v[0] = 0  # q, k and v may be one array
     k = rope.evaluate(read(spec.k, spec.num_kv_heads), cos, sin)
-    expected = kv_write.evaluate(kv, k, v, slots, layer=0, page_size=PAGE, k_layout="dim_major")
+    paging: dict[str, Any] = {"layer": 0, "page_size": PAGE, "k_layout": "dim_major"}
+    scales = rng.uniform(0.1, 2, (2, spec.num_kv_heads)).astype(np.float32)
+    if spec.scaled:
+        expected = scaled_kv_write.evaluate(kv, k, v, slots, scales, **paging)
+    else:
+        expected = kv_write.evaluate(kv, k, v, slots, **paging)
     rotated = np.full((tokens, spec.num_heads, spec.head_dim), np.nan, np.float32)
-    arrays = [sources[spec.k], sources[spec.v], *((cos, sin) if spec.rotary_dim else ()), slots, kv]
+    tables = (*((cos, sin) if spec.rotary_dim else ()), slots, *((scales,) if spec.scaled else ()))
+    arrays = [sources[spec.k], sources[spec.v], *tables, kv]
     if spec.q is not None:
         arrays = [sources[spec.q], *arrays, rotated]
     compiled(spec, isa)(arrays, {"T": tokens}, threads=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from warploom.errors import ModelNotFoundError
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 # Names, not `*.safetensors`: repositories also hold copies of the weights in other layouts (consolidated, fp16, ...).
 TEXT_FILES = (
     "config.json",
@@ -26,13 +26,14 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether `text` has the form of a hub id, `name` or `owner/name`, and not that of a path to a file."""
+    """Whether `text` has the form of a hub id, `owner/name` or `owner/name@revision`, not that of a path to a file."""
     return HUB_ID.fullmatch(text) is not None and not text.startswith(".") and not text.endswith(".gguf")
 
 
 def fetch_model(model_id: str) -> Path:
     """The local folder of a hub model: config, tokenizer and weights, downloaded unless the cache has them.
 
+    An id may end in `@` and a branch, tag or commit; without one, the hub's default branch is meant.
     Weights come as safetensors; as pickles only when the repository has no safetensors. Code in the repository is
     never downloaded.
 
@@ -52,7 +53,11 @@ def _snapshot(model_id: str, patterns: Sequence[str]) -> Path:
 
     try:
         with hub_progress() as bar_class:
-            return Path(snapshot_download(model_id, allow_patterns=list(patterns), tqdm_class=bar_class))
+            name, _, revision = model_id.partition("@")
+            folder = snapshot_download(
+                name, revision=revision or None, allow_patterns=list(patterns), tqdm_class=bar_class
+            )
+            return Path(folder)
     except errors.GatedRepoError as error:
         raise ModelNotFoundError(
             f"access to {model_id} is restricted by its owner",

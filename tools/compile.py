@@ -44,7 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Compile a model ahead of time into an artifact: a folder with code, weights and tokenizer."
     parser.epilog = _EXAMPLES
     parser.add_argument(
-        "model", metavar="MODEL", help="a Hugging Face hub id, a folder in Hugging Face's layout, or a .gguf file"
+        "model",
+        metavar="MODEL",
+        help="a Hugging Face hub id, possibly with @revision, a folder in Hugging Face's layout, or a .gguf file",
     )
     parser.add_argument(
         "--target",

@@ -105,7 +105,7 @@ def compile(
     """Compile a model ahead of time.
 
     Args:
-        model_id: a hub id, a folder in Hugging Face's layout, or a `.gguf` file.
+        model_id: a hub id, `owner/name` or `owner/name@revision`, a folder in Hugging Face's layout, or a `.gguf` file.
         target: `cpu`, or `cuda:<arch>` such as `cuda:sm_90`, or several of them for one artifact, which shares the
             weights that they pack alike; no GPU is needed.
         quantization: how weight matrices are stored: a scheme such as `bf16`, `int8`, `int4:g64` or `fp8` (see
@@ -205,7 +205,9 @@ def _file_name(rules: Rules) -> str:
 
 def _model_name(model_id: str | Path) -> str:
     path = Path(model_id)
-    return path.stem if path.suffix == ".gguf" else path.resolve().name if path.is_dir() else path.name
+    if path.is_dir():
+        return path.resolve().name
+    return path.stem if path.suffix == ".gguf" else Path(str(model_id).partition("@")[0]).name
 
 
 def _lower(job: _Job, writer: ArtifactWriter) -> mlir.Module:

@@ -70,7 +70,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     asked: list[list[str]] = []
 
-    def fake_download(model_id: str, *, allow_patterns: list[str], tqdm_class: type) -> str:
+    def fake_download(model_id: str, *, revision: str | None, allow_patterns: list[str], tqdm_class: type) -> str:
         asked.append(allow_patterns)
         return str(tmp_path)
 
@@ -136,7 +136,19 @@ def test_broken_download_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch)
     assert "kept" in str(caught.value.fix)
 
 
-@pytest.mark.parametrize("text", ["gpt2", "HuggingFaceTB/SmolLM2-135M-Instruct", "a/b.c_d-e"])
+def test_a_revision_is_named_behind_the_model(tmp_path: Path) -> None:
+    snapshot(tmp_path / "hub", "somebody/tiny").rename(tmp_path / "hub/models--somebody--tiny/snapshots/v2")
+    (tmp_path / "hub/models--somebody--tiny/refs/refs/pr").mkdir(parents=True)
+    (tmp_path / "hub/models--somebody--tiny/refs/refs/pr/1").write_text("v2")
+    program = "from warploom.frontend.hub import fetch_model; print(fetch_model('somebody/tiny@refs/pr/1').name)"
+    assert run_offline(tmp_path, program).stdout == "v2\n"
+    missing = run_offline(tmp_path, program.replace("pr/1", "pr/2")).stderr
+    assert "somebody/tiny@refs/pr/2 is not in the local cache" in missing
+
+
+@pytest.mark.parametrize(
+    "text", ["gpt2", "HuggingFaceTB/SmolLM2-135M-Instruct", "a/b.c_d-e", "a/b@v1.0", "a/b@refs/pr/3"]
+)
 def test_hub_ids(text: str) -> None:
     assert is_hub_id(text)
 

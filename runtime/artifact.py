@@ -140,12 +140,7 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactError(
-            f"{folder} is not an artifact",
-            expected=f"a folder with {MANIFEST_FILE}",
-            found="no such file" if folder.is_dir() else "no such folder",
-            fix="give the path that `warploom compile` printed",
-        ) from error
+        raise _no_artifact(folder) from error
     try:
         version = msgspec.json.decode(text, type=dict[str, Any]).get("format_version")
         if version != FORMAT_VERSION:
@@ -159,6 +154,18 @@ def _read_manifest(folder: Path) -> Manifest:
         return msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"The manifest {path} is corrupt", found=str(error), fix=_AGAIN) from error
+
+
+def _no_artifact(folder: Path) -> ArtifactError:
+    """What is there instead; a model that was not compiled is told apart."""
+    is_model = folder.suffix == ".gguf" if folder.is_file() else (folder / "config.json").is_file()
+    found = "a file" if folder.is_file() else "no such file in it" if folder.is_dir() else "nothing at that path"
+    return ArtifactError(
+        f"{folder} is not an artifact",
+        expected=f"a folder with {MANIFEST_FILE}",
+        found="a model that is not compiled yet" if is_model else found,
+        fix=f"warploom compile {folder}" if is_model else "give the path that `warploom compile` printed",
+    )
 
 
 def _check_file(folder: Path, name: str, info: FileInfo, hashed: bool) -> None:

@@ -36,10 +36,12 @@ def read_program(source: str) -> mlir.Module:
     """Return the verified program of a file or of standard input, in the current context.
 
     Raises:
-        IRError: it cannot be read, does not parse, or is malformed; the message names place and op.
+        IRError: it cannot be read, is empty, does not parse, or is malformed; the message names place and op.
     """
     text = read_text(source)
     where = "standard input" if source == STDIN else source
+    if not text.strip():
+        raise IRError(f"{where} is empty", expected="an IR program", fix="`warploom inspect ARTIFACT ir` lists some")
     try:
         module = parse(text)
         verify(module)

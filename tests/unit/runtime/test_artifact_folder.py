@@ -219,8 +219,12 @@ def flip(folder: Path, name: str, at: int) -> None:
 
 
 CORRUPTIONS: dict[str, tuple[Any, str]] = {
-    "no folder": (lambda f: f.rename(f.with_name("gone")), "is not an artifact"),
-    "no manifest": (lambda f: (f / "manifest.json").unlink(), "is not an artifact"),
+    "no folder": (lambda f: f.rename(f.with_name("gone")), "is not an artifact(.|\n)*nothing at that path"),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "is not an artifact(.|\n)*no such file in it"),
+    "a model": (
+        lambda f: (f / "manifest.json").rename(f / "config.json"),
+        "is not an artifact(.|\n)*not compiled yet(.|\n)*warploom compile ",
+    ),
     "manifest is not JSON": (lambda f: (f / "manifest.json").write_text("{oops"), "corrupt"),
     "manifest is not UTF-8": (lambda f: (f / "manifest.json").write_bytes(b'{"a": "\xff"}'), "corrupt"),
     "manifest is empty": (lambda f: (f / "manifest.json").write_text("{}"), "format_version None"),

@@ -115,6 +115,7 @@ def test_opt_names_what_is_wrong_with_passes(
 
 
 MALFORMED = {
+    " \n": "is empty",
     "func.func @f(": "does not parse",
     'func.func @f(%x: tensor<4xf32>) { "wl.nonsense"(%x) : (tensor<4xf32>) -> ()\n return }': "wl.nonsense",
     'func.func @f(%x: tensor<4xf32>) -> tensor<5xf32> { %y = "wl.neg"(%x) : (tensor<4xf32>) -> tensor<5xf32>\n'

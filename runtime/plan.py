@@ -80,6 +80,20 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when: Guard | None = None
 
 
+class Replacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One launch in place of several, on CUDA: on GPUs that hold all its blocks at once, and where its guard holds.
+
+    Attributes:
+        launch: takes the place of the last of them; its `when` is not None.
+        replaces: places in the entry's launches, rising.
+        multiprocessors: that a GPU must have; on one with fewer the others run.
+    """
+
+    launch: Launch
+    replaces: list[int]
+    multiprocessors: int
+
+
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One native function of the artifact.
 
@@ -88,6 +102,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         externals: inputs and params; their order is the order of the ABI's `buffers` array.
         arena_bytes: size of the scratch arena that temps and results live in, an expression.
         zeroed_bytes: size of the arena that zeroed buffers live in, an expression.
+        replacements: of disjoint launches.
     """
 
     dims: dict[str, DimRange]
@@ -96,6 +111,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     launches: list[Launch]
     arena_bytes: Expr
     zeroed_bytes: Expr = 0
+    replacements: list[Replacement] = []
 
 
 class PointerParam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pointer"):
@@ -119,6 +135,15 @@ class TensorMapParam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     swizzle: int
 
 
+class TableParam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="table"):
+    """The address of a table on the device: the addresses of the next `count` operands, 64 bit each.
+
+    The operands are at one place in all steps: params, and views of the cache.
+    """
+
+    count: int
+
+
 class DimParam(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="dim"):
     """The value of the next dim of the launch, i32."""
 
@@ -133,6 +158,7 @@ class CudaInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         registers, spill_bytes: of a thread.
         pdl: the kernel waits for its predecessors itself (griddepcontrol), so it may be launched with programmatic
             stream serialization.
+        cooperative: its blocks wait for each other: all of them must be on the GPU at once.
     """
 
     cubin: str
@@ -143,7 +169,8 @@ class CudaInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     registers: int
     spill_bytes: int
     pdl: bool
-    params: list[PointerParam | TensorMapParam | DimParam]
+    params: list[PointerParam | TensorMapParam | TableParam | DimParam]
+    cooperative: bool = False
 
 
 class KernelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ from warploom.runtime.cuda.launch import CudaEntry
 from warploom.runtime.cuda.memory import DeviceMemory
 from warploom.runtime.cuda.modules import Modules
 from warploom.runtime.cuda.places import Arenas, place_buffers
+from warploom.runtime.cuda.replacements import kernels_of
 from warploom.runtime.expr import evaluate
 from warploom.runtime.plan import Plan
 from warploom.runtime.weights import numpy_dtype
@@ -104,7 +105,8 @@ def run_package(folder: Path, ordinal: int = 0, api: Any = None) -> dict[str, np
         resources.callback(driver.close)
         stream = driver.call("cuStreamCreate", driver.api.CUstream_flags.CU_STREAM_NON_BLOCKING)
         resources.callback(driver.release, "cuStreamDestroy", stream)
-        modules = Modules(driver, folder, plan.kernels, {launch.kernel for launch in entry.launches}, "cubin")
+        kernels = kernels_of(entry, driver.gpu.num_multiprocessors)
+        modules = Modules(driver, folder, plan.kernels, kernels, "cubin")
         resources.callback(modules.unload)
         memory = DeviceMemory(driver)
         resources.callback(memory.free)
@@ -117,7 +119,7 @@ def run_package(folder: Path, ordinal: int = 0, api: Any = None) -> dict[str, np
         zeroed = memory.take_zeroed("counters", evaluate(entry.zeroed_bytes, dims))
         places = place_buffers(entry, dims, fixed, Arenas(scratch, zeroed))
         driver.call("cuCtxSynchronize")
-        bound = CudaEntry(driver, stream, entry, plan.kernels, modules.functions, places, dims)
+        bound = CudaEntry(driver, stream, entry, plan.kernels, modules.functions, places, dims, memory)
         bound.resolve(dims)
         bound.enqueue()
         driver.call("cuStreamSynchronize", stream)

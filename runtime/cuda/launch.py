@@ -16,11 +16,24 @@ import numpy as np
 
 from warploom.errors import ArtifactError, EngineError
 from warploom.runtime.cuda.driver import Driver
+from warploom.runtime.cuda.memory import DeviceMemory
 from warploom.runtime.cuda.modules import Function, cuda_info
 from warploom.runtime.cuda.places import Place
+from warploom.runtime.cuda.replacements import Chosen, chosen_launches
 from warploom.runtime.cuda.tensor_map import BYTES, encode_tensor_map
 from warploom.runtime.expr import Expr, compile_exprs, evaluate
-from warploom.runtime.plan import DimParam, DimRange, Entry, Guard, KernelInfo, Launch, PointerParam, TensorMapParam
+from warploom.runtime.plan import (
+    CudaInfo,
+    DimParam,
+    DimRange,
+    Entry,
+    Guard,
+    KernelInfo,
+    Launch,
+    PointerParam,
+    TableParam,
+    TensorMapParam,
+)
 
 Config: TypeAlias = Any  # CUlaunchConfig
 _THREADS_OF_WARP = 32
@@ -35,21 +48,32 @@ class Queued(NamedTuple):
     params: int
 
 
+class _Condition(NamedTuple):
+    """A guard on number `place`."""
+
+    place: int
+    guard: Guard
+
+    def holds(self, numbers: Sequence[int]) -> bool:
+        return self.guard.min <= numbers[self.place] <= self.guard.max
+
+
 @dataclass(eq=False, slots=True)
 class _Group:
-    """Launches that agree in kernel, grid and guard. `grid`, `guarded`: indices into the numbers."""
+    """Launches that agree in kernel, grid and guards. `grid`: indices into the numbers."""
 
     config: Config
     grid: tuple[int, int, int]
-    guarded: int
-    guard: Guard | None
+    when: _Condition | None
+    unless: _Condition | None
     active: bool = False
 
     def resolve(self, numbers: Sequence[int]) -> None:
         """Decide whether the launches run, and how large their grids are."""
         x, y, z = (numbers[index] for index in self.grid)
-        guard = self.guard
-        self.active = bool(x and y and z) and (guard is None or guard.min <= numbers[self.guarded] <= guard.max)
+        self.active = bool(x and y and z) and (self.when is None or self.when.holds(numbers))
+        if self.unless is not None and self.unless.holds(numbers):
+            self.active = False
         if self.active:
             self.config.gridDimX, self.config.gridDimY, self.config.gridDimZ = x, y, z
 
@@ -61,6 +85,7 @@ class CudaEntry:
         kernels: facts of the plan's kernels. functions: the loaded ones, by name.
         places: of the entry's buffers.
         limits: the largest value of each dim.
+        memory: where tables of addresses go.
 
     Raises:
         ArtifactError: launches, kernels and buffers do not fit together.
@@ -75,21 +100,23 @@ class CudaEntry:
         functions: Mapping[str, Function],
         places: Mapping[str, Place],
         limits: Mapping[str, int],
+        memory: DeviceMemory,
     ) -> None:
-        self.launches, self.places = entry.launches, places
-        self._driver, self._stream = driver, stream
+        chosen = chosen_launches(entry, driver.gpu.num_multiprocessors)
+        self.launches, self.places = [launch for launch, _ in chosen], places
+        self._driver, self._stream, self._memory = driver, stream, memory
         self._ranges, self._limits = entry.dims, {name: limits[name] for name in entry.dims}
         self._moving = [(i, place) for i, place in enumerate(places.values()) if place.moving is not None]
         self._pointers = np.array([place.offset for place in places.values()], np.uint64)
         self._index = {name: index for index, name in enumerate(places)}
-        exprs = {expr: None for launch in entry.launches for expr in _exprs(launch)}
+        exprs = {expr: None for one in chosen for expr in _exprs(one)}
         self._number = {expr: index for index, expr in enumerate(exprs)}
         self._evaluate = compile_exprs(list(exprs), list(entry.dims))
         self._numbers = np.zeros(len(exprs), np.int32)
         self._constants: list[np.ndarray[Any, np.dtype[np.uint8]]] = [np.zeros(8, np.uint8)]  # a null pointer
         self._tensor_maps: dict[object, list[int]] = {}
         self._groups: dict[object, _Group] = {}
-        self._prepared = [self._prepare(launch, kernels, functions) for launch in entry.launches]
+        self._prepared = [self._prepare(one, kernels, functions) for one in chosen]
         self._resolved: tuple[int, ...] = ()
         self.queue: list[Queued] = []
 
@@ -146,21 +173,23 @@ class CudaEntry:
         return value
 
     def _prepare(
-        self, launch: Launch, kernels: Mapping[str, KernelInfo], functions: Mapping[str, Function]
+        self, chosen: Chosen, kernels: Mapping[str, KernelInfo], functions: Mapping[str, Function]
     ) -> tuple[_Group, Function, np.ndarray[Any, np.dtype[np.uint64]]]:
         """Group, function and table of parameters of one launch."""
+        launch, unless = chosen
         info = cuda_info(kernels, launch.kernel)
-        when = launch.when
-        key = (launch.kernel, *launch.grid, when)
+        key = (launch.kernel, *launch.grid, launch.when, unless)
         if key not in self._groups:
             grid = tuple(self._number[extent] for extent in launch.grid)
             if len(grid) != 3:
                 raise ArtifactError(f"A launch of {launch.kernel} has no grid", fix="compile the model again")
-            guarded = 0 if when is None else self._number[when.value]
-            config = launch_config(self._driver, self._stream, info.num_warps, info.shared_bytes, info.pdl)
-            self._groups[key] = _Group(config, grid, guarded, when)
+            config = launch_config(self._driver, self._stream, info)
+            self._groups[key] = _Group(config, grid, self._condition(launch.when), self._condition(unless))
         table = np.array(self._params(launch, kernels[launch.kernel]), np.uint64)
         return self._groups[key], functions[launch.kernel], table
+
+    def _condition(self, guard: Guard | None) -> _Condition | None:
+        return None if guard is None else _Condition(self._number[guard.value], guard)
 
     def _params(self, launch: Launch, kernel: KernelInfo) -> list[int]:
         """Addresses of the values of a kernel's parameters, in order."""
@@ -176,11 +205,24 @@ class CudaEntry:
                         table.append(_address(self._numbers, self._number[next(dims)]))
                     case TensorMapParam():
                         table += self._tensor_map(next(operands), param, launch, kernel)
+                    case TableParam(count=count):
+                        table.append(self._table([next(operands) for _ in range(count)], launch))
         except (StopIteration, KeyError) as error:
             raise _mismatch(launch) from error
         if next(operands, None) is not None or next(dims, None) is not None:
             raise _mismatch(launch)
         return [*table, null, null]
+
+    def _table(self, operands: Sequence[str], launch: Launch) -> int:
+        """The host address of the device address of the addresses of operands."""
+        places = [self.places[operand] for operand in operands]
+        moving = [place.moving for place in places if place.moving is not None]
+        if moving:
+            raise ArtifactError(f"{launch.kernel} has a table with the input {moving[0]}, which has no fixed place")
+        addresses = np.array([place.offset for place in places], np.uint64)
+        device = self._memory.take(f"table of {launch.kernel}", addresses.nbytes)
+        self._driver.call("cuMemcpyHtoD", device, addresses.ctypes.data, addresses.nbytes)
+        return self._constant(np.array([device], np.uint64))
 
     def _tensor_map(self, operand: str, param: TensorMapParam, launch: Launch, kernel: KernelInfo) -> list[int]:
         """Addresses of a tensor map and of the shape and strides that follow it."""
@@ -210,31 +252,37 @@ class CudaEntry:
         return room.ctypes.data + start
 
 
-def launch_config(driver: Driver, stream: Any, num_warps: int, shared_bytes: int, pdl: bool) -> Config:
+def launch_config(driver: Driver, stream: Any, info: CudaInfo) -> Config:
     """Return a launch configuration whose grid is to be filled in.
 
-    Args:
-        pdl: the kernel may start while the one before it still runs: it waits for that one itself, in every block,
-            before it touches anything that a kernel writes (`codegen.cuda.kernel`). So this is safe after any
-            kernel; after anything else (copies, events) the driver orders it as usual.
+    With `pdl` a kernel may start while the one before it still runs: it waits for that one itself, in every block,
+    before it touches anything that a kernel writes (`codegen.cuda.kernel`). So this is safe after any kernel; after
+    anything else (copies, events) the driver orders it as usual. A cooperative kernel whose blocks do not fit the GPU
+    at once is refused by the driver.
     """
     api = driver.api
     config = api.CUlaunchConfig()
     config.gridDimX = config.gridDimY = config.gridDimZ = 1
-    config.blockDimX, config.blockDimY, config.blockDimZ = _THREADS_OF_WARP * num_warps, 1, 1
-    config.sharedMemBytes = shared_bytes
+    config.blockDimX, config.blockDimY, config.blockDimZ = _THREADS_OF_WARP * info.num_warps, 1, 1
+    config.sharedMemBytes = info.shared_bytes
     config.hStream = stream
-    if pdl:
-        attribute = api.CUlaunchAttribute()
+    attributes: list[Any] = []
+    if info.pdl:
+        attributes.append(attribute := api.CUlaunchAttribute())
         attribute.id = api.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         attribute.value.programmaticStreamSerializationAllowed = 1
-        config.attrs = [attribute]
-        config.numAttrs = 1
+    if info.cooperative:
+        attributes.append(attribute := api.CUlaunchAttribute())
+        attribute.id = api.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+        attribute.value.cooperative = 1
+    if attributes:
+        config.attrs, config.numAttrs = attributes, len(attributes)
     return config
 
 
-def _exprs(launch: Launch) -> list[Expr]:
-    return [*launch.dims, *launch.grid, *([launch.when.value] if launch.when else [])]
+def _exprs(chosen: Chosen) -> list[Expr]:
+    launch, unless = chosen
+    return [*launch.dims, *launch.grid, *(guard.value for guard in (launch.when, unless) if guard is not None)]
 
 
 def _address(array: np.ndarray[Any, Any], index: int) -> int:

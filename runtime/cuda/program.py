@@ -14,6 +14,7 @@ from warploom.runtime.cuda.limits import CacheBudget, num_cache_pages, scratch_b
 from warploom.runtime.cuda.memory import DeviceMemory
 from warploom.runtime.cuda.modules import Modules
 from warploom.runtime.cuda.places import Arenas, place_buffers
+from warploom.runtime.cuda.replacements import kernels_of
 from warploom.runtime.cuda.results import DeviceArray
 from warploom.runtime.cuda.staging import InputBlock
 from warploom.runtime.cuda.weights import load_weights
@@ -64,7 +65,8 @@ class Program:
         self.plan = artifact.plan(target)
         self._driver, self._stream, self._limits = driver, stream, limits
         entries = named_entries(artifact, self.plan)
-        kernels = {launch.kernel for entry in entries.values() for launch in entry.launches}
+        multiprocessors = driver.gpu.num_multiprocessors
+        kernels = {name for entry in entries.values() for name in kernels_of(entry, multiprocessors)}
         modules = Modules(driver, artifact.path, self.plan.kernels, kernels, form)
         resources.callback(modules.unload)
         self._functions = modules.functions
@@ -124,7 +126,8 @@ class Program:
         }
         fixed = {**self._params, **handed_on, "kv": self.cache[0]}
         places = place_buffers(entry, self._limits, fixed, arenas)
-        return CudaEntry(self._driver, self._stream, entry, self.plan.kernels, self._functions, places, self._limits)
+        kernels, functions = self.plan.kernels, self._functions
+        return CudaEntry(self._driver, self._stream, entry, kernels, functions, places, self._limits, self.memory)
 
 
 def named_entries(artifact: Artifact, plan: Plan) -> dict[str, Entry]:

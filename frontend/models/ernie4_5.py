@@ -60,4 +60,5 @@ FAMILY = Family(
     ("Ernie4_5ForCausalLM", "Ernie4_5_MoeForCausalLM"),
     parse,
     ("interleaved RoPE", "mixture of experts", "shared experts", "routing by biases", "dense layers between"),
+    checked=("cpu", "cuda"),
 )

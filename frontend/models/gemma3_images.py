@@ -52,4 +52,10 @@ def parse(config: Mapping[str, Any]) -> TextPart:
     return TextPart(gemma.parse(text), "language_model")
 
 
-FAMILY = Family("Gemma 3 with images", ("Gemma3ForConditionalGeneration",), parse, ("text only: images are not read",))
+FAMILY = Family(
+    "Gemma 3 with images",
+    ("Gemma3ForConditionalGeneration",),
+    parse,
+    ("text only: images are not read",),
+    checked=("cpu", "cuda"),
+)

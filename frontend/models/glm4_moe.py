@@ -40,4 +40,5 @@ FAMILY = Family(
     ("Glm4MoeForCausalLM",),
     parse,
     ("mixture of experts", "shared experts", "sigmoid routing by groups", "dense layers between", "partial RoPE"),
+    checked=("cpu", "cuda"),
 )

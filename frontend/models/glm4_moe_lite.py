@@ -33,4 +33,5 @@ FAMILY = Family(
     ("Glm4MoeLiteForCausalLM",),
     parse,
     ("latent attention", "mixture of experts", "shared experts", "sigmoid routing by groups", "dense layers between"),
+    checked=("cpu", "cuda"),
 )

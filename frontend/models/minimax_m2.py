@@ -55,4 +55,5 @@ FAMILY = Family(
     ("MiniMaxM2ForCausalLM",),
     parse,
     ("mixture of experts", "sigmoid routing", "QK-norm of all heads", "partial RoPE"),
+    checked=("cpu", "cuda"),
 )

@@ -54,5 +54,9 @@ def _check(read: ConfigReader, inside: ConfigReader) -> None:
 
 
 FAMILY = Family(
-    "MPT", ("MptForCausalLM", "MPTForCausalLM"), parse, ("ALiBi", "LayerNorm without bias", "clipped q, k, v")
+    "MPT",
+    ("MptForCausalLM", "MPTForCausalLM"),
+    parse,
+    ("ALiBi", "LayerNorm without bias", "clipped q, k, v"),
+    checked=("cpu", "cuda"),
 )

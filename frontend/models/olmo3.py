@@ -43,4 +43,6 @@ def _rotaries(read: ConfigReader, head_dim: int) -> dict[str, Rotary]:
     return {FULL: whole, SLIDING: read_rotary(ConfigReader({"rope_parameters": own}, "OLMo 3"), head_dim)}
 
 
-FAMILY = Family("OLMo 3", ("Olmo3ForCausalLM",), parse, ("norms after", "QK-norm of all heads", "windows"))
+FAMILY = Family(
+    "OLMo 3", ("Olmo3ForCausalLM",), parse, ("norms after", "QK-norm of all heads", "windows"), checked=("cpu", "cuda")
+)

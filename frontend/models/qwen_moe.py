@@ -47,4 +47,5 @@ FAMILY = Family(
     ("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"),
     parse,
     ("mixture of experts", "shared expert", "dense layers between", "QK-norm"),
+    checked=("cpu", "cuda"),
 )

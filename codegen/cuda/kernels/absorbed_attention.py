@@ -14,6 +14,7 @@ import mlir.ir as mlir
 from warploom.codegen.cpu.kernels.groups import Columns, Range, columns_of, input_slot, kv_slot, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
+from warploom.codegen.cuda.kernels import hopper_expanded_attention
 from warploom.codegen.cuda.kernels.expand_latents import ExpandLatentsSpec, expand_tile
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSpec, ExpandedProblem, expanded_tile
 from warploom.codegen.cuda.kernels.expansion import Expansion, room_for
@@ -27,6 +28,7 @@ from warploom.codegen.cuda.kernels.latent_attention import (
     ragged_tile,
 )
 from warploom.codegen.cuda.target import PAGE_SIZE
+from warploom.ir.dims import DimLike
 from warploom.ir.function import Function
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.latent_attention import latent_attention
@@ -45,18 +47,20 @@ class AbsorbedProblem:
     """out [T, heads, value] for queries that are columns of a matrix, and rotated ones.
 
     Attributes:
+        tokens: T.
         weights: dtypes of the maps of queries and of results.
     """
 
     attention: LatentProblem
     expansion: Expansion
-    queries: Columns
+    tokens: DimLike
+    queries: Range
     weights: tuple[DType, DType]
 
     @property
     def temps(self) -> dict[str, Temp]:
         """By the names of operands: what kernels hand to one another."""
-        p, tokens = self.attention, type_of(self.queries.matrix).shape[0]
+        p, tokens = self.attention, self.tokens
         latents = Temp(tensor((tokens, p.num_heads, p.latent), DType.BF16))
         expanded = zip(self.expansion.operands, self.expansion.shapes, strict=True)
         return {
@@ -68,7 +72,7 @@ class AbsorbedProblem:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """What kernels read and write, by the names of their operands."""
 
     slots: Mapping[str, Slot]
@@ -91,7 +95,7 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     if target.deterministic:
         return "which keys are expanded depends on the other sequences of a step"
     problem = _problem(group, attends, maps)
-    return problem if isinstance(problem, str) else lower(problem, _place(group, attends, maps, problem), target)
+    return problem if isinstance(problem, str) else lower(problem, _place(group, attends, maps), target)
 
 
 def _problem(group: Function, attends: mlir.Operation, maps: list[mlir.Operation]) -> AbsorbedProblem | str:
@@ -109,23 +113,24 @@ def _problem(group: Function, attends: mlir.Operation, maps: list[mlir.Operation
     expansion = Expansion(room, attention.num_heads, attention.latent, plain, attention.rotated, value)
     if max(room, tokens) * attention.num_heads * max(plain, value) >= END:
         return f"{room} expanded keys of {attention.num_heads} heads are more numbers than kernels count"
-    return AbsorbedProblem(attention, expansion, queries, weights)
+    return AbsorbedProblem(attention, expansion, type_of(queries.matrix).shape[0], queries.range, weights)
 
 
-def _place(group: Function, attends: mlir.Operation, maps: list[mlir.Operation], problem: AbsorbedProblem) -> _Place:
+def _place(group: Function, attends: mlir.Operation, maps: list[mlir.Operation]) -> Place:
     _, q_rope, kv, page_table, query_start, context_lens = attends.operands
     values = {"page_table": page_table, "query_start": query_start, "context_lens": context_lens}
-    values |= {"q": problem.queries.matrix, "q_rope": q_rope}
+    queries = columns_of(maps[0].operands[0])
+    assert isinstance(queries, Columns)
+    values |= {"q": queries.matrix, "q_rope": q_rope}
     values |= {"of_keys": maps[0].operands[1], "of_values": maps[1].operands[1]}
     slots = {name: input_slot(group, value) for name, value in values.items()}
     slots |= {"kv": kv_slot(group, kv, latent_attention.attrs_of(attends)["layer"])}
     slots |= {"out": result_slot(group, maps[1].results[0])}
     sequences, width = type_of(page_table).shape
-    tokens = type_of(problem.queries.matrix).shape[0]
-    return _Place(slots, {"T": str(tokens), "S": str(sequences), "P": str(width)})
+    return Place(slots, {"T": str(type_of(queries.matrix).shape[0]), "S": str(sequences), "P": str(width)})
 
 
-def lower(problem: AbsorbedProblem, place: _Place, target: CudaTarget) -> Match:
+def lower(problem: AbsorbedProblem, place: Place, target: CudaTarget) -> Match:
     """T = S means that every sequence decodes, else there are chunks of prompts.
 
     The choice is by tokens, and CHUNKS more if there are chunks.
@@ -135,7 +140,7 @@ def lower(problem: AbsorbedProblem, place: _Place, target: CudaTarget) -> Match:
     ragged = LatentAttentionSpec(problem.attention, ragged_tile(problem.attention, target), pdl)
     scratch = {o.name: temp for o, temp in zip(decode.scratch, decode.temps, strict=True)}
     temps = problem.temps | scratch
-    place = _Place({**place.slots, **{name: Slot("temp", i) for i, name in enumerate(temps)}}, place.dims)
+    place = Place({**place.slots, **{name: Slot("temp", i) for i, name in enumerate(temps)}}, place.dims)
 
     def absorbed(few: bool, *attention: CudaKernelSpec) -> tuple[Step, ...]:
         to_latents, to_values = _maps(problem, few, pdl)
@@ -168,23 +173,25 @@ def _maps(
 
     mixed = Range(0, heads * e.latent)
     of_keys, of_values = problem.weights
-    to_latents = tile(e.latent, e.plain)
     return (
-        HeadLinearSpec(heads, e.latent, e.plain, of_keys, problem.queries.range, to_latents, pdl, but),
+        HeadLinearSpec(heads, e.latent, e.plain, of_keys, problem.queries, tile(e.latent, e.plain), pdl, but),
         HeadLinearSpec(heads, e.value, e.latent, of_values, mixed, tile(e.value, e.latent), pdl, but),
     )
 
 
-def _expanded(problem: AbsorbedProblem, place: _Place, target: CudaTarget) -> tuple[Step, ...]:
+def _expanded(problem: AbsorbedProblem, place: Place, target: CudaTarget) -> tuple[Step, ...]:
     """What is not expanded first, where that is anything."""
     e, pdl = problem.expansion, target.has_tma
     rest = LatentAttentionSpec(problem.attention, ragged_tile(problem.attention, target), pdl, e)
     to_latents, to_values = _maps(problem, False, pdl, e)
-    expanded = ExpandedProblem(e, problem.queries.range, problem.attention.scale)
+    expanded = ExpandedProblem(e, problem.queries, problem.attention.scale)
+    attention: CudaKernelSpec = ExpandedAttentionSpec(expanded, expanded_tile(expanded, target), pdl)
+    if hopper_expanded_attention.takes(e, target):
+        attention = hopper_expanded_attention.HopperExpandedAttentionSpec(expanded)
     return (
         place.step(to_latents, x="q", weight="of_keys", out="q_latent"),
         place.step(rest, out="mixed"),
         place.step(to_values, x="mixed", weight="of_values"),
         place.step(ExpandLatentsSpec(e, problem.weights, expand_tile(target), pdl)),
-        place.step(ExpandedAttentionSpec(expanded, expanded_tile(expanded, target), pdl)),
+        place.step(attention),
     )

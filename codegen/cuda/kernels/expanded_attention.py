@@ -87,8 +87,8 @@ class ExpandedAttentionSpec:
         return "T", "S", "P"
 
     @property
-    def grid(self) -> tuple[str, int, int]:
-        return f"T // {self.tile.rows} + S + 1", self.problem.expansion.num_heads, 1
+    def grid(self) -> tuple[int, str, int]:
+        return self.problem.expansion.num_heads, f"T // {self.tile.rows} + S + 1", 1
 
     @property
     def options(self) -> Options:

@@ -1,0 +1,102 @@
+"""Compile the kernels of latent attention that `run_latent.py` checks and times on a GPU. Needs no GPU.
+
+    python tests/gpu/build_latent.py [FOLDER]
+
+writes FOLDER (default `.warploom/gpu/latent`): `kernels.json` and the cubins. A program is a variant of a group.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.gpu.build_kernels import describe
+from warploom.codegen.binding import Slot
+from warploom.codegen.cpu.kernels.groups import Range
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.compile import compile_kernels
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Step
+from warploom.codegen.cuda.kernels.absorbed_attention import AbsorbedProblem, Place, lower
+from warploom.codegen.cuda.kernels.expand_latents import ExpandLatentsSpec, ExpandTile
+from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSpec, ExpandedProblem, expanded_tile
+from warploom.codegen.cuda.kernels.expansion import Expansion
+from warploom.codegen.cuda.kernels.latent_attention import LatentProblem
+from warploom.ir.dims import dim
+from warploom.ir.types import DType
+
+TARGET = CudaTarget("sm_90")
+ARRAYS = ("q", "q_rope", "kv", "page_table", "query_start", "context_lens", "of_keys", "of_values", "out")
+FORMS = ("decode", "decode_many", "ragged", "ragged_many", "expanded")
+
+
+def problem(heads: int, latent: int, plain: int, rotated: int, value: int, room: int) -> AbsorbedProblem:
+    """Queries are behind eight other columns."""
+    attention = LatentProblem(heads, latent, rotated, (plain + rotated) ** -0.5)
+    expansion = Expansion(room, heads, latent, plain, rotated, value)
+    queries = Range(8, heads * (plain + rotated) + 8)
+    return AbsorbedProblem(attention, expansion, dim("T"), queries, (DType.BF16, DType.BF16))
+
+
+PROBLEMS = {
+    "lite": problem(16, 512, 128, 64, 128, 24576),
+    "little_room": problem(16, 512, 128, 64, 128, 768),
+    "small": problem(5, 64, 40, 16, 24, 2048),
+}
+
+
+def described(step: Step, place: Place, temps: list[str]) -> dict[str, Any]:
+    """A launch: its kernel, and what its operands are called in the program."""
+    names = {slot: name for name, slot in place.slots.items()} | {Slot("temp", i): n for i, n in enumerate(temps)}
+    operands = (operand.name for operand in step.spec.operands)
+    return {"kernel": step.spec.name, "names": dict(zip(operands, (names[s] for s in step.operands), strict=True))}
+
+
+def main() -> None:
+    """Build."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".warploom/gpu/latent")
+    folder.mkdir(parents=True, exist_ok=True)
+    specs: dict[str, CudaKernelSpec] = {}
+    programs: list[dict[str, Any]] = []
+    place = Place({name: Slot("input", i) for i, name in enumerate(ARRAYS)}, {name: name for name in "TSP"})
+    for name, p in PROBLEMS.items():
+        found = lower(p, place, TARGET)
+        temps = [*p.temps, "parts", "statistics"]
+        shapes = {
+            temp: {"shape": list(map(str, t.type.shape)), "dtype": str(t.type.dtype)}
+            for temp, t in zip(temps, found.temps, strict=True)
+        }
+        facts = {"problem": name, "sizes": asdict(p.expansion), "queries": asdict(p.queries), "temps": shapes}
+        for form, variant in zip(FORMS, found.variants, strict=True):
+            steps = list(variant.steps)
+            forms = {form: steps}
+            if form == "expanded":
+                e = p.expansion
+                attends = ExpandedProblem(e, p.queries, p.attention.scale)
+                plain = ExpandedAttentionSpec(attends, expanded_tile(attends, TARGET), True)
+                forms["expanded_triton"] = [*steps[:-1], all_place(place, temps).step(plain)]
+                for tile in (ExpandTile(128, 64, 8, 2), ExpandTile(64, 64, 4, 3), ExpandTile(128, 32, 8, 4)):
+                    spec = ExpandLatentsSpec(e, p.weights, tile, True)
+                    forms[f"expanded {tile}"] = [*steps[:3], all_place(place, temps).step(spec), steps[-1]]
+            for called, launches in forms.items():
+                specs |= {step.spec.name: step.spec for step in launches}
+                programs.append(facts | {"form": called, "steps": [described(s, place, temps) for s in launches]})
+    infos = {}
+    for kernel in compile_kernels(list(specs.values()), TARGET, lambda done: None):
+        (folder / f"{kernel.name}.cubin").write_bytes(kernel.cubin)
+        infos[kernel.name] = asdict(kernel.resources) | describe(specs[kernel.name], kernel) | {"temps": []}
+    (folder / "kernels.json").write_text(json.dumps({"cases": programs, "kernels": infos}))
+    print(f"{len(programs)} programs, {len(infos)} kernels")
+
+
+def all_place(place: Place, temps: list[str]) -> Place:
+    """With temps."""
+    return Place({**place.slots, **{name: Slot("temp", i) for i, name in enumerate(temps)}}, place.dims)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Check and time the kernels that `build_latent.py` compiled. Runs on the GPU machine.
+
+    python tests/gpu/run_latent.py FOLDER [--small]
+
+torch allocates, draws random numbers and is the oracle (f32): every form of the group, with unused memory NaN, twice
+with the same bits. Timed: graphs of many launches with programmatic dependent launch, medians. Exit status 1 if a check
+failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from kernel_bench import TORCH, Arrays, Bench, bits, number
+
+PAGE, PEAK = 64, 798e12  # tokens; flop/s of an H100, measured
+Row = dict[str, Any]
+Sequences = list[tuple[int, int]]  # tokens of a step, and with what is in the cache
+DECODES: tuple[Sequences, ...] = ([(1, 1), (1, 64), (1, 700)], [(1, 65)] * 70 + [(0, 0)])
+SHORT: tuple[Sequences, ...] = ([(5, 5), (1, 130), (0, 0), (20, 90)], [(100, 100), (1, 1000), (60, 700)])
+LONG: tuple[Sequences, ...] = (
+    [(300, 300)],
+    [(1, 500), (130, 130), (0, 0), (257, 1000), (20, 90), (128, 640), (1, 1)],
+    [(2000, 2000)],
+    [(129, 129)] * 6 + [(1, 300)] * 9,
+)
+TIMED: tuple[Sequences, ...] = (
+    [(256, 256)],
+    [(1024, 1024)],
+    [(4096, 4096)],
+    [(8192, 8192)],
+    [(2048, 6144)],
+    [(512, 512)] * 8,
+    [(1, 1024)] * 32 + [(480, 480)],
+)
+
+
+def make_arrays(program: Row, sequences: Sequences, padding: int) -> tuple[Arrays, dict[str, int]]:
+    """Random operands; what nobody may read is NaN."""
+    e, queries = program["sizes"], program["queries"]
+    heads, row = e["num_heads"], e["latent"] + e["rotated"]
+    pages = [-(-context // PAGE) for _, context in sequences]
+    kv = torch.randn(sum(pages) + 1, PAGE, row, device="cuda", dtype=torch.bfloat16)
+    order = torch.randperm(len(kv)).tolist()
+    table = torch.zeros(len(sequences), max(pages) + 1, dtype=torch.int32)
+    for i, (used, (_, context)) in enumerate(zip(pages, sequences, strict=True)):
+        table[i, :used] = torch.tensor([order.pop() for _ in range(used)])
+        if context % PAGE:
+            kv[table[i, used - 1], context % PAGE :] = float("nan")
+    starts = torch.tensor([0, *(count for count, _ in sequences)]).cumsum(0).int()
+    tokens = int(starts[-1]) + padding
+    shapes = {
+        "q": (tokens, queries["stride"]),
+        "q_rope": (tokens, heads, e["rotated"]),
+        "of_keys": (heads * e["latent"], e["plain"]),
+        "of_values": (heads * e["value"], e["latent"]),
+    }
+    arrays = {name: torch.randn(shape, device="cuda").bfloat16() for name, shape in shapes.items()}
+    for name in ("of_keys", "of_values"):
+        arrays[name] *= e["latent"] ** -0.5
+    lens = torch.tensor([context for _, context in sequences], dtype=torch.int32)
+    arrays |= {"kv": kv, "page_table": table.cuda(), "query_start": starts.cuda(), "context_lens": lens.cuda()}
+    arrays["out"] = torch.full((tokens, heads, e["value"]), float("nan"), device="cuda", dtype=torch.bfloat16)
+    dims = {"T": tokens, "S": len(sequences), "P": table.shape[1]}
+    for name, temp in program["temps"].items():
+        shape = [number(extent, dims) for extent in temp["shape"]]
+        arrays[name] = torch.full(shape, float("nan"), device="cuda", dtype=TORCH[temp["dtype"]])
+    return arrays, dims
+
+
+def reference(program: Row, arrays: Arrays, sequences: Sequences) -> torch.Tensor:
+    """The meaning, sequence by sequence, by expanded keys of f32."""
+    e, start = program["sizes"], program["queries"]["start"]
+    heads, latent = e["num_heads"], e["latent"]
+    of_keys = arrays["of_keys"].float().view(heads, latent, e["plain"])
+    of_values = arrays["of_values"].float().view(heads, e["value"], latent)
+    out = torch.zeros_like(arrays["out"], dtype=torch.float32)
+    first = 0
+    for i, (count, context) in enumerate(sequences):
+        if not count:
+            continue
+        rows = arrays["kv"][arrays["page_table"][i, : -(-context // PAGE)].long()].flatten(0, 1)[:context].float()
+        here = slice(first, first + count)
+        q = arrays["q"][here, start : start + heads * e["plain"]].float().view(count, heads, e["plain"])
+        keys = torch.einsum("jl,hlp->hjp", rows[:, :latent], of_keys)
+        scores = torch.einsum("thp,hjp->htj", q, keys)
+        scores += torch.einsum("thr,jr->htj", arrays["q_rope"][here].float(), rows[:, latent:])
+        seen = torch.arange(context) <= torch.arange(context - count, context)[:, None]
+        scores = (scores * (e["plain"] + e["rotated"]) ** -0.5).masked_fill(~seen.cuda(), float("-inf"))
+        values = torch.einsum("jl,hvl->hjv", rows[:, :latent], of_values)
+        out[here] = torch.einsum("htj,hjv->thv", scores.softmax(-1), values)
+        first += count
+    return out
+
+
+def launches_of(bench: Bench, program: Row, arrays: Arrays, dims: dict[str, int]) -> list[Any]:
+    """Of a program, in order."""
+    return [
+        bench.bind(step["kernel"], {own: arrays[name] for own, name in step["names"].items()}, dims)
+        for step in program["steps"]
+    ]
+
+
+def check(bench: Bench, program: Row, sequences: Sequences, padding: int) -> list[str]:
+    """What is wrong."""
+    arrays, dims = make_arrays(program, sequences, padding)
+    launches, runs = launches_of(bench, program, arrays, dims), []
+    for _ in range(2):
+        arrays["out"].fill_(float("nan"))
+        torch.cuda.synchronize()
+        for launch in filter(None, launches):
+            launch(bench.stream.cuda_stream)
+        torch.cuda.synchronize()
+        runs.append(arrays["out"].clone())
+    expected = reference(program, arrays, sequences)
+    wrong = ((runs[0].float() - expected).abs() / (0.02 + 0.02 * expected.abs())).nan_to_num(1e9)
+    problems = [f"error {float(wrong.max()):.3g} of what is allowed"] if wrong.max() > 1 else []
+    return problems + ([] if torch.equal(bits(runs[0]), bits(runs[1])) else ["two runs differ"])
+
+
+def cases_of(form: str, small: bool) -> list[tuple[Sequences, int]]:
+    """Batches with padding tokens that a form may be given."""
+    if form.startswith("decode"):
+        return [(DECODES[0], 0)] if small else [(batch, batch.count((0, 0))) for batch in DECODES]
+    chosen = (LONG[1],) if small else LONG if form.startswith("expanded") else (*SHORT, LONG[1], *DECODES)
+    return [(batch, padding) for batch in chosen for padding in ((3,) if small else (0, 3))]
+
+
+def time(bench: Bench, program: Row, sequences: Sequences) -> str:
+    """Microseconds of the whole, and of each kernel."""
+    arrays, dims = make_arrays(program, sequences, 0)
+    launches = [launch for launch in launches_of(bench, program, arrays, dims) if launch is not None]
+    for launch in launches:
+        launch(bench.stream.cuda_stream)
+    repeats = 10
+    whole = bench.time(launches * repeats) * len(launches)
+    each = [f"{bench.time([launch] * repeats):.1f}" for launch in launches]
+    e = program["sizes"]
+    pairs = sum(count * context - count * (count - 1) // 2 for count, context in sequences)
+    flops = 2 * e["num_heads"] * (e["plain"] + e["rotated"] + e["value"]) * pairs
+    return f"{whole:8.1f} us = {' + '.join(each)}; of scores {1e6 * flops / PEAK:.1f}"
+
+
+def main() -> int:
+    """Check, then time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--small", action="store_true", help="one case of every form, nothing timed")
+    given = parser.parse_args()
+    bench = Bench(given.folder, given.small)
+    torch.manual_seed(0)
+    failed = 0
+    for program in bench.cases:
+        for sequences, padding in cases_of(program["form"], given.small):
+            problems = check(bench, program, sequences, padding)
+            failed += bool(problems)
+            if problems:
+                print("FAILED", program["problem"], program["form"], sequences, padding, problems, flush=True)
+    forms = ("expanded", "ragged_many")
+    for sequences in () if given.small else TIMED:
+        for program in bench.cases:
+            if program["problem"] == "lite" and program["form"].startswith(forms):
+                print(
+                    f"{sequences[0]} x {len(sequences)} {program['form']:16} {time(bench, program, sequences)}",
+                    flush=True,
+                )
+    print("failed:", failed)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

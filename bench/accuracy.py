@@ -2,8 +2,9 @@
 
     python bench/accuracy.py [--tokens 20000] [--schemes int8 fp8 ...] [--threads 2]
 
-The text is what Python's standard library says of itself (`library_text.py`); activation-aware schemes are calibrated
-on other modules of it, and nothing else has seen any text. Each token is scored once, in windows of 512 tokens. The
+The text is what Python's standard library says of itself (`warploom/library_text.py`); activation-aware schemes and
+FP8 caches are calibrated on other modules of it, and nothing else has seen any text. Each token is scored once, in
+windows of 512 tokens. The
 weights are those of the quickstart's GGUF (Q4_1: they lie on a grid of 16 numbers per 32). What it may cost is said in
 `LIMITS`; exit status 1 if a scheme costs more, or if calibration does not help. About two minutes a scheme on two
 idle cores; progress goes to stderr, the table to stdout, as Markdown.
@@ -19,10 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from library_text import library_text
-
 import warploom
 from warploom.frontend.quickstart_model import fetch_smollm2_gguf
+from warploom.library_text import library_text
 from warploom.tools.eval_nll import evaluate_nll
 from warploom.tools.teacher_forcing import Teacher
 

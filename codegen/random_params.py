@@ -13,6 +13,8 @@ import mlir.ir as mlir
 import numpy as np
 
 from warploom.ir.ops.mxfp4 import NUMBERS, quantize_mxfp4
+from warploom.ir.ops.parameters import checkpoint
+from warploom.ir.ops.scaled_cache import is_scales
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import type_of
 from warploom.runtime.manifest import RandomParam
@@ -47,7 +49,7 @@ def _random(value: mlir.Value, largest: float, seed: int) -> RandomParam:
         return RandomParam(shape, dtype, 0.0, 0.0, seed)
     if dtype in _LARGEST:
         return RandomParam(shape, dtype, 0.0, _LARGEST[dtype], seed)
-    if len(shape) == 1:
+    if len(shape) == 1 or (is_op(made, checkpoint) and is_scales(made.attributes["name"].value)):
         return RandomParam(shape, dtype, 1.0, 0.0, seed)
     return RandomParam(shape, dtype, 0.0, largest, seed)
 

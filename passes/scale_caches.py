@@ -18,15 +18,10 @@ from warploom.ir.function import functions
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.parameters import checkpoint, export, param
-from warploom.ir.ops.scaled_cache import scaled_attention, scaled_kv_write
+from warploom.ir.ops.scaled_cache import scaled_attention, scaled_kv_write, scales_name
 from warploom.ir.rewrite import before, entries, is_op, replace
 from warploom.ir.types import DType, type_of
 from warploom.ir.verify import PREPARE
-
-
-def scales_name(layer: int) -> str:
-    """Of the tensor that holds the scales of a layer's keys and values."""
-    return f"kv_scales.{layer}"
 
 
 def scale_caches(module: mlir.Module, scales: Container[str]) -> None:

@@ -10,6 +10,7 @@ import mlir.ir as mlir
 import msgspec
 import numpy as np
 
+from warploom.cache_scales import cache_scales
 from warploom.codegen.backend import Backend, Progress
 from warploom.codegen.parameters import Parameters, exports
 from warploom.codegen.random_params import random_params
@@ -112,14 +113,15 @@ def compile(
             docs/quantization.md), or schemes by pattern of module paths, of which the first that fits counts:
             `{"lm_head": "bf16", "model.layers.0.*": "int8", "*": "int4"}`.
             Activations are f32 on the CPU and bf16 on CUDA.
-        kv_cache: `auto`, which is f32 for the quantization `f32` and bf16 otherwise. Half of the memory: `fp8`, E4M3
-            numbers without a scale, on CUDA from sm_89 on, and slow on the CPU; `int8`, each head of a token on a
-            scale of its own, on the CPU.
+        kv_cache: `auto`, which is f32 for the quantization `f32` and bf16 otherwise. Half of the memory: `int8`, each
+            head of a token on a scale of its own; `fp8`, E4M3 numbers on scales of the heads of each layer, those of
+            the checkpoint or measured ones, on CUDA from sm_89 on, and slow on the CPU.
         deterministic: a request's tokens never depend on what else is in the batch, at some cost in speed. On the CPU
             they never do; on CUDA, without it, equal batches give equal tokens.
         out: the artifact's folder; default: `<model name>-<quantization>.warploom` in the working directory.
         max_context: most tokens of one sequence; default and upper bound: what the model was trained for.
-        calibration: text of the kind that the model will read, for schemes that want one (`int4:awq`).
+        calibration: text of the kind that the model will read, for schemes that want one (`int4:awq`); also what an
+            FP8 cache is measured on, which is otherwise the documentation of Python's standard library.
         dummy_weights: only config.json is read; weights are random and made at load, to measure speed.
         plugins: packages that extend the compiler, see docs/extending.md; those that are installed are found.
         progress: called with the stage and the fraction of it that is done.
@@ -147,6 +149,8 @@ def compile(
     with new_context(), mlir.Location.unknown(), ArtifactWriter(folder) as writer:
         checkpoint = replace(checkpoint, tensors=_as_asked(checkpoint.tensors, rules))
         scales = _calibrate(checkpoint, rules, calibration, progress) | _static_scales(checkpoint.tensors)
+        if kv_cache == "fp8":
+            scales |= cache_scales(checkpoint, geometry, calibration, progress)
         checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, **scales})
         for backend in backends:
             limits = Limits(backend.max_tokens, MAX_SEQUENCES, context)

@@ -24,6 +24,16 @@ SCALES = Operand("scales", frozenset({DType.F32}))
 SCALED = frozenset({DType.F32, DType.BF16, DType.F8})  # i8 has exponents of its own
 
 
+def scales_name(layer: int) -> str:
+    """Of the tensor that holds the scales of a layer's keys and values."""
+    return f"kv_scales.{layer}"
+
+
+def is_scales(name: str) -> bool:
+    """Whether a tensor of this name holds such scales."""
+    return name.startswith("kv_scales.")
+
+
 class ScaledKvWrite(Op):
     """`kv_write` of keys and values divided by the scales [2, kv_heads] of their heads."""
 

@@ -1,6 +1,6 @@
 """English text that every machine with Python has: what its standard library says of itself.
 
-    python bench/library_text.py [--part calibration|evaluation] > text
+    python -m warploom.library_text [--part calibration|evaluation] > text
 
 Docstrings of modules, classes and functions, in alphabetical order; the same Python version gives the same text. The
 two parts share no module.

@@ -12,8 +12,7 @@ common.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from tests.gpu.run_families import PROMPT
 from tests.model.families.case import VOCAB, Case, make_checkpoint
 from tests.model.families.deepseek_cases import DENSE_ONLY, LATENT
 from tests.model.families.dense_cases import WIDE, case
-from tests.model.families.expert_cases import SEVEN
+from tests.model.families.expert_cases import GPT_OSS, SEVEN
 from tests.model.families.test_families import CASES, LENGTH, NEW_TOKENS, logits_of
 from warploom.compiler import compile
 from warploom.errors import WarploomError
@@ -40,6 +39,7 @@ QUANTIZED = (
     (case("deepseek_v2_dense", "DeepseekV2", EVEN_LATENT | DENSE_ONLY | {"q_lora_rank": None}), ("fp8",)),
     (case("deepseek_v3", "DeepseekV3", EVEN_LATENT | {"n_group": 4}), ("int8", "int4")),
     (case("qwen3_moe", "Qwen3Moe", WIDE | SEVEN | EVEN_EXPERTS | {"norm_topk_prob": True}), ("int8", "int4")),
+    (case("gpt_oss", "GptOss", GPT_OSS | EVEN), ("mxfp4",)),
 )
 
 
@@ -50,11 +50,19 @@ def build(case: Case, folder: Path, scheme: str = "bf16") -> None:
         make_lossless(made, scheme)
     made.to(torch.bfloat16).save_pretrained(folder / "checkpoint")
     model, narrow = (read(case, type(made), folder / "checkpoint", dtype) for dtype in (torch.float32, torch.bfloat16))
-    with rounded_activations(narrow, scheme) if scheme != "bf16" else nullcontext():
-        ids, exact, bf16 = judged_prompt(model, narrow)
-    text = greedy(model, ids[:PROMPT])
-    said = logits_of(model, [*ids[:PROMPT], *text])[PROMPT - 1 : -1]
-    np.savez(folder / "reference.npz", ids=np.array(ids), exact=exact, bf16=bf16, text=np.array(text), text_logits=said)
+    with rounded_activations(narrow, scheme):
+        ids, exact, bf16 = judged(model, narrow, random_ids)
+        said, exact_text, bf16_text = judged(model, narrow, greedy_ids)
+    after = slice(PROMPT - 1, -1)
+    np.savez(
+        folder / "reference.npz",
+        ids=np.array(ids),
+        exact=exact,
+        bf16=bf16,
+        text=np.array(said),
+        exact_text=exact_text[:, :, after],
+        bf16_text=bf16_text[after],
+    )
     for name in ("artifact",) if scheme != "bf16" else ("artifact", "deterministic"):
         compile(
             folder / "checkpoint",
@@ -65,25 +73,31 @@ def build(case: Case, folder: Path, scheme: str = "bf16") -> None:
         )
 
 
-def judged_prompt(
-    model: PreTrainedModel, narrow: PreTrainedModel, length: int = LENGTH
+def judged(
+    model: PreTrainedModel, narrow: PreTrainedModel, choose: Callable[[PreTrainedModel, int], list[int]]
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """The first random prompt whose near-ties are few enough to keep all they may lead to; its references."""
+    """The first choice of tokens whose near-ties are few enough to keep all they may lead to; its references."""
     for seed in count():
-        ids = np.random.default_rng(seed).integers(3, VOCAB, length).tolist()
+        ids = choose(model, seed)
         try:
             return ids, *references(model, narrow, ids)
         except TooManyTies as error:
-            print(f"  prompt {seed}: {error}", flush=True)
+            print(f"  seed {seed}: {error}", flush=True)
     raise AssertionError
 
 
-def greedy(model: PreTrainedModel, prompt: Sequence[int]) -> list[int]:
-    """What the model in f32 continues with."""
-    ids = list(prompt)
+def random_ids(model: PreTrainedModel, seed: int, length: int = LENGTH) -> list[int]:
+    """For any model."""
+    found: list[int] = np.random.default_rng(seed).integers(3, VOCAB, length).tolist()
+    return found
+
+
+def greedy_ids(model: PreTrainedModel, seed: int) -> list[int]:
+    """A random prompt, and what the model in f32 continues with."""
+    ids = random_ids(model, seed, PROMPT)
     for _ in range(NEW_TOKENS):
         ids.append(int(logits_of(model, ids)[-1].argmax()))
-    return ids[len(prompt) :]
+    return ids
 
 
 def read(case: Case, model_type: type[PreTrainedModel], checkpoint: Path, dtype: torch.dtype) -> PreTrainedModel:

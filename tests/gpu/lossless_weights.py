@@ -17,16 +17,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from warploom.ir.ops.dequantize import dequantize
+from warploom.ir.ops.mxfp4 import mxfp4_values, quantize_mxfp4
 from warploom.ir.ops.quantize import LARGEST, quantize
 from warploom.ir.types import DType
 
 EXTREME = {name: largest for name, largest in LARGEST.items() if name is not DType.I4} | {DType.I4: 8.0}
 AFTER_ATTENTION = r"lm_head|\.layers\.1\.(self_attn\.o_proj|mlp)"  # of models of two layers: `fp8` keeps int8 there
-Format = Callable[[str], tuple[DType, int]]  # name of a parameter -> dtype, columns of a group (0: all)
-FORMATS: dict[str, Format] = {
-    "int8": lambda name: (DType.I8, 0),
-    "int4": lambda name: (DType.I4, 32),
-    "fp8": lambda name: (DType.I8 if re.search(AFTER_ATTENTION, name) else DType.F8, 0),
+ROUNDINGS: dict[str, Callable[[str, np.ndarray], np.ndarray]] = {  # of a matrix f32 [..., columns] of this name
+    "bf16": lambda name, weight: weight,
+    "int8": lambda name, weight: rounded(weight, DType.I8),
+    "int4": lambda name, weight: rounded(weight, DType.I4, 32),
+    "fp8": lambda name, weight: rounded(weight, DType.I8 if re.search(AFTER_ATTENTION, name) else DType.F8),
+    "mxfp4": lambda name, weight: rounded_columns(weight) if ".experts." in name else weight,
 }
 
 
@@ -34,12 +36,20 @@ FORMATS: dict[str, Format] = {
 def make_lossless(model: PreTrainedModel, scheme: str) -> None:
     """Change the matrices of a model, in place."""
     for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            parameter.copy_(torch.from_numpy(lossless(parameter.float().numpy(), *FORMATS[scheme](name))))
+        if parameter.ndim > 1 and not name.endswith("bias"):
+            parameter.copy_(torch.from_numpy(ROUNDINGS[scheme](name, parameter.float().numpy())))
 
 
-def lossless(weight: np.ndarray, dtype: DType, group: int) -> np.ndarray:
-    """f32 [..., columns], near to `weight`."""
+def rounded_columns(weight: np.ndarray) -> np.ndarray:
+    """MXFP4 of gpt-oss' experts [count, columns, rows], which it stores the other way round; its scales are powers."""
+    count, columns, rows = weight.shape
+    turned = weight.swapaxes(1, 2).reshape(count * rows, columns)
+    found: np.ndarray = mxfp4_values(*quantize_mxfp4.evaluate(turned))
+    return found.reshape(count, rows, columns).swapaxes(1, 2)
+
+
+def rounded(weight: np.ndarray, dtype: DType, group: int = 0) -> np.ndarray:
+    """f32 [..., columns], near to `weight`; in groups of so many columns (0: all)."""
     grouped = weight.reshape(*weight.shape[:-1], -1, group or weight.shape[-1]).copy()
     at = np.abs(grouped).argmax(-1)[..., None]
     extreme = np.take_along_axis(grouped, at, -1)
@@ -61,6 +71,6 @@ def rounded_activations(model: PreTrainedModel, scheme: str) -> Iterator[None]:
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and FORMATS[scheme](name)[0] is DType.F8:
+            if scheme == "fp8" and isinstance(module, nn.Linear) and not re.search(AFTER_ATTENTION, name):
                 stack.callback(module.register_forward_pre_hook(round_input).remove)
         yield

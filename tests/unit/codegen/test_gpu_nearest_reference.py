@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tests.gpu.build_families import QUANTIZED, judged_prompt, read
-from tests.gpu.lossless_weights import FORMATS, lossless
+from tests.gpu.build_families import QUANTIZED, judged, random_ids, read
+from tests.gpu.lossless_weights import ROUNDINGS
 from tests.gpu.near_ties import NearTie, input_shift, logits, near_ties, references, routers, run, sets, weight_of
 from tests.gpu.nearest_reference import FAR, Parts, error_parts, nearest_error
 from tests.gpu.run_families import SLACK
@@ -135,7 +136,7 @@ def test_references_of_a_model(name: str, tmp_path: Path) -> None:
         assert not nearest_error(exact[-1, 1, start:], exact[:, :, start:]).any()
 
 
-def judged(parts: Parts) -> bool:
+def is_right(parts: Parts) -> bool:
     """As on a GPU."""
     return parts.all <= SLACK and parts.worst <= FAR
 
@@ -144,7 +145,7 @@ def judged(parts: Parts) -> bool:
 def qwen2_moe(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     """Biases, rotations, two routers with more near-ties than most."""
     model, narrow = read_both(case_of("qwen2_moe"), tmp_path_factory.mktemp("qwen2_moe"))
-    return Judged(narrow, *judged_prompt(model, narrow, 64))
+    return Judged(narrow, *judged(model, narrow, partial(random_ids, length=64)))
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class Judged:
 
 def test_bf16_itself_is_right(qwen2_moe: Judged) -> None:
     assert qwen2_moe.parts() == pytest.approx((1.0, 2.0), abs=1.0)
-    assert judged(qwen2_moe.parts())
+    assert is_right(qwen2_moe.parts())
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -176,7 +177,7 @@ def test_a_wrong_expert_is_an_error(qwen2_moe: Judged, layer: int, position: int
     shift = torch.zeros(len(weight_of(router)))
     shift[scores.argmin()] = 2 * (scores.max() - scores.min())
     wrong = NearTie(layer, position, 0.0, shift, ())
-    assert not judged(qwen2_moe.parts([wrong]))
+    assert not is_right(qwen2_moe.parts([wrong]))
 
 
 def test_a_missing_bias_is_an_error(qwen2_moe: Judged) -> None:
@@ -184,7 +185,7 @@ def test_a_missing_bias_is_an_error(qwen2_moe: Judged) -> None:
     kept = bias.detach().clone()
     with torch.no_grad():
         bias[len(bias) // 2 :].zero_()  # of all heads adding to every key alike would change nothing
-        assert not judged(qwen2_moe.parts())
+        assert not is_right(qwen2_moe.parts())
         bias.copy_(kept)
 
 
@@ -192,20 +193,22 @@ def test_a_missing_bias_is_an_error(qwen2_moe: Judged) -> None:
 def test_a_rotation_that_is_slightly_off_is_an_error(qwen2_moe: Judged, factor: float) -> None:
     rotary = qwen2_moe.narrow.model.rotary_emb
     rotary.inv_freq *= factor
-    assert not judged(qwen2_moe.parts())
+    assert not is_right(qwen2_moe.parts())
     rotary.inv_freq /= factor
 
 
-@pytest.mark.parametrize("scheme", FORMATS)
-def test_weights_are_stored_without_loss(scheme: str) -> None:
+@pytest.mark.parametrize("scheme", set(ROUNDINGS) - {"bf16"})
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.experts.down_proj", "lm_head.weight"])
+def test_weights_are_stored_without_loss(scheme: str, name: str) -> None:
     assert any(scheme in schemes for _, schemes in QUANTIZED)
-    weight = np.random.default_rng(0).normal(size=(3, 5, 64)).astype(np.float32)
-    weight[0, 0] = 0
-    for name in ("model.layers.0.mlp.up_proj.weight", "lm_head.weight"):
-        dtype, group = FORMATS[scheme](name)
-        kept = lossless(weight, dtype, group)
-        assert np.median(np.abs(kept - weight)) < 0.2  # the extremes may double
-        assert np.array_equal(kept, torch.from_numpy(kept).to(torch.bfloat16).float().numpy())
-        scale_dtype = "f16" if dtype == "i4" else "f32"
-        stored = quantize.evaluate(kept, dtype=dtype.value, group=group, scale_dtype=scale_dtype)
+    weight = torch.randn(3, 64, 64, generator=torch.manual_seed(0)).to(torch.bfloat16).float().numpy()
+    weight[0, 0], weight[0, :, 0] = 0, 0
+    kept = ROUNDINGS[scheme](name, weight)
+    assert np.median(np.abs(kept - weight)) < 0.2  # the extremes may double
+    assert np.array_equal(kept, torch.from_numpy(kept).to(torch.bfloat16).float().numpy())
+    assert np.array_equal(ROUNDINGS[scheme](name, kept), kept)
+    if scheme in ("int8", "int4", "fp8"):
+        dtype = {"int8": "i8", "int4": "i4", "fp8": "i8" if name == "lm_head.weight" else "f8e4m3"}[scheme]
+        group, scale_dtype = (32, "f16") if dtype == "i4" else (0, "f32")
+        stored = quantize.evaluate(kept, dtype=dtype, group=group, scale_dtype=scale_dtype)
         assert np.array_equal(dequantize.evaluate(*stored), kept)

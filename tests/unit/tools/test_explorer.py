@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,29 @@ def test_measured_times_colour_the_graph(page: Path) -> None:
         page,
         'const at = document.getElementById("at"); at.value = "decode 1 at 256, measured"; at.onchange()',
     )
-    assert number_of(dom, r'class="small"[^>]*>7\.0 us') > 5
+    assert number_of(dom, r'class="time"[^>]*>7\.0 us') > 5
+
+
+@needs_chromium
+def test_a_click_on_a_kernel_shows_where_it_runs_and_what_it_is(page: Path) -> None:
+    dom = opened(page, 'document.querySelector("tr[data-kernel]").dispatchEvent(new Event("click", {bubbles: true}))')
+    side = dom[dom.index("<aside") : dom.index("</aside>")]
+    name = re.search(r'data-kernel="([^"]+)"', side)
+    assert name is not None
+    assert f"source of {name[1]}" in side
+    assert number_of(dom, r'class="node[^"]* found') > 0
+
+
+@needs_chromium
+def test_what_layers_share_stands_above_them(page: Path) -> None:
+    rows = "document.body.dataset.rows = JSON.stringify(layout(nodesOf(0), fold(nodesOf(0)).stands).map(p => p && p.y))"
+    dom = opened(page, f"{rows}; document.body.dataset.paths = nodesOf(0).map(n => n[PATH]).join()")
+    places = json.loads(unescape(re.search(r'data-rows="([^"]*)"', dom)[1]))  # type: ignore[index]
+    paths = re.search(r'data-paths="([^"]*)"', dom)[1].split(",")  # type: ignore[index]
+    layers = [y for path, y in zip(paths, places, strict=True) if ".layers." in path and y is not None]
+    rotations = [y for path, y in zip(paths, places, strict=True) if "rotary" in path and y is not None]
+    assert layers
+    assert max(rotations) < min(layers)
 
 
 @needs_chromium

@@ -57,7 +57,7 @@ def surprise(model: Path, row: Row, tokens: int, threads: int, progress: Callabl
             model,
             quantization=row.quantization,
             kv_cache=row.kv_cache,
-            calibration=library_text("calibration"),
+            calibration=library_text("calibration") if "awq" in row.quantization else None,
             out=Path(folder) / "artifact",
             progress=progress,
         )

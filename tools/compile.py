@@ -69,13 +69,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="FILE",
-        help="a text for schemes that want one, such as int4:awq; -: standard input",
+        help="a text for schemes that want one, such as int4:awq, or for an fp8 cache; -: standard input",
     )
     parser.add_argument(
         "--kv-cache",
         default="auto",
         choices=["auto", "fp8", "int8"],
-        help="a cache of half the size: fp8 (CPU, slow; CUDA, sm_89 on), int8 (CPU)",
+        help="a cache of half the size: fp8 (CUDA, sm_89 on; CPU, slow), int8",
     )
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="most tokens of one sequence (default: what the model can)"

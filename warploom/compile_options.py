@@ -16,6 +16,7 @@ from warploom.passes.quantization.scheme import Rules
 from warploom.passes.quantize_weights import weight_paths
 
 KV_CACHES = {"auto": None, "fp8": DType.F8, "int8": DType.I8}
+MEASURED = "fp8"  # the kind of cache that stands on static scales
 
 
 def backends_of(targets: Sequence[str], rules: Rules, deterministic: bool) -> list[Backend]:
@@ -56,6 +57,16 @@ def check_cache(kv_cache: str, geometry: Geometry, backends: Sequence[Backend]) 
                 found=f"{kv_cache}, {'keys and values' if geometry.kv_tensors == 2 else 'latent rows'}",
                 fix="choose another kv_cache",
             )
+
+
+def check_text(text: str | None, rules: Rules, kv_cache: str) -> None:
+    """Raise a CompileError if nothing reads the calibration text."""
+    if text is not None and not rules.need_text and kv_cache != MEASURED:
+        raise CompileError(
+            f"{rules} reads no calibration text",
+            expected=f"a scheme that does, such as int4:awq, or an {MEASURED} cache",
+            fix="leave the text out, or choose another quantization",
+        )
 
 
 def check_patterns(module: mlir.Module, rules: Rules) -> None:

@@ -14,7 +14,15 @@ from warploom.cache_scales import cache_scales
 from warploom.codegen.backend import Backend, Progress
 from warploom.codegen.parameters import Parameters, exports
 from warploom.codegen.random_params import random_params
-from warploom.compile_options import KV_CACHES, backends_of, check_cache, check_patterns, context_of
+from warploom.compile_options import (
+    KV_CACHES,
+    MEASURED,
+    backends_of,
+    check_cache,
+    check_patterns,
+    check_text,
+    context_of,
+)
 from warploom.errors import CompileError
 from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
 from warploom.frontend.dummy import dummy_checkpoint, dummy_tensor
@@ -141,6 +149,7 @@ def compile(
     checkpoint = dummy_checkpoint(model_id) if dummy_weights else open_checkpoint(model_id)
     geometry = geometry_of(checkpoint.config)
     check_cache(kv_cache, geometry, backends)
+    check_text(calibration, rules, kv_cache)
     context = context_of(geometry, max_context)
     folder = Path(out) if out is not None else Path(f"{_model_name(model_id)}-{_file_name(rules)}.warploom")
     targets: dict[str, TargetInfo] = {}
@@ -149,7 +158,7 @@ def compile(
     with new_context(), mlir.Location.unknown(), ArtifactWriter(folder) as writer:
         checkpoint = replace(checkpoint, tensors=_as_asked(checkpoint.tensors, rules))
         scales = _calibrate(checkpoint, rules, calibration, progress) | _static_scales(checkpoint.tensors)
-        if kv_cache == "fp8":
+        if kv_cache == MEASURED:
             scales |= cache_scales(checkpoint, geometry, calibration, progress)
         checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, **scales})
         for backend in backends:
@@ -179,12 +188,6 @@ def _as_asked(tensors: Mapping[str, LazyTensor], rules: Rules) -> dict[str, Lazy
 
 def _calibrate(checkpoint: Checkpoint, rules: Rules, text: str | None, progress: Progress) -> dict[str, LazyTensor]:
     """Scales of activations by name, where a scheme wants them."""
-    if text is not None and not rules.need_text:
-        raise CompileError(
-            f"{rules} reads no calibration text",
-            expected="a scheme that does, such as int4:awq",
-            fix="leave the text out, or choose another quantization",
-        )
     if not rules.need_text or not checkpoint.tensors:  # dummy weights are measured for speed only
         return {}
     if text is None:

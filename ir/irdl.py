@@ -1,7 +1,7 @@
 """The IRDL text of the dialect, derived from the op classes; `ir/wl.irdl.mlir` is its committed copy.
 
 Upstream tools read it: `mlir-opt --irdl-file=ir/wl.irdl.mlir program.mlir`. IRDL checks base types, presence of
-attributes and arity; shapes and dtypes are checked by `verify.py`.
+attributes without a default and arity; shapes and dtypes are checked by `verify.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def _operation(op: Op) -> str:
     tensor = 'irdl.base "!builtin.tensor"'
     operands = [f"{o.name}: {'optional ' * o.optional}{constrain(tensor)}" for o in op.operands]
     results = [f"{name}: {constrain(tensor)}" for name in op.results]
-    attributes = [f'"{a.name}" = {constrain(_attribute(a.kind))}' for a in op.attributes]
+    required = [a for a in op.attributes if a.default is None]  # IRDL knows no optional ones
+    attributes = [f'"{a.name}" = {constrain(_attribute(a.kind))}' for a in required]
     lines = [*constraints]
     lines += [f"      irdl.operands({', '.join(operands)})"] if operands else []
     lines += [f"      irdl.results({', '.join(results)})"] if results else []

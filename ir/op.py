@@ -59,7 +59,11 @@ def activation(name: str) -> Operand:
 
 @dataclass(frozen=True)
 class Attribute:
-    """A declared attribute: the Python kind of its value, and the value where the builder is given none."""
+    """A declared attribute: the Python kind of its value, and the value where the builder or a text has none.
+
+    An attribute that is added to an op has a default that means what the op meant before, so that older texts keep
+    their meaning; see `context.py`.
+    """
 
     name: str
     kind: Kind
@@ -147,15 +151,16 @@ class Op:
         return inferred if isinstance(inferred, tuple) else (inferred,)
 
     def attrs_of(self, operation: mlir.Operation) -> dict[str, Any]:
-        """The attributes of a built op as Python values.
+        """The attributes of a built op as Python values; those that are left out have their defaults.
 
         Raises:
-            IRError: a declared attribute is missing.
+            IRError: a declared attribute without a default is missing.
         """
-        missing = [a.name for a in self.attributes if a.name not in operation.attributes]
+        given = operation.attributes
+        missing = [a.name for a in self.attributes if a.name not in given and a.default is None]
         if missing:
             raise IRError(f"{self.name}: missing attributes {missing}")
-        return {a.name: decode(a.kind, operation.attributes[a.name]) for a in self.attributes}
+        return {a.name: decode(a.kind, given[a.name]) if a.name in given else a.default for a in self.attributes}
 
     def _check_operands(self, types: Sequence[TensorType]) -> None:
         required = sum(not o.optional for o in self.operands)

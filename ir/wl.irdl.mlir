@@ -43,11 +43,9 @@ module {
       %9 = irdl.base "#builtin.string"
       %10 = irdl.base "#builtin.float"
       %11 = irdl.base "#builtin.integer"
-      %12 = irdl.base "#builtin.float"
-      %13 = irdl.base "#builtin.float"
       irdl.operands(q: %0, kv: %1, page_table: %2, query_start: %3, context_lens: %4, sinks: optional %5)
       irdl.results(out: %6)
-      irdl.attributes {"layer" = %7, "page_size" = %8, "k_layout" = %9, "scale" = %10, "window" = %11, "softcap" = %12, "alibi" = %13}
+      irdl.attributes {"layer" = %7, "page_size" = %8, "k_layout" = %9, "scale" = %10, "window" = %11}
     }
     irdl.operation @bitcast {
       %0 = irdl.base "!builtin.tensor"
@@ -633,11 +631,9 @@ module {
       %10 = irdl.base "#builtin.string"
       %11 = irdl.base "#builtin.float"
       %12 = irdl.base "#builtin.integer"
-      %13 = irdl.base "#builtin.float"
-      %14 = irdl.base "#builtin.float"
       irdl.operands(q: %0, kv: %1, scales: %2, page_table: %3, query_start: %4, context_lens: %5, sinks: optional %6)
       irdl.results(out: %7)
-      irdl.attributes {"layer" = %8, "page_size" = %9, "k_layout" = %10, "scale" = %11, "window" = %12, "softcap" = %13, "alibi" = %14}
+      irdl.attributes {"layer" = %8, "page_size" = %9, "k_layout" = %10, "scale" = %11, "window" = %12}
     }
     irdl.operation @scaled_kv_write {
       %0 = irdl.base "!builtin.tensor"

@@ -22,7 +22,7 @@ from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.latent_attention import latent_attention, latent_write
 from warploom.ir.ops.parameters import checkpoint
 from warploom.ir.rewrite import is_op
-from warploom.ir.types import TensorType, type_of
+from warploom.ir.types import DType, TensorType, type_of
 
 USUAL = {"T": 5, "S": 2, "R": 2, "P": 2, "C": 4, "H": 3, "B": 3, "M": 1}
 PAGED = frozenset({"page_table", "query_start", "context_lens"})
@@ -67,7 +67,7 @@ def random_inputs(module: mlir.Module, function: Function, dims: Mapping[str, in
     rng = np.random.default_rng(seed)
     types = {name: type_of(value) for name, value in function.inputs.items()}
     arrays = {name: _uniform(rng, name, type_, dims) for name, type_ in types.items()}
-    if types.keys() >= PAGED:
+    if types.keys() >= PAGED and ("token_ids" in types or "T" in dims):
         arrays |= _ragged_batch(rng, types, dims, _page_size(module))
     for name in types.keys() & {"penalty_tokens", "bias_tokens"}:
         arrays[name] = _distinct(rng, types[name].resolve(dims), types["logits"].resolve(dims)[-1])
@@ -86,9 +86,11 @@ def checkpoint_tensors(module: mlir.Module, seed: int) -> Callable[[str], np.nda
 
 
 def _weight(name: str, type_: TensorType, seed: int) -> np.ndarray:
-    """Matrices keep the size of what they multiply; vectors are gains near 1, bytes packed numbers."""
+    """Matrices keep the size of what they multiply; vectors are gains near 1 or orders, bytes packed numbers."""
     rng = np.random.default_rng([crc32(name.encode()), seed])
     shape, numpy = type_.resolve({}), type_.dtype.numpy
+    if type_.dtype is DType.I32 and len(shape) == 1:
+        return rng.permutation(shape[0]).astype(numpy)
     if not type_.dtype.is_float:
         high = 100 if numpy.itemsize == 1 and numpy != np.bool_ else 1
         return rng.integers(0, high, shape, endpoint=True).astype(numpy)
@@ -125,7 +127,8 @@ def _ragged_batch(
 ) -> Arrays:
     """Inputs of `@step` that agree with each other."""
     (pages_each,) = types["page_table"].resolve(dims)[1:]
-    num_tokens, num_seqs = types["token_ids"].resolve(dims)[0], types["page_table"].resolve(dims)[0]
+    num_tokens = types["token_ids"].resolve(dims)[0] if "token_ids" in types else dims["T"]
+    num_seqs = types["page_table"].resolve(dims)[0]
     num_pages = types["kv"].resolve(dims)[1]
     if not num_seqs <= num_tokens or num_pages < num_seqs * pages_each:
         raise InvalidRequestError(
@@ -142,6 +145,7 @@ def _ragged_batch(
     starts = np.array([0, *np.cumsum(new)], np.int32)
     rows = np.repeat(np.arange(num_seqs), new)
     positions = (np.arange(num_tokens) - np.repeat(starts[1:] - context, new)).astype(np.int32)
+    logits = types["logit_rows"].resolve(dims)[0] if "logit_rows" in types else 0
     return {
         "token_ids": rng.integers(0, 2, num_tokens).astype(np.int32),
         "positions": positions,
@@ -149,5 +153,5 @@ def _ragged_batch(
         "page_table": table,
         "query_start": starts,
         "context_lens": context,
-        "logit_rows": rng.integers(0, num_tokens, types["logit_rows"].resolve(dims)[0]).astype(np.int32),
+        "logit_rows": rng.integers(0, num_tokens, logits).astype(np.int32),
     }

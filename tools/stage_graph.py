@@ -77,6 +77,6 @@ def _ops(group: Function) -> str:
 
 
 def _attributes(operation: mlir.Operation) -> str:
-    op = op_of(operation)
-    shown = {a.name: str(operation.attributes[a.name]) for a in (op.attributes if op is not None else ())}
+    op, given = op_of(operation), operation.attributes
+    shown = {a.name: str(given[a.name]) for a in (op.attributes if op is not None else ()) if a.name in given}
     return ", ".join(f"{name} = {text if len(text) < 60 else text[:57] + '...'}" for name, text in shown.items())

@@ -129,7 +129,7 @@ def _open_gguf(path: Path, model_id: str) -> Checkpoint:
     return Checkpoint(
         model_id=model_id,
         config=config,
-        tensors=read_gguf_tensors(file, config),
+        tensors=read_gguf_tensors(file),
         tokenizer=tokenizer,
         generation={},
     )

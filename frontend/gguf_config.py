@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from warploom.errors import CheckpointError, UnsupportedModelError
-from warploom.frontend.gguf_families import gguf_family
+from warploom.frontend.gguf_families import Counts, GGUFFamily, gguf_family
+from warploom.frontend.gguf_fields import Fields
 from warploom.frontend.gguf_file import GGUFFile
 from warploom.frontend.gguf_metadata import Metadata
-from warploom.frontend.gguf_reader import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, read_values
+from warploom.frontend.gguf_values import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, read_values
 
 ROPE_SCALINGS = ("none", "linear", "yarn")
 DEFAULT_ROPE_THETA = 10000.0  # keys.cpp's value for a file that does not say
@@ -31,30 +32,37 @@ def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
     name, family = gguf_family(file)
     keys, tokenizer = Metadata(file, f"{name}."), Metadata(file, "tokenizer.ggml.")
     _check_whole(file, name, family.has_experts)
-    num_heads, hidden_size = keys.size("attention.head_count"), keys.size("embedding_length")
-    head_dim = keys.size("attention.key_length", default=hidden_size // num_heads)
-    rotated = _check_head_dims(keys, head_dim, family.partial)
     config: dict[str, Any] = {
-        "architectures": [family.architecture],
+        "architectures": [family.architectures[0]],
         "model_type": family.model_type,
-        "hidden_size": hidden_size,
-        "intermediate_size": keys.size("feed_forward_length"),
-        "num_hidden_layers": keys.size("block_count"),
-        "num_attention_heads": num_heads,
-        "num_key_value_heads": keys.size("attention.head_count_kv", default=num_heads),
-        "head_dim": head_dim,
         "vocab_size": _vocab_size(file),
-        "max_position_embeddings": keys.size("context_length"),
-        "rope_theta": keys.real("rope.freq_base", default=DEFAULT_ROPE_THETA),
-        "rope_scaling": _rope_scaling(file, keys),
         "tie_word_embeddings": "output.weight" not in file.tensors,
     }
-    if family.partial:
-        config["partial_rotary_factor"] = rotated / head_dim
     for key in ("bos_token_id", "eos_token_id"):
         if key in tokenizer:
             config[key] = tokenizer.integer(key)
-    return config | family.fields(keys)
+    return config | _usual_fields(keys, family) | family.fields(keys)
+
+
+def _usual_fields(keys: Metadata, family: GGUFFamily) -> Fields:
+    """Sizes and RoPE, as the family spells them."""
+    counts, hidden_size = Counts.of(keys), keys.size("embedding_length")
+    usual: Fields = {
+        "hidden_size": hidden_size,
+        "intermediate_size": keys.size("feed_forward_length"),
+        "num_hidden_layers": counts.layers,
+        "num_attention_heads": counts.heads,
+        "max_position_embeddings": keys.size("context_length"),
+        "rope_theta": keys.real("rope.freq_base", default=DEFAULT_ROPE_THETA),
+    }
+    if not family.latent:
+        head_dim = keys.size("attention.key_length", default=hidden_size // counts.heads)
+        rotated = _check_head_dims(keys, head_dim, family.partial)
+        usual |= {"num_key_value_heads": counts.kv_heads, "head_dim": head_dim}
+        usual |= {"rope_scaling": _rope_scaling(keys.file, keys)}
+        if family.partial:
+            usual["partial_rotary_factor"] = rotated / head_dim
+    return {name: usual[field] for field, name in family.spelling} if family.spelling else usual
 
 
 def _check_whole(file: GGUFFile, name: str, has_experts: bool) -> None:
@@ -116,10 +124,20 @@ def _rope_scaling(file: GGUFFile, keys: Metadata) -> dict[str, Any] | None:
         }
     if rope_type == "linear":
         return {"rope_type": "linear", "factor": keys.real("rope.scaling.factor")}
-    if rope_type == "yarn":
-        factor = keys.real("rope.scaling.factor")
-        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": context}
-    return None
+    return _yarn(keys, context) if rope_type == "yarn" else None
+
+
+def _yarn(keys: Metadata, context: int) -> dict[str, Any]:
+    """The converter writes what the config stated beyond the factor."""
+    stated = {
+        "attention_factor": ("attn_factor", "yarn_attn_factor"),
+        "beta_fast": ("yarn_beta_fast",),
+        "beta_slow": ("yarn_beta_slow",),
+    }
+    found = {field: f"rope.scaling.{key}" for field, names in stated.items() for key in names}
+    scaling = {"rope_type": "yarn", "factor": keys.real("rope.scaling.factor")}
+    scaling |= {field: keys.real(key) for field, key in found.items() if key in keys}
+    return scaling | {"original_max_position_embeddings": context}
 
 
 def _longrope(file: GGUFFile, keys: Metadata) -> dict[str, Any]:

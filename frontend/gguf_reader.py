@@ -12,61 +12,77 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType
-from gguf.quants import dequantize
-from numpy.typing import NDArray
 
 from warploom.errors import CheckpointError, UnsupportedModelError
-from warploom.frontend.gguf_families import gguf_family, hf_modules
+from warploom.frontend.gguf_families import Counts, GGUFFamily, gguf_family, hf_modules
 from warploom.frontend.gguf_file import GGUFFile, GGUFTensor
+from warploom.frontend.gguf_metadata import Metadata
+from warploom.frontend.gguf_restore import Join, restored
+from warploom.frontend.gguf_values import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, dtype_of, read_values
 from warploom.frontend.quantized.format import quantized_weight
 from warploom.frontend.quantized.gguf_blocks import parts_of
-from warploom.frontend.tensors import NUMPY_DTYPES, Array, LazyTensor
+from warploom.frontend.tensors import Array, LazyTensor
 
-# Kinds that are kept as they are stored; every other kind is dequantized to f32.
-PLAIN_KINDS: Mapping[GGMLQuantizationType, str] = {
-    GGMLQuantizationType.F32: "f32",
-    GGMLQuantizationType.F16: "f16",
-    GGMLQuantizationType.BF16: "bf16",
-}
 TENSOR = re.compile(r"(.+)\.(weight|bias)")
+LAYER = re.compile(r"blk\.(\d+)\.")
 HEADS = re.compile(r"blk\.\d+\.attn_(q|k|qkv)\.")
 Reorder = Callable[[Array], Array]  # rows [n, ...] to the same rows in another order
-ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS = (
-    f"rope_{name}.weight" for name in ("freqs", "factors_short", "factors_long")
-)  # go into the config's rope_scaling
 
 
-def read_gguf_tensors(file: GGUFFile, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
+def read_gguf_tensors(file: GGUFFile) -> dict[str, LazyTensor]:
     """The tensors of a GGUF under Hugging Face names, and as Hugging Face has them; no data is read.
 
-    Args:
-        file: the file.
-        config: of `config_from_gguf`.
-
     Raises:
-        CheckpointError: the rows of a q or k projection do not divide into heads.
+        CheckpointError: the rows of a q or k projection do not divide into heads; a part of a tensor is missing.
         UnsupportedModelError: the file holds a tensor that its family does not have (experts, LoRA).
     """
     name, family = gguf_family(file)
-    modules = hf_modules(name, family, config["num_hidden_layers"])
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    reorders: dict[str, tuple[int, Reorder]] = {}  # by projection: what must divide its rows, and their order
-    if family.permuted:
-        reorders = {
-            which: (2 * count, partial(undo_permute, num_heads=count))
-            for which, count in (("q", heads), ("k", kv_heads))
-        }
-    if family.separated:
-        reorders = {"qkv": (heads + 2 * kv_heads, partial(undo_separate, num_heads=heads, num_kv_heads=kv_heads))}
-    stored = (t for t in file.tensors.values() if t.name not in (ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS))
+    counts = Counts.of(Metadata(file, f"{name}."))
+    modules, reorders = hf_modules(name, family, counts.layers), _reorders(family, counts)
+    stored = {_name(file.path, tensor, modules): tensor for tensor in file.tensors.values() if _counts(tensor, counts)}
     found: dict[str, LazyTensor] = {}
-    for tensor in stored:
-        for name, one in _each(tensor, _name(file.path, tensor, modules)):
-            found[name] = _lazy_tensor(file.path, one, name, reorders, family.norm_offset)
+    for target, join, sources in _joins(file, family, stored):
+        found[target] = restored(join, target, [stored.pop(source) for source in sources], str(file.path))
+    for name, tensor in stored.items():
+        for each, one in _each(tensor, name):
+            found[each] = _lazy_tensor(file.path, one, each, reorders, family.norm_offset)
+    return found
+
+
+def _counts(tensor: GGUFTensor, counts: Counts) -> bool:
+    """Whether it is one of the model's: neither factors, which are in the config, nor of what predicts further."""
+    layer = LAYER.match(tensor.name)
+    factors = (ROPE_FACTORS, SHORT_FACTORS, LONG_FACTORS)
+    return tensor.name not in factors and not (layer and int(layer[1]) >= counts.layers)
+
+
+def _reorders(family: GGUFFamily, counts: Counts) -> dict[str, tuple[int, Reorder]]:
+    """By projection: what must divide its rows, and their order."""
+    heads, kv_heads = counts.heads, counts.kv_heads
+    if family.permuted:
+        return {which: (2 * n, partial(undo_permute, num_heads=n)) for which, n in (("q", heads), ("k", kv_heads))}
+    if family.separated:
+        return {"qkv": (heads + 2 * kv_heads, partial(undo_separate, num_heads=heads, num_kv_heads=kv_heads))}
+    return {}
+
+
+def _joins(file: GGUFFile, family: GGUFFamily, stored: Mapping[str, GGUFTensor]) -> list[tuple[str, Join, list[str]]]:
+    """The tensors that are stored in another form: name, form, the names of what they are made of."""
+    found = []
+    for join in family.joins:
+        for first in [name for name in stored if name.endswith(f".{join.sources[0]}")]:
+            layer = first.removesuffix(join.sources[0])
+            sources = [layer + source for source in join.sources]
+            if missing := [source for source in sources if source not in stored]:
+                raise CheckpointError(
+                    f"GGUF file {file.path} lacks what {layer}{join.target} is made of",
+                    expected=", ".join(sources),
+                    found=f"no {missing[0]}",
+                    fix="download the file again",
+                )
+            found.append((layer + join.target, join, sources))
     return found
 
 
@@ -128,7 +144,7 @@ def _lazy_tensor(
     reorders: Mapping[str, tuple[int, Reorder]],
     norm_offset: float,
 ) -> LazyTensor:
-    dtype, read = PLAIN_KINDS.get(tensor.kind, "f32"), partial(read_values, tensor)
+    dtype, read = dtype_of(tensor.kind), partial(read_values, tensor)
     reorder: Reorder = np.asarray
     if (projection := HEADS.match(tensor.name)) and projection[1] in reorders:
         divisor, reorder = reorders[projection[1]]
@@ -157,12 +173,3 @@ def _read_reordered(tensor: GGUFTensor, reorder: Reorder) -> Array:
 
 def _read_lowered(tensor: GGUFTensor, offset: float) -> Array:
     return read_values(tensor).astype(np.float32) - np.float32(offset)
-
-
-def read_values(tensor: GGUFTensor) -> Array:
-    """The values of a stored tensor in its own row order: plain kinds as a view, quantized kinds as new f32."""
-    if tensor.kind in PLAIN_KINDS:
-        return np.frombuffer(tensor.data, NUMPY_DTYPES[PLAIN_KINDS[tensor.kind]]).reshape(tensor.shape)
-    block_rows: NDArray[np.uint8] = tensor.data.reshape(*tensor.shape[:-1], -1)
-    values: Array = dequantize(block_rows, tensor.kind)
-    return values.reshape(tensor.shape)

@@ -52,13 +52,13 @@ def rows() -> list[Row]:
 
 
 def _gguf(family: Family) -> tuple[str, ...]:
-    """Values of `general.architecture` that are read as this family; a Llama with a window is a Mistral."""
+    """Values of `general.architecture` that may be read as this family."""
     named = tuple(
         name
         for name, known in GGUF_FAMILIES.items()
-        if {known.architecture, known.with_experts and known.with_experts.architecture} & {*family.architectures}
+        if {*known.architectures, *(known.other[1].architectures if known.other else ())} & {*family.architectures}
     )
-    return ("llama",) if family.name == "Mistral" else named
+    return named
 
 
 def markdown() -> str:

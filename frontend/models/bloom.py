@@ -55,4 +55,10 @@ def _sizes(read: ConfigReader) -> Sizes:
     return Sizes(read.integer("vocab_size"), *shape, max_context=context, tied=tied)
 
 
-FAMILY = Family("BLOOM", ("BloomForCausalLM",), parse, ("ALiBi", "LayerNorm, of embeddings too", "plain GELU MLP"))
+FAMILY = Family(
+    "BLOOM",
+    ("BloomForCausalLM",),
+    parse,
+    ("ALiBi", "LayerNorm (of embeddings too)", "plain GELU MLP"),
+    checked=("cpu", "cuda"),
+)

@@ -18,6 +18,7 @@ from warploom.frontend.models.registry import Family
 from warploom.frontend.models.residual import pre_norm
 from warploom.frontend.models.sizes import Sizes
 from warploom.frontend.models.weights import Weights
+from warploom.ir.ops.dequantize import dequantize
 from warploom.ir.ops.elementwise import add, as_dtype
 from warploom.ir.ops.linear import embed
 from warploom.ir.ops.shape import transpose
@@ -32,7 +33,10 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     tied = read.flag("tie_word_embeddings", True)
     shape = (hidden, inner, read.integer("n_layer"), heads, heads, hidden // heads)
     sizes = Sizes(read.integer("vocab_size"), *shape, max_context=context, tied=tied)
-    act, norm = read.expect("activation_function", *ACTIVATIONS), layer_norm(read.real("layer_norm_epsilon", 1e-5))
+    act, norm = (
+        read.expect("activation_function", "gelu_new", *ACTIVATIONS),
+        layer_norm(read.real("layer_norm_epsilon", 1e-5)),
+    )
 
     def mlp(weights: Weights, x: mlir.Value) -> mlir.Value:
         return _conv1d(weights / "c_proj", ACTIVATIONS[act](_conv1d(weights / "c_fc", x, inner)), hidden)
@@ -58,8 +62,11 @@ def _attention(heads: Heads) -> Mixer:
 
 
 def _conv1d(weights: Weights, x: mlir.Value, n: int) -> mlir.Value:
-    """x @ W + b; W [K, n] is stored the other way round than that of a linear."""
-    return project(x, transpose(weights("weight", (width(x), n)), permutation=(1, 0)), weights("bias", (n,)))
+    """x @ W + b; W [K, n] is stored the other way round than that of a linear, but not where it is quantized (GGUF)."""
+    shape = (width(x), n)
+    if parts := weights.parts("weight", shape):
+        return project(x, dequantize(*parts), weights("bias", (n,)))
+    return project(x, transpose(weights("weight", shape), permutation=(1, 0)), weights("bias", (n,)))
 
 
 def _with_positions(context: int) -> Any:

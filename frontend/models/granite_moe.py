@@ -17,6 +17,7 @@ from warploom.frontend.models.mlp import Mlp
 from warploom.frontend.models.registry import Family
 from warploom.frontend.models.sizes import Sizes
 from warploom.frontend.models.weights import Weights
+from warploom.ir.ops.dequantize import dequantize
 from warploom.ir.ops.shape import reshape
 
 
@@ -36,9 +37,22 @@ def _router(experts: Experts, weights: Weights, x: mlir.Value) -> tuple[mlir.Val
 
 def _matrices(weights: Weights, experts: Experts, hidden: int) -> tuple[mlir.Value, mlir.Value]:
     count, size = experts.count, experts.size
-    first = (weights / "input_linear")("weight", (count, 2 * size, hidden))
-    second = (weights / "output_linear")("weight", (count, hidden, size))
-    return reshape(first, shape=(count * 2 * size, hidden)), reshape(second, shape=(count * hidden, size))
+    first = _rows(weights / "input_linear", (count, 2 * size, hidden))
+    return first, _rows(weights / "output_linear", (count, hidden, size))
 
 
-FAMILY = Family("Granite MoE", ("GraniteMoeForCausalLM",), parse, ("Granite's multipliers", "mixture of experts"))
+def _rows(weights: Weights, shape: tuple[int, int, int]) -> mlir.Value:
+    """[count * n, k] of the weight [count, n, k]; quantized ones (GGUF) are stored so."""
+    count, n, k = shape
+    parts = weights.parts("weight", shape)
+    result: mlir.Value = dequantize(*parts) if parts else reshape(weights("weight", shape), shape=(count * n, k))
+    return result
+
+
+FAMILY = Family(
+    "Granite MoE",
+    ("GraniteMoeForCausalLM",),
+    parse,
+    ("Granite's multipliers", "mixture of experts"),
+    checked=("cpu", "cuda"),
+)

@@ -2,7 +2,8 @@
 
 Blocks as ggml lays them out (ggml-common.h): Q8_0 f16 d, 32 i8; Q4_0 f16 d, 16 bytes whose low four bits are the first
 half; Q4_1 the same after f16 d, m; Q4_K, 256 numbers: f16 d, dmin, 12 bytes of eight 6-bit scales and minima, 128
-bytes. Q8_0 is q * d, Q4_0 (q - 8) * d, Q4_1 q * d + m, Q4_K q * (d * scale) - dmin * minimum.
+bytes. Q8_0 is q * d, Q4_0 (q - 8) * d, Q4_1 q * d + m, Q4_K q * (d * scale) - dmin * minimum. MXFP4: the byte of the
+scale, 16 bytes whose low four bits are the first half; numbers are those of `ir/ops/mxfp4.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from warploom.frontend.gguf_file import GGUFTensor
 from warploom.frontend.quantized.format import Parts, signed
 from warploom.frontend.tensors import Array
+from warploom.ir.layouts import pack_array
 
 GROUP = 32
 Rows = Callable[[Array], Array]
@@ -40,6 +42,18 @@ def parts_of(tensor: GGUFTensor, reorder: Rows) -> Parts | None:
         )
 
     return Parts((((n, k), dtype), *[side] * num_sides), read)
+
+
+def mxfp4_parts(tensor: GGUFTensor) -> Parts:
+    """q i8 [n, k / 2] and scale i8 [n, k / 32] of a matrix of MXFP4 (see `ir/ops/mxfp4.py`)."""
+    n, k = tensor.shape
+
+    def read() -> tuple[Array, ...]:
+        blocks = tensor.data.reshape(n, k // GROUP, -1)
+        codes = _halves(blocks[..., 1:]).astype(np.int8).reshape(n, k)
+        return pack_array(codes - np.int8(8), "row4"), np.ascontiguousarray(blocks[..., 0]).view(np.int8)
+
+    return Parts((((n, k // 2), "i8"), ((n, k // GROUP), "i8")), read)
 
 
 def _halves(nibbles: Bytes) -> NDArray[np.int16]:

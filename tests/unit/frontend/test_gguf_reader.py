@@ -17,7 +17,8 @@ from tests.unit.frontend.tiny_checkpoints import HEAD_DIM, KV_HEADS, GGUFContent
 from warploom.errors import UnsupportedModelError
 from warploom.frontend.checkpoint import open_checkpoint
 from warploom.frontend.gguf_file import KINDS, GGUFTensor
-from warploom.frontend.gguf_reader import read_values, undo_permute
+from warploom.frontend.gguf_reader import undo_permute
+from warploom.frontend.gguf_values import read_values
 
 Writer = Callable[[GGUFContents], Path]
 

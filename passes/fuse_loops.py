@@ -65,9 +65,10 @@ def _outline(function: Function, root: mlir.Operation, outliner: Outliner) -> li
     assert op is not None
     made = outliner.build(function, group, KIND, op.name)
     place = f"{path_of(root)}: {op.name}"
+    ops = "1 op" if len(group) == 1 else f"{len(group)} ops"
     results = f" with {len(made.results)} results" if len(made.results) > 1 else ""
     outliner.replace(group, root, made)
-    return [*(f"{place}: {r}" for r in refusals), f"{place}: fused {len(group)} ops{results} as @{made.name}"]
+    return [*(f"{place}: {r}" for r in refusals), f"{place}: fused {ops}{results} as @{made.name}"]
 
 
 def _is_unread_constant(operation: mlir.Operation) -> bool:

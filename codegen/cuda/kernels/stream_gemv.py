@@ -103,6 +103,10 @@ class StreamSpec:
         """Names of the sums of a word: of the low and the high numbers of its bytes, or of all."""
         return ["low", "high"] if self.half else ["all"]
 
+    def numbers_of_x(self, piece: int) -> list[str]:
+        """Names of what the first, the second... number of each word of a piece meets."""
+        return [f"x_{number}_{piece}" for number in range(self.numbers)]
+
     def column(self, word: str, number: int) -> str:
         """Expression of the column that number `number` of a word of a row meets."""
         if not self.half:

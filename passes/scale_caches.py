@@ -29,6 +29,7 @@ def scale_caches(module: mlir.Module, scales: Container[str]) -> None:
     prepare = functions(module)[PREPARE]
     exported: set[str] = set()
     for function in entries(module):
+        known: dict[str, mlir.Value] = {}
         for operation in function.ops:
             if not is_op(operation, kv_write, attention):
                 continue
@@ -42,7 +43,9 @@ def scale_caches(module: mlir.Module, scales: Container[str]) -> None:
                 with before(prepare.terminator):
                     export(checkpoint(**facts), name=name)
             with before(operation):
-                _scale(operation, param(**facts))
+                if name not in known:
+                    known[name] = param(**facts)
+                _scale(operation, known[name])
 
 
 def _scale(operation: mlir.Operation, scales: mlir.Value) -> None:

@@ -21,7 +21,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     """Read a config.json; refuses what it does not implement."""
     read = ConfigReader(config, "Phi-3")
     sizes, norm = read_sizes(read), rms(read.real("rms_norm_eps", 1e-5))
-    rotary = read_rotary(read, sizes.head_dim)
+    rotary = read_rotary(read, sizes.head_dim, partial=1.0)
     mlp = gated_together(sizes.intermediate, read.expect("hidden_act", "silu"))
 
     def layer(window: int) -> Layer:

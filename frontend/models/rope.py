@@ -58,7 +58,7 @@ def read_rotary(
     *,
     layer_type: str = "",
     theta: float = 10000.0,
-    partial: float = 1.0,
+    partial: float | None = None,
     interleaved: bool = False,
 ) -> Rotary:
     """Read `rope_theta`, `rope_scaling` and `partial_rotary_factor` (transformers 4) or `rope_parameters` (5).
@@ -68,35 +68,68 @@ def read_rotary(
         head_dim: elements of a head.
         layer_type: which of several sets of parameters, where a config has one per type of layer.
         theta: the family's default.
-        partial: the family's default of the part of a head that is rotated.
+        partial: the family's default of the part of a head that is rotated; None: it rotates whole heads.
         interleaved: of the family.
 
     Raises:
-        UnsupportedModelError: unknown scaling or parameter.
+        UnsupportedModelError: unknown scaling or parameter, or one that is missing or out of range.
     """
-    config = {name: read.get(name) for name in ("rope_theta", "max_position_embeddings", "partial_rotary_factor")}
-    parameters = dict(read.get("rope_parameters") or read.get("rope_scaling") or {})
-    parameters = dict(parameters.get(layer_type) or parameters)
-    base = float(parameters.get("rope_theta") or config["rope_theta"] or theta)
+    config = {name: read.get(name) for name in ("rope_theta", "partial_rotary_factor", LONGEST, ORIGINAL)}
+    field, stated = read_parameters(read)
+    of_layers = stated.get(layer_type)
+    common = {name: config[name] for name in ("rope_theta", "partial_rotary_factor")}
+    parameters = _present(common) | _present(of_layers or stated)
+    if config[ORIGINAL] is not None and not of_layers:  # where transformers looks first
+        parameters[ORIGINAL] = config[ORIGINAL]
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in SCALINGS:
-        field = "rope_parameters" if "rope_parameters" in read else "rope_scaling"
         raise read.refusal(field, f"rope_type {', '.join(SCALINGS)}")
-    rotate, known = SCALINGS[kind]
-    if unknown := sorted(n for n, v in parameters.items() if v is not None and n not in {*known, *COMMON}):
-        raise read.refusal("rope_scaling", f"for {kind}: {', '.join((*known, *COMMON))}; not {', '.join(unknown)}")
-    if "original_max_position_embeddings" in known and "original_max_position_embeddings" in read:
-        parameters["original_max_position_embeddings"] = read.get("original_max_position_embeddings")
-    part = parameters.get("partial_rotary_factor") or config["partial_rotary_factor"] or partial
+    scaling = SCALINGS[kind]
+    if ORIGINAL not in scaling.names:
+        parameters.pop(ORIGINAL, None)
+    if unknown := sorted(parameters.keys() - scaling.names - COMMON):
+        names = ", ".join(sorted(scaling.names | COMMON))
+        raise read.refusal(field, f"for {kind}: {names}; not {', '.join(unknown)}")
+    base, part = parameters.get("rope_theta", theta), parameters.get("partial_rotary_factor", partial or 1.0)
+    for name, value in {**dict.fromkeys(scaling.needed), "rope_theta": theta, **parameters}.items():
+        if not _fits(name, value):
+            raise read.refusal(field, f"for {kind}: {name} above 0, not {value!r}")
+    if part > 1 or (partial is None and part != 1):
+        raise read.refusal(
+            "partial_rotary_factor", "1: heads of this family are rotated whole" if part < 1 else "at most 1"
+        )
     dim = int(head_dim * part)
     plain = 1.0 / base ** (np.arange(0, dim, 2) / dim)
-    scaled = rotate(plain, base, {"max_position_embeddings": config["max_position_embeddings"], **parameters})
+    scaled = scaling.rotate(plain, base, {LONGEST: config[LONGEST], ORIGINAL: config[LONGEST], **parameters})
     return Rotary(scaled.inv_freq, scaled.attention_factor, interleaved, scaled.switch, scaled.long_inv_freq)
+
+
+def read_parameters(read: ConfigReader) -> tuple[str, Mapping[str, Any]]:
+    """Which field says how to rotate, `rope_scaling` (transformers 4) or `rope_parameters` (5), and what it says.
+
+    Raises:
+        UnsupportedModelError: it has both, and they differ.
+    """
+    found = {name: read.get(name) or {} for name in ("rope_scaling", "rope_parameters")}
+    old, new = found.values()
+    if old and new and old != new:
+        raise read.refusal("rope_scaling", "the same as rope_parameters, or one of them alone")
+    return ("rope_parameters", new) if new else ("rope_scaling", old)
+
+
+def _present(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in NO_NUMBERS:
+        return value is not None
+    return isinstance(value, int | float) and not isinstance(value, bool) and (value > 0 or name in MAY_BE_ZERO)
 
 
 def score_factor(read: ConfigReader) -> float:
     """What scores are multiplied with under yarn in DeepSeek's models: the square of mscale for `mscale_all_dim`."""
-    p = read.get("rope_parameters") or read.get("rope_scaling") or {}
+    _, p = read_parameters(read)
     if p.get("rope_type", p.get("type", "default")) == "default" or not p.get("mscale_all_dim"):
         return 1.0
     return _mscale(p["factor"], p["mscale_all_dim"]) ** 2
@@ -127,7 +160,7 @@ def _linear(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
 
 def _llama3(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
     """Long wavelengths are divided by the factor, short ones kept, those between blended."""
-    low, high, original = p["low_freq_factor"], p["high_freq_factor"], p["original_max_position_embeddings"]
+    low, high, original = p["low_freq_factor"], p["high_freq_factor"], p[ORIGINAL]
     wavelength = 2 * math.pi / plain
     smooth = np.clip((original / wavelength - low) / (high - low), 0, 1)
     return Rotary(tuple((1 - smooth) * plain / p["factor"] + smooth * plain))
@@ -140,8 +173,8 @@ def _dynamic(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
 
 def _yarn(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
     """Peng et al. 2023: interpolate slow frequencies, keep fast ones, ramp between."""
-    half, original = len(plain), p.get("original_max_position_embeddings") or p["max_position_embeddings"]
-    factor = p.get("factor") or p["max_position_embeddings"] / original
+    half, original = len(plain), p[ORIGINAL]
+    factor = p.get("factor") or p[LONGEST] / original
 
     def dimension(rotations: float) -> float:
         return 2 * half * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
@@ -168,7 +201,7 @@ def _yarn_attention(factor: float, p: Mapping[str, Any]) -> float:
 
 def _longrope(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
     """Ding et al. 2024: a factor per frequency, in two sets; see the module."""
-    original = int(p.get("original_max_position_embeddings") or p["max_position_embeddings"])
+    original = p[ORIGINAL]
     short, long = (np.array(p[name]) for name in ("short_factor", "long_factor"))
     if len(short) != len(plain) or len(long) != len(plain):
         raise UnsupportedModelError(
@@ -178,22 +211,54 @@ def _longrope(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
         )
     attention = p.get("attention_factor")
     if attention is None:
-        factor = p.get("factor") or p["max_position_embeddings"] / original
+        factor = p.get("factor") or p[LONGEST] / original
         attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     return Rotary(tuple(plain / short), float(attention), switch=original, long_inv_freq=tuple(plain / long))
 
 
-Scaling = Callable[[np.ndarray, float, Mapping[str, Any]], Rotary]
-COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
-ORIGINAL = "original_max_position_embeddings"
-SCALINGS: dict[str, tuple[Scaling, tuple[str, ...]]] = {
-    "default": (_default, ()),
-    "linear": (_linear, ("factor",)),
-    "dynamic": (_dynamic, ("factor", ORIGINAL)),
-    "llama3": (_llama3, ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL)),
-    "yarn": (
+@dataclass(frozen=True)
+class Scaling:
+    """A `rope_type`.
+
+    Attributes:
+        rotate: frequencies without scaling, base, parameters -> a rotation.
+        needed: parameters that must be there.
+        optional: parameters that may be there.
+    """
+
+    rotate: Callable[[np.ndarray, float, Mapping[str, Any]], Rotary]
+    needed: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset(self.needed + self.optional)
+
+
+ORIGINAL, LONGEST = "original_max_position_embeddings", "max_position_embeddings"
+COMMON = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
+NO_NUMBERS = frozenset({"rope_type", "type", "truncate", "short_factor", "long_factor"})
+MAY_BE_ZERO = frozenset({"mscale", "mscale_all_dim"})  # which is as if they were absent
+LONGROPE = Scaling(_longrope, ("short_factor", "long_factor", ORIGINAL), ("factor", "attention_factor"))
+SCALINGS = {
+    "default": Scaling(_default),
+    "linear": Scaling(_linear, ("factor",)),
+    "dynamic": Scaling(_dynamic, ("factor",), (ORIGINAL,)),
+    "llama3": Scaling(_llama3, ("factor", "low_freq_factor", "high_freq_factor"), (ORIGINAL,)),
+    "yarn": Scaling(
         _yarn,
-        ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", ORIGINAL),
+        optional=(
+            "factor",
+            "attention_factor",
+            "beta_fast",
+            "beta_slow",
+            "mscale",
+            "mscale_all_dim",
+            "truncate",
+            ORIGINAL,
+        ),
     ),
-    "longrope": (_longrope, ("factor", "attention_factor", "short_factor", "long_factor", ORIGINAL)),
+    "longrope": LONGROPE,
+    "su": LONGROPE,  # its first name
 }

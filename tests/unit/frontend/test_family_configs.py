@@ -119,7 +119,8 @@ def test_the_compiled_context_chooses_between_short_and_long_factors() -> None:
 
 
 def test_part_of_a_head_is_rotated() -> None:
-    assert read_rotary(ConfigReader({"partial_rotary_factor": 0.25}, "Any"), 64).dim == 16
+    assert read_rotary(ConfigReader({"partial_rotary_factor": 0.25}, "Any"), 64, partial=1.0).dim == 16
+    assert read_rotary(ConfigReader({}, "Any"), 64, partial=0.5).dim == 32
     whole = read_rotary(ConfigReader({}, "Any"), 64)
     assert whole.inv_freq == pytest.approx([10000.0 ** -(i / 32) for i in range(32)])
 

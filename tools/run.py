@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
 examples:
   warploom run smollm2/ir/cpu/00-trace.mlir
-  warploom run smollm2/ir/cpu/19-fuse_loops.mlir --on cpu --against interpreter
-  warploom run smollm2/ir/cpu/19-fuse_loops.mlir --against smollm2/ir/cpu/00-trace.mlir --dims T=9,S=3
+  warploom run smollm2/ir/cpu/*-fuse_loops.mlir --on cpu --against interpreter
+  warploom run smollm2/ir/cpu/*-fuse_loops.mlir --against smollm2/ir/cpu/00-trace.mlir --dims T=9,S=3
   warploom run smollm2/ir/cuda.sm_90/00-trace.mlir --on cuda --against interpreter
   warploom run step.mlir --inputs inputs.npz --out results.npz
 
@@ -33,8 +33,8 @@ on a machine without a GPU, then on one with a GPU, which needs no compiler:
   warploom run package
 
 Inputs that are not given are random, and so are weights, the same in every stage (real ones: --weights MODEL).
-Two results agree if no number differs by more than the tolerance times the largest number of the result. FP8 rounds
-more coarsely than bf16 (0.07 on a tiny model); where two experts are nearly as likely, rounding chooses between them.
+Two results agree if no number differs by more than the tolerance times the largest number of the result. Where two
+experts are nearly as likely, rounding chooses between them.
 """
 
 
@@ -56,7 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=float,
         metavar="X",
-        help="of --against (default: 1e-4; with cuda, which multiplies bf16, 0.03)",
+        help="of --against (default: by the coarsest numbers that the program makes: 1e-4 of f32, 0.02 of bf16, "
+        "0.1 of eight bits; with cuda, which multiplies bf16, at least 0.03)",
     )
     parser.add_argument(
         "--save", type=Path, metavar="FOLDER", help="with --on cuda:ARCH: do not run it, but write all that a GPU needs"
@@ -91,7 +92,6 @@ def run(args: argparse.Namespace) -> None:
         found, reference = _run_saved(args)
     else:
         require_compiler("run programs")
-        args.tolerance = _tolerance(args)
         found, reference = _execute(args)
     rows = [_row(name, array, reference.get(name)) for name, array in found.items()]
     if args.out is not None:
@@ -121,6 +121,7 @@ def _execute(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str,
     place = runner_of(args.on)
     with new_context(), mlir.Location.unknown():
         module = read_program(args.file)
+        args.tolerance = _tolerance(args, module)
         work = _workload(args, module)
         found = place(module, work)
         if args.against is None:
@@ -130,12 +131,11 @@ def _execute(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str,
         return found, place(read_program(args.against), work)
 
 
-def _tolerance(args: argparse.Namespace) -> float:
-    """What was given, or what the places that are compared may differ by."""
-    from warploom.tools.execution import is_cuda
+def _tolerance(args: argparse.Namespace, module: mlir.Module) -> float:
+    """What was given, or what the program may differ by where it is computed."""
+    from warploom.tools.agreement import usual_tolerance
 
-    usual = 0.03 if any(is_cuda(place) for place in (args.on, args.against or "")) else 1e-4
-    return usual if args.tolerance is None else float(args.tolerance)
+    return usual_tolerance(module, (args.on, args.against or "")) if args.tolerance is None else float(args.tolerance)
 
 
 def _save(args: argparse.Namespace) -> None:
@@ -158,7 +158,7 @@ def _save(args: argparse.Namespace) -> None:
     with new_context(), mlir.Location.unknown():
         module = read_program(args.file)
         work = _workload(args, module)
-        against = Against(place, _tolerance(args), runner_of(place)(module, work))
+        against = Against(place, _tolerance(args, module), runner_of(place)(module, work))
         package_for_cuda(module, work, arch, args.save, against)
     print(f"wrote {args.save}: `warploom run {args.save}` runs it on a GPU of {arch}, without a compiler")
 

@@ -13,6 +13,7 @@ import warploom
 from tests.unit.tools.conftest import RunCLI, write_tiny_model
 from warploom.ir.context import SHOWN_ERRORS, new_context, parse
 from warploom.passes.pipeline import run as run_passes
+from warploom.tools.agreement import usual_tolerance
 from warploom.tools.cli import main
 
 
@@ -51,6 +52,28 @@ def test_run_executes_every_stage_to_the_same_results(stages: list[Path]) -> Non
 @pytest.mark.parametrize(("stage", "entry"), [(0, "step"), (-1, "sample")])
 def test_run_executes_the_first_and_the_last_stage_natively(stages: list[Path], stage: int, entry: str) -> None:
     assert main(["run", str(stages[stage]), "--entry", entry, "--on", "cpu", "--against", "interpreter"]) == 0
+
+
+def last_stage(folder: Path, quantization: str) -> Path:
+    artifact = warploom.compile(write_tiny_model(folder / "model"), quantization=quantization, out=folder / "artifact")
+    return max((artifact.path / "ir/cpu").glob("*-fuse_loops.mlir"))
+
+
+@pytest.mark.parametrize(("quantization", "tolerance"), [("bf16", 0.02), ("int8", 0.1)])
+def test_what_rounds_coarsely_may_differ_by_as_much(quantization: str, tolerance: float, tmp_path: Path) -> None:
+    with new_context(), mlir.Location.unknown():
+        module = parse(last_stage(tmp_path, quantization).read_text())
+        assert usual_tolerance(module, ["cpu", "interpreter"]) == tolerance
+        assert usual_tolerance(module, ["cuda:sm_90"]) == max(tolerance, 0.03)
+
+
+def test_native_code_of_a_program_with_bf16_agrees_with_its_meaning(tmp_path: Path) -> None:
+    assert main(["run", str(last_stage(tmp_path, "bf16")), "--on", "cpu", "--against", "interpreter"]) == 0
+
+
+def test_what_is_exact_must_agree_closely(stages: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "other.mlir").write_text(stages[0].read_text().replace("eps = 1.000000e-05", "eps = 1.001000e-03"))
+    assert main(["run", str(tmp_path / "other.mlir"), "--against", str(stages[0])]) == 2
 
 
 def test_run_takes_inputs_and_gives_results(

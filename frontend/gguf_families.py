@@ -5,6 +5,7 @@ Facts from llama.cpp (`conversion/*.py`). Names of tensors come from the `gguf` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -45,6 +46,8 @@ from warploom.frontend.gguf_modules import (
     SPARSE,
 )
 from warploom.frontend.gguf_restore import Join
+
+LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,11 @@ class Counts:
 
     @classmethod
     def of(cls, keys: Metadata) -> Counts:
-        """Those of a file."""
+        """Those of a file; CheckpointError if it has fewer layers than it says."""
         layers, heads = keys.size("block_count"), keys.size("attention.head_count")
+        present = {layer[1] for name in keys.file.tensors if (layer := LAYER.match(name))}
+        if layers > len(present):
+            raise keys.unusable("block_count", f"at most {len(present)}, the layers that have tensors", layers)
         further = keys.integer("nextn_predict_layers", default=0)
         return cls(layers - further, heads, keys.size("attention.head_count_kv", default=heads))
 

@@ -250,8 +250,13 @@ def glm4_moe(m: Metadata) -> Fields:
 
 
 def deepseek2(m: Metadata) -> Fields:
-    """DeepSeek-V2, or V3 if scores are sigmoids (GLM-4.7-Flash is one); older files have heads of full size."""
-    sigmoid = m.integer("expert_gating_func", default=1) == ExpertGatingFuncType.SIGMOID
+    """DeepSeek-V2, or V3 if scores are sigmoids (GLM-4.7-Flash is one); older files have heads of full size.
+
+    Files that do not say which (GLM-4.7-Flash's) show it by biases of routers, which V2 has not.
+    """
+    biased = any(name.endswith(".exp_probs_b.bias") for name in m.file.tensors)
+    default = ExpertGatingFuncType.SIGMOID if biased else ExpertGatingFuncType.SOFTMAX
+    sigmoid = m.integer("expert_gating_func", default=default) == ExpertGatingFuncType.SIGMOID
     rotated, latent = m.size("rope.dimension_count"), m.size("attention.kv_lora_rank")
     end = "_mla" if "attention.key_length_mla" in m else ""
     fields = rms(m) | {

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from warploom.errors import CheckpointError, UnsupportedModelError
-from warploom.frontend.gguf_families import Counts, GGUFFamily, gguf_family, hf_modules
+from warploom.frontend.gguf_families import LAYER, Counts, GGUFFamily, gguf_family, hf_modules
 from warploom.frontend.gguf_file import GGUFFile, GGUFTensor
 from warploom.frontend.gguf_metadata import Metadata
 from warploom.frontend.gguf_restore import Join, restored
@@ -26,7 +26,6 @@ from warploom.frontend.quantized.gguf_blocks import parts_of
 from warploom.frontend.tensors import Array, LazyTensor
 
 TENSOR = re.compile(r"(.+)\.(weight|bias)")
-LAYER = re.compile(r"blk\.(\d+)\.")
 HEADS = re.compile(r"blk\.\d+\.attn_(q|k|qkv)\.")
 Reorder = Callable[[Array], Array]  # rows [n, ...] to the same rows in another order
 

@@ -155,6 +155,15 @@ def test_unusable_values_are_named(read_config: ReadConfig, gguf_contents: GGUFC
         read_config(gguf_contents)
 
 
+def test_more_layers_than_there_are_is_no_reason_to_look_for_them(
+    read_config: ReadConfig, gguf_contents: GGUFContents
+) -> None:
+    gguf_contents.metadata["llama.block_count"] = 2**31 - 1
+    with pytest.raises(CheckpointError, match=r"llama\.block_count") as caught:
+        read_config(gguf_contents)
+    assert caught.value.expected == "at most 2, the layers that have tensors"
+
+
 def test_one_number_per_layer_is_taken_when_all_are_equal(read_config: ReadConfig, gguf_contents: GGUFContents) -> None:
     gguf_contents.metadata["llama.attention.head_count_kv"] = [2, 2]
     assert read_config(gguf_contents)["num_key_value_heads"] == 2

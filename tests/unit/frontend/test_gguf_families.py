@@ -169,7 +169,10 @@ KEYS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "deepseek_v2_published": ("deepseek2", lambda c: latent(c) | routed(c)),
     "deepseek_v2": ("deepseek2", lambda c: latent(c) | routed(c)),
     "deepseek_v3_published": ("deepseek2", lambda c: latent(c) | sigmoids(c)),
-    "glm4_moe_lite": ("deepseek2", lambda c: latent(c) | sigmoids(c)),
+    "glm4_moe_lite": (
+        "deepseek2",  # whose config says nothing of scores, and so the file does not
+        lambda c: latent(c) | routed(c) | {"expert_weights_norm": c["norm_topk_prob"]},
+    ),
 }
 MSCALES = rope(rope_type="yarn", factor=4.0, mscale=0.8, mscale_all_dim=0.8, original_max_position_embeddings=64)
 # Variants that the format can say: Gemma's scale by the size of a head, its and SmolLM3's usual patterns of layers,

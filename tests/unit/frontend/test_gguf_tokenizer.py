@@ -97,6 +97,14 @@ def test_add_bos_follows_the_family_when_the_file_is_silent(
         ("tekken", "helloWorld 12", ["hello", "World", " ", "1", "2"]),
         ("llama-bpe", "helloWorld 12", ["helloWorld", " ", "12"]),
         ("deepseek-coder", "a\n b 1", ["a", "\n", " b", " ", "1"]),
+        ("gpt-4o", "helloWorld's 1234", ["hello", "World's", " ", "123", "4"]),
+        ("gpt-4o", "a/\n b", ["a", "/\n", " b"]),
+        ("deepseek-v3", "ab 1234 日本x .py", ["ab", " ", "123", "4", " ", "日本", "x", " .", "py"]),
+        ("deepseek-v3", "(word) é", ["(word", ")", " é"]),
+        ("glm4", "I'LL 1234", ["I", "'LL", " ", "123", "4"]),
+        ("stablelm2", "a 12", ["a", " ", "1", "2"]),
+        ("seed-coder", "a!\n\nb", ["a", "!", "\n\n", "b"]),
+        ("bloom", "hello, world 12。ok", ["hello", ",", " world", " 12", "。", "ok"]),
     ],
 )
 def test_pre_tokenizers_cut_where_their_models_cut(

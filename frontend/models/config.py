@@ -94,6 +94,13 @@ class ConfigReader:
             raise self.refusal(name, "a number")
         return float(value)
 
+    def positive(self, name: str, default: float) -> float:
+        """A number above 0."""
+        value = self.real(name, default)
+        if value <= 0:
+            raise self.refusal(name, "a number above 0")
+        return value
+
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
         value = self.get(name, default)

@@ -45,7 +45,8 @@ def _blocks(read: ConfigReader, sizes: Sizes, act: str) -> list[tuple[Mlp, ...]]
     chosen = mixture(experts, act, biased_router(experts, score="softmax", bias=BIAS, bias_shape=(1, count)))
     shared = gated(size * int(read.get("moe_num_shared_experts", 2)), act)
     first, every = int(read.get("moe_layer_start_index", 1)), read.integer("moe_layer_interval", 1)
-    last = int(read.get("moe_layer_end_index", -1)) % sizes.layers
+    end = int(read.get("moe_layer_end_index", -1))
+    last = sizes.layers - 1 if end == -1 else end
     read.expect("moe_norm_min", 1e-12)
     read.expect("moe_gate", "topk")
     read.expect("moe_use_aux_free", True)

@@ -48,6 +48,8 @@ def parse(config: Mapping[str, Any]) -> Decoder:
 
 def _sizes(read: ConfigReader, new: bool) -> Sizes:
     hidden, heads = read.integer("hidden_size"), read.integer("num_attention_heads")
+    if hidden < heads:
+        raise read.refusal("hidden_size", f"at least num_attention_heads={heads}")
     several = read.integer("num_kv_heads", heads)
     kv_heads = 1 if read.flag("multi_query", True) and not new else several
     return Sizes(

@@ -30,9 +30,11 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     bias = read.flag("attention_bias", False)
     read.expect("hidden_act", "gelu_pytorch_tanh", "gelu")  # an old field, which transformers overrides
     mlp = gated(sizes.intermediate, read.expect("hidden_activation", "gelu_pytorch_tanh"))
-    scale = read.real("query_pre_attn_scalar", 256) ** -0.5
-    cap = read.stated("attn_logit_softcapping", None if third else 50.0) or 0.0
-    final = read.stated("final_logit_softcapping", None if third else 30.0) or 0.0
+    scale = read.positive("query_pre_attn_scalar", 256) ** -0.5
+    if third:
+        read.expect("attn_logit_softcapping", None)  # transformers has the field, but caps no scores
+    cap = 0.0 if third else _cap(read, "attn_logit_softcapping", 50.0)
+    final = _cap(read, "final_logit_softcapping", 0.0 if third else 30.0)
     pattern = read.integer("sliding_window_pattern", read.integer("_sliding_window_pattern", 6 if third else 2))
 
     def layer(window: int) -> Layer:
@@ -51,6 +53,11 @@ def parse(config: Mapping[str, Any]) -> Decoder:
         embedded=lambda weights, x, step: scaled(x, sizes.hidden**0.5),
         scored=partial(softcap, cap=final) if final else lambda logits: logits,
     )
+
+
+def _cap(read: ConfigReader, name: str, default: float) -> float:
+    """0: none, which null says too."""
+    return read.real(name, 0.0) if name in read else default
 
 
 def _rotaries(read: ConfigReader, head_dim: int, third: bool) -> dict[str, Rotary]:

@@ -49,6 +49,7 @@ def parse(config: Mapping[str, Any]) -> TextPart:
     images = ("boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "vision_config")
     read.ignore(*images)
     read.finish()
+    ConfigReader(text, "Gemma 3 with images").expect("final_logit_softcapping", None)  # transformers caps none
     return TextPart(gemma.parse(text), "language_model")
 
 

@@ -30,7 +30,7 @@ def read_model(read: ConfigReader, module: str, read_mlp: Callable[[ConfigReader
     attention = self_attention(heads, separate(heads, bias=bias), out_bias=bias)
     names, added = (INPUT, ATTENTION, POST_ATTENTION, module), read.real("residual_multiplier", 1.0)
     layer = pre_norm(norm, attention, read_mlp(read, sizes), multiplier=added, names=names)
-    embedding, logits = read.real("embedding_multiplier", 1.0), read.real("logits_scaling", 1.0)
+    embedding, logits = read.real("embedding_multiplier", 1.0), read.positive("logits_scaling", 1.0)
     read.finish()
     return Decoder(
         sizes,

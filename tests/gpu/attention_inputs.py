@@ -29,7 +29,7 @@ def paged(problem: Case, contexts: Sequence[int], width: int) -> Arrays:
 
 
 def stored(problem: Case, pages: torch.Tensor) -> torch.Tensor:
-    """bf16 pages [C, 2, kv_heads, PAGE, D] as the cache has them; i8: [C, 2, kv_heads, PAGE * (D + 1)]."""
+    """Pages [C, 2, kv_heads, PAGE, D] as the cache has them; i8: [C, 2, kv_heads, PAGE * (D + 1)]."""
     if problem["kv"] != "i8":
         return pages.to(TORCH[problem["kv"]])
     wide = pages.float().nan_to_num(1e30)
@@ -86,13 +86,13 @@ def projected(problem: Case, given: Arrays) -> tuple[Arrays, Arrays]:
     turned = [low * cos[:, None] - high * sin[:, None], high * cos[:, None] + low * sin[:, None], rest]
     rotated = torch.cat(turned, -1).bfloat16()
     live = slots[: starts[-1]].long()
-    empty, full = (held(problem, given["kv"]) for _ in range(2))
+    empty, full = (held(problem, given["kv"]).float() for _ in range(2))  # rounded once, when stored
     keys, values = rotated[:, heads : heads + kv_heads], qkv.view(tokens, -1, size)[:, heads + kv_heads :]
     if problem["scaled"]:
         keys, values = (x / s[:, None] for x, s in zip((keys, values), given["scales"], strict=True))
     for which, new in ((0, keys), (1, values)):
         empty[live // PAGE, which, :, live % PAGE] = float("nan")
-        full[live // PAGE, which, :, live % PAGE] = new[: starts[-1]].bfloat16()
+        full[live // PAGE, which, :, live % PAGE] = new[: starts[-1]].float()
     empty, full = stored(problem, empty), stored(problem, full)
     fresh = {"q": qkv, "k": qkv, "v": qkv, "cos": cos, "sin": sin, "slots": slots, "kv": empty}
     return given | fresh, given | {"q": rotated[:, :heads], "kv": full}

@@ -11,7 +11,8 @@ import msgspec
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, short
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
-from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile
+from warploom.codegen.cuda.kernels.stream_gemv import streams
+from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile, StreamTile
 from warploom.ir.types import DType
 
 TUNING = Path(__file__).parents[1] / "tuning"
@@ -19,6 +20,7 @@ FULL = 96  # blocks that keep most of a large GPU busy
 UNPACKED_FROM = 256  # tokens, from which on it pays to make quantized weights bf16 first
 LARGEST_UNPACKED = 1 << 28  # elements of such a weight
 RING_COLUMNS = 128
+STREAMS = 264  # blocks of a GEMV of quantized weights: two of a multiprocessor of an H100
 HALF_OF_SHARED = 112 << 10  # of a multiprocessor of Hopper, less what a block itself needs
 
 
@@ -98,23 +100,33 @@ def _skinny(problem: LinearProblem, tokens: int, target: CudaTarget) -> SkinnyTi
 
 
 def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
-    """Tiles of quantized weights: a ring for few tokens where there is one, else one kind for all."""
+    """Tiles of quantized weights: a GEMV, a ring for few tokens where there is one, then one kind for all."""
     mixed = not problem.prepared().is_plain
     rings = []
     if target.has_wgmma and problem.prepared().operands_by_tma and (not mixed or problem.k % RING_COLUMNS == 0):
         rings = [Choice(t, _ring(problem, t)) for t in ((16, 32, 64) if mixed else (16, 32, 64, 128))]
+    one = [Choice(1, _stream(problem), fused_norm=True)] if streams(problem) else []
     if mixed:
         few = rings or [Choice(16, MixedTile(64, 16, num_warps=4, num_stages=4))]
         some = MixedTile(64, 64, num_warps=4, num_stages=3)
         if problem.n * problem.k > LARGEST_UNPACKED or target.deterministic:
-            return (*few, Choice(None, some))
-        return (*few, Choice(UNPACKED_FROM, some), Choice(None, _gemms(problem.unpacked(), target)[1]))
+            return (*one, *few, Choice(None, some))
+        return (*one, *few, Choice(UNPACKED_FROM, some), Choice(None, _gemms(problem.unpacked(), target)[1]))
     large = target.has_tma and _is_large(target) and problem.operands_by_tma
     small = GemmTile(64 if rings else 16, 128, 128 if large else 64, num_warps=4, num_stages=3, tma=large)
     if not large:
-        return (Choice(128, small), Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3)))
+        return (*one, Choice(128, small), Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3)))
     many = GemmTile(128, 256, 128, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
-    return (*rings, Choice(512, small), Choice(None, many if problem.out is DType.BF16 else small))
+    return (*one, *rings, Choice(512, small), Choice(None, many if problem.out is DType.BF16 else small))
+
+
+def _stream(problem: LinearProblem) -> StreamTile:
+    """Rows in flight as long as registers last."""
+    if problem.epilogue == "swiglu":
+        return StreamTile(2, ahead=4, blocks=STREAMS, num_warps=8)
+    if problem.k > 8192:
+        return StreamTile(1, ahead=2, blocks=STREAMS, num_warps=8)
+    return StreamTile(4, ahead=2, blocks=STREAMS, num_warps=8)
 
 
 def _ring(problem: LinearProblem, tokens: int) -> RingTile:

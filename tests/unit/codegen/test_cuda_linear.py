@@ -17,7 +17,8 @@ from warploom.codegen.cuda.kernels.linear import lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
 from warploom.codegen.cuda.kernels.skinny_gemm import SkinnySpec
-from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, SkinnyTile
+from warploom.codegen.cuda.kernels.stream_gemv import StreamSpec, streams
+from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, SkinnyTile, StreamTile
 from warploom.codegen.cuda.tuning import choices_for, key_of, table
 from warploom.errors import CompileError
 from warploom.ir.layouts import pack_array, unpack_array
@@ -62,10 +63,14 @@ QUANTIZED_TILES = {
     "gemm_tma": Choice(None, GemmTile(64, 32, 64, 4, 3, blocks=3, tma=True)),
     "gemm_halves": Choice(None, GemmTile(32, 64, 64, 4, 3, group=2, tma=True, halves=True)),
     "mixed": Choice(None, MixedTile(32, 16, 4, 3)),
+    "stream": Choice(1, StreamTile(2, ahead=2, blocks=5, num_warps=1), fused_norm=True),
+    "stream_wide": Choice(1, StreamTile(1, ahead=1, blocks=7, num_warps=2)),
 }
 TILES = {
     "gemv": Choice(1, GemvTile(4, 64, 2, num_warps=2), fused_norm=True),
     "gemv_whole_row": Choice(1, GemvTile(1, 256, 4, num_warps=2), fused_norm=True),
+    "stream": Choice(1, StreamTile(2, ahead=2, blocks=5, num_warps=1), fused_norm=True),
+    "stream_after_norm": Choice(1, StreamTile(4, ahead=3, blocks=2, num_warps=2)),
     "gemv_tokens": Choice(3, GemvTile(4, 64, 2, num_warps=2, block_t=3), fused_norm=True),
     "skinny": Choice(16, SkinnyTile(32, 16, 32, 4, 3)),
     "skinny_norm": Choice(16, SkinnyTile(64, 16, 64, 4, 3), fused_norm=True),
@@ -174,6 +179,8 @@ def without_pdl(variant: Variant) -> Variant:
 def test_kernels_compute_the_layer(problem: LinearProblem, tile: Choice) -> None:
     if isinstance(tile.tile, GemmTile) and tile.tile.tma and not problem.operands_by_tma:
         pytest.skip("choices_for gives no such tile")
+    if isinstance(tile.tile, StreamTile) and not streams(problem):
+        pytest.skip("rows are no whole chunks")
     match = lowered(problem, tile)
     variant = without_pdl(match.variants[0])
     for tokens in {1: (1,), 3: (1, 2, 3)}.get(tile.up_to or 0, (3, min(tile.up_to or 37, 21))):
@@ -192,8 +199,8 @@ def test_kernels_compute_the_layer(problem: LinearProblem, tile: Choice) -> None
 @pytest.mark.parametrize(
     ("problem", "tile"),
     [
-        *((problem, tile) for problem in ROUNDED.values() for tile in ("gemm", "gemm_tma", "gemm_halves")),
-        *((problem, tile) for problem in MIXED.values() for tile in ("mixed", "gemm")),
+        *((problem, tile) for problem in ROUNDED.values() for tile in ("gemm", "gemm_tma", "gemm_halves", "stream")),
+        *((problem, tile) for problem in MIXED.values() for tile in ("mixed", "gemm", "stream", "stream_wide")),
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
@@ -287,6 +294,14 @@ def test_deterministic_kernels_sum_each_row_in_one_order(problem: LinearProblem)
         assert not isinstance(product, SkinnySpec) or product.tile.splits == 1
     assert match.variants[0].when is not None
     assert match.variants[0].when.min == 1
+
+
+@pytest.mark.parametrize("problem", [ROUNDED["norm_swiglu"], MIXED["rows"], MIXED["i4"]], ids=key_of)
+def test_one_token_of_quantized_weights_is_one_launch_but_in_deterministic_mode(problem: LinearProblem) -> None:
+    first, *_ = lowered(problem, *choices_for(problem, SM_90)).variants
+    assert [type(step.spec) for step in first.steps] == [StreamSpec]
+    invariant = choices_for(problem, CudaTarget("sm_90", deterministic=True))
+    assert [choice.up_to for choice in invariant] == [None]
 
 
 def test_the_table_of_sm_90_can_be_read_and_fits_its_keys() -> None:

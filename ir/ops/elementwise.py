@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import mlir.ir as mlir
 import numpy as np
@@ -13,11 +14,15 @@ from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.op import Attribute, Chooser, Op, Operand
 from warploom.ir.types import ALL, BITS, FLOATS, INTS, STORED, DType, TensorType, tensor, type_of
 
+T = TypeVar("T")
+WORDS = frozenset({DType.I32})
+
 
 class Unary(Op):
     """Base of ops that map each element of one tensor."""
 
     operands = (Operand("x", FLOATS),)
+    evaluate: Callable[..., np.ndarray]
 
     def infer(self, x: TensorType) -> TensorType:
         """The type of the operand."""
@@ -35,150 +40,6 @@ class PositiveUnary(Unary):
         """A fresh positive input."""
         x = type_of(choose.value(self.operands[0].dtypes))
         return [choose.input(x, 0.25, 4.0)], {}
-
-
-class Neg(Unary):
-    """Negation."""
-
-    name = "neg"
-    operands = (Operand("x", FLOATS | INTS),)
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """-x."""
-        return -x
-
-
-class Abs(Unary):
-    """Absolute value."""
-
-    name = "abs"
-    operands = (Operand("x", FLOATS | INTS),)
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """|x|."""
-        return np.abs(x)
-
-
-class Exp(Unary):
-    """Natural exponential."""
-
-    name = "exp"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """e^x."""
-        return np.exp(x)
-
-
-class Log(PositiveUnary):
-    """Natural logarithm."""
-
-    name = "log"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """ln x."""
-        return np.log(x)
-
-
-class Sqrt(PositiveUnary):
-    """Square root."""
-
-    name = "sqrt"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """x^(1/2)."""
-        return np.sqrt(x)
-
-
-class Rsqrt(PositiveUnary):
-    """Reciprocal square root."""
-
-    name = "rsqrt"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """x^(-1/2)."""
-        return 1 / np.sqrt(x)
-
-
-class Tanh(Unary):
-    """Hyperbolic tangent."""
-
-    name = "tanh"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """tanh x."""
-        return np.tanh(x)
-
-
-class Erf(Unary):
-    """Gauss error function."""
-
-    name = "erf"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """erf x."""
-        return np.vectorize(math.erf, otypes=[x.dtype])(x)
-
-
-class Logistic(Unary):
-    """Logistic sigmoid."""
-
-    name = "logistic"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """1 / (1 + e^-x), written so that it does not overflow."""
-        small = np.exp(-np.abs(x))
-        return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
-
-
-class Sin(Unary):
-    """Sine, argument in radians."""
-
-    name = "sin"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """sin x."""
-        return np.sin(x)
-
-
-class Cos(Unary):
-    """Cosine, argument in radians."""
-
-    name = "cos"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """cos x."""
-        return np.cos(x)
-
-
-class Floor(Unary):
-    """Largest integer not above."""
-
-    name = "floor"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """Rounds towards minus infinity."""
-        return np.floor(x)
-
-
-class Round(Unary):
-    """Nearest integer, ties to even."""
-
-    name = "round"
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """IEEE roundTiesToEven."""
-        return np.rint(x)
-
-
-class Not(Unary):
-    """Bitwise complement; of booleans, negation."""
-
-    name = "not"
-    operands = (Operand("x", BITS),)
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """~x."""
-        return ~x
 
 
 class Cast(Op):
@@ -241,45 +102,8 @@ class Binary(Op):
         return [x, choose.like(type_of(x))], {}
 
 
-class Add(Binary):
-    """Sum."""
-
-    name = "add"
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """x + y."""
-        return x + y
-
-
-class Sub(Binary):
-    """Difference."""
-
-    name = "sub"
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """x - y."""
-        return x - y
-
-
-class Mul(Binary):
-    """Product."""
-
-    name = "mul"
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """x * y."""
-        return x * y
-
-
-class Div(Binary):
-    """Quotient of floats."""
-
-    name = "div"
-    operands = (Operand("x", FLOATS), Operand("y", FLOATS))
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """x / y."""
-        return x / y
+class Quotient(Binary):
+    """Base of divisions: by numbers away from zero, in examples."""
 
     def generate(self, choose: Chooser) -> tuple[list[mlir.Value], dict[str, AttrValue]]:
         """A divisor away from zero."""
@@ -287,15 +111,8 @@ class Div(Binary):
         return [x, choose.input(type_of(x), 0.5, 4.0)], {}
 
 
-class Pow(Binary):
-    """Power of a positive base."""
-
-    name = "pow"
-    operands = (Operand("x", FLOATS), Operand("y", FLOATS))
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """x ^ y."""
-        return x**y
+class Power(Binary):
+    """Base of powers: of positive numbers, in examples."""
 
     def generate(self, choose: Chooser) -> tuple[list[mlir.Value], dict[str, AttrValue]]:
         """A positive base."""
@@ -303,88 +120,13 @@ class Pow(Binary):
         return [choose.input(type_of(y), 0.5, 2.0), y], {}
 
 
-class Max(Binary):
-    """Larger of two; NaN if either is."""
-
-    name = "max"
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """max(x, y)."""
-        return np.maximum(x, y)
-
-
-class Min(Binary):
-    """Smaller of two; NaN if either is."""
-
-    name = "min"
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """min(x, y)."""
-        return np.minimum(x, y)
-
-
-class And(Binary):
-    """Bitwise and."""
-
-    name = "and"
-    operands = (Operand("x", BITS), Operand("y", BITS))
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """x & y."""
-        return x & y
-
-
-class Or(Binary):
-    """Bitwise or."""
-
-    name = "or"
-    operands = (Operand("x", BITS), Operand("y", BITS))
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """x | y."""
-        return x | y
-
-
-class Xor(Binary):
-    """Bitwise exclusive or."""
-
-    name = "xor"
-    operands = (Operand("x", BITS), Operand("y", BITS))
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """x ^ y."""
-        return x ^ y
-
-
 class Shift(Binary):
     """Base of the shifts; the count is within [0, 31]."""
 
-    operands = (Operand("x", frozenset({DType.I32})), Operand("y", frozenset({DType.I32})))
-
     def generate(self, choose: Chooser) -> tuple[list[mlir.Value], dict[str, AttrValue]]:
         """A legal count."""
-        x = choose.value(frozenset({DType.I32}))
+        x = choose.value(WORDS)
         return [x, choose.input(type_of(x), 0, 31)], {}
-
-
-class Shl(Shift):
-    """Shift left."""
-
-    name = "shl"
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """x << y."""
-        return x << y
-
-
-class Shr(Shift):
-    """Logical shift right: zeros enter from the left."""
-
-    name = "shr"
-
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """x >> y on unsigned words."""
-        return (x.view(np.uint32) >> y.view(np.uint32)).view(np.int32)
 
 
 COMPARISONS = {
@@ -443,13 +185,85 @@ class Select(Op):
         return [condition, x, choose.like(type_of(x))], {}
 
 
-neg, absolute, exp, log, sqrt, rsqrt = Neg(), Abs(), Exp(), Log(), Sqrt(), Rsqrt()
-tanh, erf, logistic, sin, cos = Tanh(), Erf(), Logistic(), Sin(), Cos()
-floor, round_even, invert = Floor(), Round(), Not()
+def _unary(
+    name: str,
+    summary: str,
+    meaning: Callable[[np.ndarray], np.ndarray],
+    dtypes: frozenset[DType] = FLOATS,
+    base: type[Unary] = Unary,
+) -> Unary:
+    """The op whose meaning is one function of numpy arrays."""
+
+    def evaluate(self: Unary, x: np.ndarray) -> np.ndarray:
+        return meaning(x)
+
+    return _derived(base, name, summary, operands=(Operand("x", dtypes),), evaluate=evaluate)
+
+
+def _binary(
+    name: str,
+    summary: str,
+    meaning: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    dtypes: frozenset[DType] = FLOATS | INTS,
+    base: type[Binary] = Binary,
+) -> Binary:
+    """The same of two arrays."""
+
+    def evaluate(self: Binary, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return meaning(x, y)
+
+    return _derived(base, name, summary, operands=(Operand("x", dtypes), Operand("y", dtypes)), evaluate=evaluate)
+
+
+def _derived(base: type[T], name: str, summary: str, **members: object) -> T:
+    """The instance of a subclass that is no more than its members."""
+    described = {"__doc__": summary, "__module__": __name__, "name": name}
+    instance: T = type(name.capitalize(), (base,), described | members)()
+    return instance
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    return np.vectorize(math.erf, otypes=[x.dtype])(x)
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    """Written so that it does not overflow."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def _shift_right(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of unsigned words."""
+    return (x.view(np.uint32) >> y.view(np.uint32)).view(np.int32)
+
+
+neg = _unary("neg", "Negation.", np.negative, FLOATS | INTS)
+absolute = _unary("abs", "Absolute value.", np.abs, FLOATS | INTS)
+exp = _unary("exp", "Natural exponential.", np.exp)
+log = _unary("log", "Natural logarithm.", np.log, base=PositiveUnary)
+sqrt = _unary("sqrt", "Square root.", np.sqrt, base=PositiveUnary)
+rsqrt = _unary("rsqrt", "Reciprocal square root.", lambda x: 1 / np.sqrt(x), base=PositiveUnary)
+tanh = _unary("tanh", "Hyperbolic tangent.", np.tanh)
+erf = _unary("erf", "Gauss error function.", _erf)
+logistic = _unary("logistic", "Logistic sigmoid.", _logistic)
+sin = _unary("sin", "Sine, argument in radians.", np.sin)
+cos = _unary("cos", "Cosine, argument in radians.", np.cos)
+floor = _unary("floor", "Largest integer not above.", np.floor)
+round_even = _unary("round", "Nearest integer, ties to even.", np.rint)
+invert = _unary("not", "Bitwise complement; of booleans, negation.", np.invert, BITS)
 cast, bitcast = Cast(), Bitcast()
-add, sub, mul, div, power = Add(), Sub(), Mul(), Div(), Pow()
-maximum, minimum = Max(), Min()
-bit_and, bit_or, bit_xor, shl, shr = And(), Or(), Xor(), Shl(), Shr()
+add = _binary("add", "Sum.", np.add)
+sub = _binary("sub", "Difference.", np.subtract)
+mul = _binary("mul", "Product.", np.multiply)
+div = _binary("div", "Quotient of floats.", np.divide, FLOATS, Quotient)
+power = _binary("pow", "Power of a positive base.", np.power, FLOATS, Power)
+maximum = _binary("max", "Larger of two; NaN if either is.", np.maximum)
+minimum = _binary("min", "Smaller of two; NaN if either is.", np.minimum)
+bit_and = _binary("and", "Bitwise and.", np.bitwise_and, BITS)
+bit_or = _binary("or", "Bitwise or.", np.bitwise_or, BITS)
+bit_xor = _binary("xor", "Bitwise exclusive or.", np.bitwise_xor, BITS)
+shl = _binary("shl", "Shift left.", np.left_shift, WORDS, Shift)
+shr = _binary("shr", "Logical shift right: zeros enter from the left.", _shift_right, WORDS, Shift)
 compare, select = Compare(), Select()
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from warploom.runtime.artifact import Artifact
+from warploom.runtime.cuda.replacements import chosen_launches
 from warploom.runtime.expr import evaluate
 from warploom.runtime.manifest import TargetInfo
-from warploom.runtime.plan import Buffer, Entry, Launch, Plan
+from warploom.runtime.plan import Buffer, Entry, Guard, Launch, Plan
 from warploom.runtime.weights import numpy_dtype
 from warploom.tools.table import count, shown, size
 
@@ -168,11 +169,19 @@ def decode_dims(entry: Entry, page_size: int, given: Mapping[str, int]) -> dict[
 
 
 def running(entry: Entry, dims: Mapping[str, int]) -> list[Launch]:
-    """Return the launches that run at these dims: some kernels are for a range of a dim only."""
+    """Return the launches that run at these dims: some kernels are for a range of a dim only.
+
+    On CUDA: those of a GPU that holds all blocks of a kernel that takes the place of others.
+    """
+
+    def holds(guard: Guard) -> bool:
+        return guard.min <= evaluate(guard.value, dims) <= guard.max
+
+    chosen = chosen_launches(entry, max((one.multiprocessors for one in entry.replacements), default=0))
     return [
         launch
-        for launch in entry.launches
-        if launch.when is None or launch.when.min <= evaluate(launch.when.value, dims) <= launch.when.max
+        for launch, unless in chosen
+        if (launch.when is None or holds(launch.when)) and (unless is None or not holds(unless))
     ]
 
 

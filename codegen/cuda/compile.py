@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Operand, Pointer
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Operand, Pointer, Table
 from warploom.codegen.cuda.resources import Resources, registers_of
 from warploom.errors import CompileError
 from warploom.ir.types import DType
@@ -117,6 +117,9 @@ def signature(operands: Sequence[Operand], dims: Sequence[str]) -> dict[str, str
     """Triton's types of a kernel's parameters by name."""
     types = {}
     for operand in operands:
+        if isinstance(operand, Table):
+            types[operand.name] = "*i64"
+            continue
         element = _TRITON_TYPE[operand.dtype]
         if isinstance(operand, Pointer):
             types[operand.name] = f"*{element}"
@@ -128,7 +131,10 @@ def signature(operands: Sequence[Operand], dims: Sequence[str]) -> dict[str, str
 
 def job_of(spec: CudaKernelSpec, target: CudaTarget) -> Job:
     """The job that compiles a kernel."""
-    options = {name: value for name, value in asdict(spec.options).items() if name != "pdl" and value is not None}
+    launched = ("pdl", "cooperative")  # how it is launched, not compiled
+    options = {
+        name: value for name, value in asdict(spec.options).items() if name not in launched and value is not None
+    }
     options["launch_pdl"] = spec.options.pdl
     return Job(spec.name, spec.source(), signature(spec.operands, spec.dims), options, target.capability)
 

@@ -14,7 +14,8 @@ from warploom.codegen.binding import Binding, Lowering, Slot
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
 from warploom.codegen.cuda.feed import FEED, feed_entry, feed_spec
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Pointer, Step, Template
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Pointer, Step, Table, Template
+from warploom.codegen.cuda.persistent.replace import replace_by_one
 from warploom.codegen.cuda.templates import find_kernels, kind_of, templates
 from warploom.codegen.cuda.variants import live_variants
 from warploom.codegen.expressions import substitute
@@ -23,8 +24,19 @@ from warploom.errors import CompileError
 from warploom.ir.function import Function, functions, path_of, public_functions
 from warploom.ir.verify import PREPARE
 from warploom.runtime.expr import Expr
-from warploom.runtime.plan import CudaInfo, DimParam, Entry, Guard, KernelInfo, Plan, PointerParam, TensorMapParam
+from warploom.runtime.plan import (
+    CudaInfo,
+    DimParam,
+    Entry,
+    Guard,
+    KernelInfo,
+    Plan,
+    PointerParam,
+    TableParam,
+    TensorMapParam,
+)
 
+PERSISTENT = "persistent"  # kind of the kernel that runs a step of one token
 Progress = Callable[[str, float], None]  # what is going on, and the fraction of it that is done
 
 
@@ -100,6 +112,11 @@ def plan_program(module: mlir.Module, target: CudaTarget, families: Sequence[Tem
         feed = feed_spec(target)
         kernels[feed.name] = ChosenKernel(FEED, feed)
         planned[FEED] = feed_entry(feed, planned["step"].dims["T"], planned["sample"].dims["R"].max)
+    if "step" in planned:
+        specs = {name: chosen.spec for name, chosen in kernels.items()}
+        if not isinstance(replaced := replace_by_one(planned["step"], specs, target), str):
+            planned["step"], persistent = replaced
+            kernels[persistent.name] = ChosenKernel(PERSISTENT, persistent)
     return CudaProgram(planned, kernels)
 
 
@@ -195,15 +212,20 @@ def _describe(choice: ChosenKernel, kernel: CompiledKernel, folder: str) -> Kern
             spill_bytes=resources.spill_bytes,
             pdl=spec.options.pdl,
             params=[*_operand_params(spec, kernel), *(DimParam() for _ in spec.dims)],
+            cooperative=spec.options.cooperative,
         ),
     )
 
 
-def _operand_params(spec: CudaKernelSpec, kernel: CompiledKernel) -> Iterator[PointerParam | TensorMapParam]:
+def _operand_params(
+    spec: CudaKernelSpec, kernel: CompiledKernel
+) -> Iterator[PointerParam | TensorMapParam | TableParam]:
     tensormaps = iter(kernel.tensormaps)
     for operand in spec.operands:
         if isinstance(operand, Pointer):
             yield PointerParam()
+        elif isinstance(operand, Table):
+            yield TableParam(operand.count)
         else:
             box, swizzle = next(tensormaps)
             yield TensorMapParam(str(operand.dtype), list(operand.shape), list(box), swizzle)

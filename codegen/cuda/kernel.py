@@ -54,6 +54,7 @@ __all__ = [
     "Pointer",
     "Slot",
     "Step",
+    "Table",
     "Temp",
     "Template",
     "TensorMap",
@@ -90,7 +91,19 @@ class TensorMap:
     layout: str | None = None
 
 
-Operand: TypeAlias = Pointer | TensorMap
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Operands that the kernel gets as the address of a table of their addresses, i64; they never move.
+
+    Attributes:
+        count: operands of the launch that it stands for.
+    """
+
+    name: str
+    count: int
+
+
+Operand: TypeAlias = Pointer | TensorMap | Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +115,14 @@ class Options:
         num_stages: depth of software pipelining of loops.
         maxnreg: cap on the registers of a thread; None: no cap.
         pdl: the kernel keeps the rules of programmatic dependent launch; sm_90 and later.
+        cooperative: its blocks wait for each other, so the GPU must hold all of them at once.
     """
 
     num_warps: int = 4
     num_stages: int = 1
     maxnreg: int | None = None
     pdl: bool = False
+    cooperative: bool = False
 
 
 class CudaKernelSpec(Protocol):

@@ -1,0 +1,102 @@
+"""What is proven of a persistent kernel's phases holds however their blocks are scheduled."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warploom.codegen.cuda.persistent.flow import Flow, Read, clearing_phase, unordered
+
+REPETITIONS = 4
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> list[list[Read]]:
+    count = draw(st.integers(1, 5))
+    read = st.builds(Read, st.integers(0, count - 1), st.integers(0, 1), st.booleans())
+    return [draw(st.lists(read, min_size=1, max_size=3)) for _ in range(count)]
+
+
+@dataclass
+class Exchange:
+    """Parts of values that blocks hand on: (repetition, phase, block) -> there, or cleared."""
+
+    there: set[tuple[int, int, int]] = field(default_factory=set)
+    cleared: set[tuple[int, int]] = field(default_factory=set)
+
+
+def needed(read: Read, repetition: int, block: int, blocks: int) -> list[tuple[int, int, int]]:
+    """The parts that a block fetches."""
+    return [(repetition - read.back, read.phase, other) for other in (range(blocks) if read.whole else [block])]
+
+
+def run(flow: Flow, blocks: int, clearing: int | None, rng: random.Random) -> str:
+    """One run of all blocks in a random order: `done`, `stuck`, or `lost` if something is read that was cleared."""
+    exchange = Exchange({(-1, phase, block) for phase in range(len(flow)) for block in range(blocks)})
+    # Every block is a sequence of reads, one at a time, then a write, for every phase of every repetition.
+    programs: list[list[tuple[str, int, int, int]]] = []
+    for _ in range(blocks):
+        steps = []
+        for repetition in range(REPETITIONS):
+            for phase, reads in enumerate(flow):
+                steps += [("read", repetition, phase, i) for i in range(len(reads))]
+                steps += [("clear", repetition, phase, 0)] if phase == clearing else []
+                steps.append(("write", repetition, phase, 0))
+        programs.append(steps[::-1])
+    while any(programs):
+        able = [b for b in range(blocks) if programs[b] and can_run(flow, programs[b][-1], b, blocks, exchange)]
+        if not able:
+            return "lost" if exchange.cleared and waits_for_cleared(flow, programs, exchange) else "stuck"
+        block = rng.choice(able)
+        kind, repetition, phase, _ = programs[block].pop()
+        if kind == "write":
+            exchange.there.add((repetition, phase, block))
+        elif kind == "clear":
+            exchange.cleared |= {(repetition - 1, other) for other in range(len(flow))}
+            exchange.there = {part for part in exchange.there if part[0] != repetition - 1}
+    return "done"
+
+
+def can_run(flow: Flow, step: tuple[str, int, int, int], block: int, blocks: int, exchange: Exchange) -> bool:
+    kind, repetition, phase, read = step
+    return kind != "read" or exchange.there.issuperset(needed(flow[phase][read], repetition, block, blocks))
+
+
+def waits_for_cleared(flow: Flow, programs: Sequence[list[tuple[str, int, int, int]]], exchange: Exchange) -> bool:
+    steps = [steps[-1] for steps in programs if steps]
+    reads = [(repetition, flow[phase][read]) for kind, repetition, phase, read in steps if kind == "read"]
+    return any((repetition - read.back, read.phase) in exchange.cleared for repetition, read in reads)
+
+
+@given(flow=flows(), blocks=st.integers(1, 3), seed=st.integers(0, 1000))
+def test_what_is_ordered_ends_and_what_may_be_cleared_is_read_no_more(
+    flow: list[list[Read]], blocks: int, seed: int
+) -> None:
+    if unordered(flow) is None:
+        assert run(flow, blocks, clearing_phase(flow), random.Random(seed)) == "done"
+
+
+def test_a_phase_that_waits_for_itself_is_told() -> None:
+    assert unordered([[Read(0, 0, True)]]) == "phase 0 waits for phase 0, which comes no earlier"
+    assert run([[Read(0, 0, True)]], 2, None, random.Random(0)) == "stuck"
+    assert unordered([[Read(1, 0, True)], [Read(0, 1, True)]]) is not None
+    assert unordered([[Read(2, 0, True)]]) is not None
+
+
+LLAMA = [
+    [Read(4, 1, True)],  # projections of q, k and v
+    [Read(0, 0, False)],  # attention
+    [Read(1, 0, True), Read(4, 1, False)],  # its output and the residual
+    [Read(2, 0, True)],  # gate and up
+    [Read(3, 0, True), Read(2, 0, False)],  # down and the residual
+]
+
+
+def test_a_layer_is_cleared_in_the_next_one_after_attention() -> None:
+    assert unordered(LLAMA) is None
+    assert clearing_phase(LLAMA) == 3
+    assert "lost" in {run(LLAMA, 2, 0, random.Random(seed)) for seed in range(30)}

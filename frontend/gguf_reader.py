@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from gguf.constants import GGMLQuantizationType
 
 from warploom.errors import CheckpointError, UnsupportedModelError
 from warploom.frontend.gguf_families import LAYER, Counts, GGUFFamily, gguf_family, hf_modules
@@ -22,7 +23,7 @@ from warploom.frontend.gguf_metadata import Metadata
 from warploom.frontend.gguf_restore import Join, restored
 from warploom.frontend.gguf_values import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, dtype_of, read_values
 from warploom.frontend.quantized.format import quantized_weight
-from warploom.frontend.quantized.gguf_blocks import parts_of
+from warploom.frontend.quantized.gguf_blocks import mxfp4_parts, parts_of
 from warploom.frontend.tensors import Array, LazyTensor
 
 TENSOR = re.compile(r"(.+)\.(weight|bias)")
@@ -151,7 +152,8 @@ def _lazy_tensor(
         read = partial(_read_reordered, tensor, reorder)
     elif norm_offset and "norm" in name and name.endswith(".weight"):
         dtype, read = "f32", partial(_read_lowered, tensor, norm_offset)
-    parts = parts_of(tensor, reorder)
+    is_mxfp4 = tensor.kind is GGMLQuantizationType.MXFP4 and ".experts." in name  # which alone have kernels for it
+    parts = mxfp4_parts(tensor) if is_mxfp4 else parts_of(tensor, reorder)
     found = () if parts is None else tuple(quantized_weight(name, parts, str(path)).values())[1:]
     return LazyTensor(name, tensor.shape, dtype, str(path), read, found)
 

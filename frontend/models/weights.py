@@ -13,8 +13,10 @@ from warploom.frontend.tensors import LazyTensor
 from warploom.ir.function import FunctionBuilder, scope
 from warploom.ir.ops.columns import place_columns
 from warploom.ir.ops.dequantize import dequantize
+from warploom.ir.ops.mxfp4 import dequantize_mxfp4
 from warploom.ir.ops.parameters import checkpoint, export, param
 from warploom.ir.ops.shape import concat
+from warploom.ir.types import DType, type_of
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Weights:
         full = self.prefix + name
         if full not in self.params:
             parts, stored = self.parts(name, shape), self.require(full, shape)
-            self.params[full] = self._ordered(dequantize(*parts), stored) if parts else self._param(stored)
+            self.params[full] = self._ordered(_values(parts), stored) if parts else self._param(stored)
         return self.params[full]
 
     def _ordered(self, values: mlir.Value, stored: LazyTensor) -> mlir.Value:
@@ -88,8 +90,7 @@ class Weights:
             return self._param(together)
         parts = stack_parts(full, tensors)
         if parts:
-            result: mlir.Value = dequantize(*map(self._param, parts))
-            return result
+            return _values([self._param(part) for part in parts])
         return _joined([self(name, shape) for name in names_of(pattern)])
 
     def parts(self, name: str, shape: tuple[int, ...]) -> tuple[mlir.Value, ...]:
@@ -102,6 +103,13 @@ class Weights:
             export(stored, name=tensor.name)
         result: mlir.Value = param(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
         return result
+
+
+def _values(parts: Sequence[mlir.Value]) -> mlir.Value:
+    """What parts stand for; scales of bytes are exponents, of MXFP4."""
+    numbers = dequantize_mxfp4 if type_of(parts[1]).dtype is DType.I8 else dequantize
+    result: mlir.Value = numbers(*parts)
+    return result
 
 
 def _joined(matrices: Sequence[mlir.Value]) -> mlir.Value:

@@ -47,7 +47,7 @@ def hf_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write_gguf(tmp_path: Path) -> Callable[[GGUFContents], Path]:
-    """Writes a GGUF file with gguf's own writer; 2-d tensors get the quantization `kind`."""
+    """Writes a GGUF file with gguf's own writer; matrices get the quantization `kind`."""
 
     def write(contents: GGUFContents) -> Path:
         path = tmp_path / f"tiny-{len(list(tmp_path.iterdir()))}.gguf"
@@ -55,7 +55,7 @@ def write_gguf(tmp_path: Path) -> Callable[[GGUFContents], Path]:
         for key, value in contents.metadata.items():
             put(writer, key, value)
         for name, values in contents.tensors.items():
-            kind = contents.kind if values.ndim == 2 else GGMLQuantizationType.F32
+            kind = contents.kind if values.ndim >= 2 else GGMLQuantizationType.F32
             writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

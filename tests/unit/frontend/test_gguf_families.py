@@ -28,6 +28,7 @@ from warploom.ir.types import DType
 
 FALCON_11B = FALCON | FALCON_40B | {"num_ln_in_parallel_attn": 1}
 GRANITE_MOE = SIZES | FIVE | {"residual_multiplier": 0.4, "attention_multiplier": 0.2, "tie_word_embeddings": True}
+WHOLE_BLOCKS = {"hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 4}
 GEMMA3 = {"sliding_window": 21, "query_pre_attn_scalar": 16, "num_hidden_layers": 6}
 CACHE = CacheSpec(page_size=16, dtype=DType.F32, k_layout="dim_major")
 
@@ -124,6 +125,7 @@ KEYS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     "smollm3_published": ("smollm3", lambda c: {}),
     "starcoder2_plain": ("starcoder2", lambda c: {}),
     "mixtral_plain": ("llama", counts),
+    "mixtral_wide": ("llama", counts),
     "qwen3_moe": ("qwen3moe", counts),
     "qwen2_moe": (
         "qwen2moe",
@@ -191,6 +193,7 @@ ALSO = (
     case("granite_moe_published", "GraniteMoe", GRANITE_MOE),
     case("deepseek_v2_published", "DeepseekV2", LATENT | MSCALES | {"q_lora_rank": None, "n_shared_experts": 2}),
     case("deepseek_v3_published", "DeepseekV3", LATENT | MSCALES | GROUPS | {"q_lora_rank": 33}),
+    case("mixtral_wide", "Mixtral", SIZES | FIVE | {"sliding_window": None} | WHOLE_BLOCKS),
     case("mixtral_plain", "Mixtral", SIZES | FIVE | {"sliding_window": None}),
 )
 
@@ -299,6 +302,19 @@ def test_older_files_of_deepseek_hold_the_map_of_latents_whole(
     old = open_checkpoint(write_gguf(contents))
     assert old.config == new.config
     assert old.tensors.keys() == new.tensors.keys()
+
+
+@pytest.mark.usefixtures("wl")
+@pytest.mark.parametrize(("kind", "op"), [("MXFP4", "wl.dequantize_mxfp4"), ("Q8_0", "wl.dequantize"), ("Q5_0", None)])
+def test_experts_keep_the_numbers_that_kernels_read(
+    kind: str, op: str | None, convert: Callable[[str], GGUFContents], write_gguf: Callable[[GGUFContents], Path]
+) -> None:
+    contents = convert("mixtral_wide")
+    contents.kind = gguf.GGMLQuantizationType[kind]
+    found = open_checkpoint(write_gguf(contents))
+    text = traced(found.config, found.tensors)
+    for name in ('"wl.dequantize_mxfp4"', '"wl.dequantize"'):
+        assert (name in text) == (name.strip('"') == op)
 
 
 def test_half_of_a_tensor_is_not_enough(

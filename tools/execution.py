@@ -27,6 +27,7 @@ from warploom.passes.pipeline import pipeline
 from warploom.passes.pipeline import run as run_passes
 from warploom.runtime.cuda.driver import Driver
 from warploom.tools.gpu_package import Package, numbers, read_package, result_dtypes, run_package, write_package
+from warploom.tools.step_values import StepValues, step_values
 
 Arrays = Mapping[str, np.ndarray]
 Load = Callable[[str], np.ndarray]
@@ -96,8 +97,11 @@ def package_for_cuda(module: mlir.Module, work: Workload, arch: str, folder: Pat
     product = compile_entries(lowered, target)
     params = _params(lowered, work.load)
     needed = {b.name for b in product.plan.entries[work.entry].buffers if b.kind == "param"}
-    package = Package(work.entry, _dims(lowered, work), arch, against.place, against.tolerance, product.plan)
+    steps = step_values(lowered, work.entry, work.inputs, params) if against.place == "interpreter" else StepValues()
+    dims = _dims(lowered, work)
+    package = Package(work.entry, dims, arch, against.place, against.tolerance, product.plan, steps.steps)
     arrays = {"input": work.inputs, "param": {name: params[name] for name in needed}, "expected": against.results}
+    arrays |= {"value": steps.values, "slack": steps.slack}
     write_package(folder, package, product.files, arrays)
 
 
@@ -194,12 +198,13 @@ def _params(module: mlir.Module, load: Load) -> dict[str, np.ndarray]:
 def real_weights(model: str) -> Load:
     """Return a loader of the checkpoint tensors of a hub id, folder or .gguf file."""
     from warploom.frontend.checkpoint import open_checkpoint
+    from warploom.frontend.stacked import load_tensor, names_of
 
     tensors = open_checkpoint(model).tensors
 
     def load(name: str) -> np.ndarray:
-        if name not in tensors:
+        if name not in tensors and not tensors.keys() >= set(names_of(name)):
             raise InvalidRequestError(f"{model} has no tensor {name!r}", fix="give the model that was compiled")
-        return tensors[name].load()
+        return load_tensor(tensors, name)
 
     return load

@@ -6,8 +6,9 @@ so these are their bits; results are compared as numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,23 @@ from warploom.runtime.cuda.driver import Driver
 from warploom.runtime.cuda.launch import CudaEntry
 from warploom.runtime.cuda.memory import DeviceMemory
 from warploom.runtime.cuda.modules import Modules
-from warploom.runtime.cuda.places import Arenas, place_buffers
+from warploom.runtime.cuda.places import Arenas, Place, place_buffers
 from warploom.runtime.cuda.replacements import kernels_of
 from warploom.runtime.expr import evaluate
-from warploom.runtime.plan import Plan
+from warploom.runtime.plan import Buffer, Plan
 from warploom.runtime.weights import numpy_dtype
 
 PACKAGE, ARRAYS, POISON = "package.json", "arrays.npz", 0xFF  # memory that nobody wrote reads as NaN
+KINDS = ("input", "param", "expected", "value", "slack")
 Arrays = Mapping[str, np.ndarray]
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A value that call `position` of the entry makes in the buffer `name`, for the module `location`."""
+
+    name: str
+    position: int
+    location: str
 
 
 class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +47,7 @@ class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         arch: of the kernels: sm_90.
         against: where the results to compare with come from.
         tolerance: of the comparison.
+        steps: what groups of kernels make, where the interpreter's values of it were saved too.
     """
 
     entry: str
@@ -45,6 +56,7 @@ class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     against: str
     tolerance: float
     plan: Plan
+    steps: list[Step] = []
 
 
 def write_package(folder: Path, package: Package, files: Mapping[str, bytes], arrays: Mapping[str, Arrays]) -> None:
@@ -52,7 +64,8 @@ def write_package(folder: Path, package: Package, files: Mapping[str, bytes], ar
 
     Args:
         files: kernels, by the paths that the plan names.
-        arrays: by kind: `input`, `param`, `expected` (results to compare with; possibly none).
+        arrays: by kind: `input`, `param`, `expected` (results to compare with; possibly none), `value` (of steps) and
+            `slack` (how far these may be apart beyond the tolerance, see `execution.py`).
 
     Raises:
         InvalidRequestError: there is something in the folder.
@@ -73,7 +86,7 @@ def read_package(folder: Path) -> tuple[Package, dict[str, dict[str, np.ndarray]
     Raises:
         InvalidRequestError: the folder is no such package.
     """
-    arrays: dict[str, dict[str, np.ndarray]] = {"input": {}, "param": {}, "expected": {}}
+    arrays: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
     try:
         package = msgspec.json.decode((folder / PACKAGE).read_bytes(), type=Package)
         with np.load(folder / ARRAYS) as file:
@@ -99,6 +112,52 @@ def run_package(folder: Path, ordinal: int = 0, api: Any = None) -> dict[str, np
         DeviceError: there is no GPU, or it fails.
     """
     package, arrays = read_package(folder)
+    with opened(folder, package, arrays, ordinal, api) as run:
+        run.entry.enqueue()
+        run.wait()
+        results = [b.name for b in package.plan.entries[package.entry].buffers if b.kind == "result"]
+        return {name: run.download(name) for name in results}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A package in the memory of a GPU: kernels bound to buffers, nothing launched yet."""
+
+    package: Package
+    driver: Driver
+    stream: Any
+    entry: CudaEntry
+    places: Mapping[str, Place]
+
+    def wait(self) -> None:
+        """Until what was enqueued is done."""
+        self.driver.call("cuStreamSynchronize", self.stream)
+
+    def download(self, name: str) -> np.ndarray:
+        """The bits of a buffer."""
+        (buffer,) = (b for b in self.package.plan.entries[self.package.entry].buffers if b.name == name and _is_own(b))
+        array = np.empty([evaluate(n, self.package.dims) for n in buffer.shape], numpy_dtype(buffer.dtype))
+        if array.nbytes:
+            self.driver.call("cuMemcpyDtoH", array.ctypes.data, self.places[name].offset, array.nbytes)
+        return array
+
+    def upload(self, name: str, array: np.ndarray) -> None:
+        """Put bits into a buffer."""
+        dense = np.ascontiguousarray(array)
+        if dense.nbytes:
+            self.driver.call("cuMemcpyHtoD", self.places[name].offset, dense.ctypes.data, dense.nbytes)
+
+
+def _is_own(buffer: Buffer) -> bool:
+    """Of an input that is updated in place and the result of its name, the result."""
+    return buffer.kind != "input"
+
+
+@contextmanager
+def opened(
+    folder: Path, package: Package, arrays: Mapping[str, Arrays], ordinal: int = 0, api: Any = None
+) -> Iterator[Run]:
+    """A package in fresh memory of a GPU; see `run_package`."""
     plan, entry, dims = package.plan, package.plan.entries[package.entry], package.dims
     with ExitStack() as resources:
         driver = Driver(ordinal, api)
@@ -111,7 +170,7 @@ def run_package(folder: Path, ordinal: int = 0, api: Any = None) -> dict[str, np
         memory = DeviceMemory(driver)
         resources.callback(memory.free)
         fixed = {
-            name: _upload(driver, memory, name, array) for name, array in (arrays["param"] | arrays["input"]).items()
+            name: _upload(driver, memory, name, array) for name, array in {**arrays["param"], **arrays["input"]}.items()
         }
         scratch = memory.take("scratch", evaluate(entry.arena_bytes, dims))
         if scratch:
@@ -121,13 +180,7 @@ def run_package(folder: Path, ordinal: int = 0, api: Any = None) -> dict[str, np
         driver.call("cuCtxSynchronize")
         bound = CudaEntry(driver, stream, entry, plan.kernels, modules.functions, places, dims, memory)
         bound.resolve(dims)
-        bound.enqueue()
-        driver.call("cuStreamSynchronize", stream)
-        results = [buffer for buffer in entry.buffers if buffer.kind == "result"]
-        return {
-            b.name: _download(driver, places[b.name].offset, tuple(evaluate(n, dims) for n in b.shape), b.dtype)
-            for b in results
-        }
+        yield Run(package, driver, stream, bound, places)
 
 
 def result_dtypes(package: Package) -> dict[str, str]:
@@ -168,10 +221,3 @@ def _upload(driver: Driver, memory: DeviceMemory, name: str, array: np.ndarray) 
     if dense.nbytes:
         driver.call("cuMemcpyHtoD", address, dense.ctypes.data, dense.nbytes)
     return address
-
-
-def _download(driver: Driver, address: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    array = np.empty(shape, numpy_dtype(dtype))
-    if array.nbytes:
-        driver.call("cuMemcpyDtoH", array.ctypes.data, address, array.nbytes)
-    return array

@@ -182,8 +182,7 @@ def _as_asked(tensors: Mapping[str, LazyTensor], rules: Rules) -> dict[str, Lazy
     if "checkpoint" not in rules.families:
         return {name: replace(tensor, parts=(), order=None) for name, tensor in tensors.items()}
     parts = {part.name: part for tensor in tensors.values() for part in tensor.parts}
-    orders = {tensor.order.name: tensor.order for tensor in tensors.values() if tensor.order is not None}
-    return {**tensors, **parts, **orders}
+    return {**tensors, **parts}
 
 
 def _calibrate(checkpoint: Checkpoint, rules: Rules, text: str | None, progress: Progress) -> dict[str, LazyTensor]:

@@ -104,7 +104,7 @@ def static_scale(name: str, parts: Parts, tensors: Tensors) -> dict[str, LazyTen
 
 
 def quantized_weight(name: str, parts: Parts, source: str) -> dict[str, LazyTensor]:
-    """The lazy tensor of a weight and those of its parts, by name."""
+    """The lazy tensor of a weight, those of its parts and of their order, by name."""
     if len(parts.types) == 1:
         return {name: LazyTensor(name, *parts.types[0], source, _part(parts, 0))}
     found = tuple(
@@ -112,7 +112,8 @@ def quantized_weight(name: str, parts: Parts, source: str) -> dict[str, LazyTens
         for i, (shape, dtype) in enumerate(parts.types)
     )
     whole = parts.whole or LazyTensor(name, parts.types[0][0], "f32", source, lambda: _whole(parts))
-    return {tensor.name: tensor for tensor in (replace(whole, parts=found, order=parts.order), *found)}
+    others = found if parts.order is None else (*found, parts.order)
+    return {tensor.name: tensor for tensor in (replace(whole, parts=found, order=parts.order), *others)}
 
 
 def _whole(parts: Parts) -> NDArray[np.float32]:

@@ -152,7 +152,8 @@ def test_a_format_means_what_its_definition_says(name: str) -> None:
     weight = tensors[f"{PATH}.weight"]
     assert weight.shape == (N, K)
     np.testing.assert_allclose(weight.load().astype(np.float32), expected, rtol=1e-6, atol=1e-6)
-    assert set(tensors) == {weight.name, *(part.name for part in weight.parts)}
+    others = weight.parts if weight.order is None else (*weight.parts, weight.order)
+    assert set(tensors) == {weight.name, *(other.name for other in others)}
     parts = [part.load() for part in weight.parts]
     assert [part.shape for part in weight.parts] == [array.shape for array in parts]
     order = np.arange(K) if weight.order is None else weight.order.load()

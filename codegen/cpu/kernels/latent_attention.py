@@ -14,7 +14,8 @@ from warploom.codegen.cpu.control import loop
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels import groups
-from warploom.codegen.cpu.kernels.attention import BLOCK_PAGES, PAGE, AttentionSpec, Rows, emit_tile
+from warploom.codegen.cpu.kernels.attention import AttentionSpec, emit_tile
+from warploom.codegen.cpu.kernels.attention_rows import BLOCK_PAGES, PAGE, Rows
 from warploom.codegen.cpu.kernels.ragged import load_index
 from warploom.codegen.cpu.kernels.register_product import largest_divisor, multiply, vectors
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr

@@ -11,7 +11,8 @@ import pytest
 
 from tests.unit.codegen.cpu_harness import compiled, on_every_isa
 from warploom.codegen.cpu.isa import Isa
-from warploom.codegen.cpu.kernels.attention import PAGE, AttentionSpec
+from warploom.codegen.cpu.kernels.attention import AttentionSpec
+from warploom.codegen.cpu.kernels.attention_rows import PAGE
 from warploom.ir.ops import int8_rows
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.scaled_cache import scaled_attention

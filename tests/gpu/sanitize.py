@@ -1,10 +1,10 @@
 """On a GPU: compute-sanitizer's memcheck and racecheck over one small case of every kernel. Neither may find anything.
 
-    python3 tests/gpu/sanitize.py OUT [--kernels FOLDER] [--linear FOLDER] [--artifacts FOLDER...] [--seconds N]
+    python3 tests/gpu/sanitize.py OUT [--kernels FOLDER] [--linear FOLDER] [--latent FOLDER] [--artifacts FOLDER...]
 
-takes what `build_kernels.py` and `build_linear.py` made, and artifacts of tiny models (`build_families.py`), of which
-it runs a few steps. Only our kernels are instrumented, torch's are not. All runs go on at once, each with its log in
-OUT. Exit status 1 if one found something, failed or did not finish.
+takes what `build_kernels.py`, `build_linear.py` and `build_latent.py` made, and artifacts of tiny models
+(`build_families.py`), of which it runs a few steps. Only our kernels are instrumented, torch's are not. All runs go on
+at once, each with its log in OUT. Exit status 1 if one found something, failed or did not finish.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Run(NamedTuple):
     kernels: frozenset[str] = frozenset()  # beginnings of the names of what is instrumented; none: everything
 
 
-def runs(kernels: Path | None, linear: Path | None, artifacts: Sequence[Path], out: Path) -> Iterator[Run]:
+def runs(
+    kernels: Path | None, linear: Path | None, latent: Path | None, artifacts: Sequence[Path], out: Path
+) -> Iterator[Run]:
     """All that is to be done."""
     small = ["--only", "check", "--small"]
     for tool in TOOLS:
@@ -47,6 +49,8 @@ def runs(kernels: Path | None, linear: Path | None, artifacts: Sequence[Path], o
         if linear is not None:
             script = [str(HERE / "run_linear.py"), str(linear), str(out / f"linear-{tool}"), *small]
             yield Run(tool, "linear", script, beginnings(linear))
+        if latent is not None:
+            yield Run(tool, "latent", [str(HERE / "run_latent.py"), str(latent), "--small"], beginnings(latent))
         for artifact in artifacts:
             yield Run(tool, artifact.parent.name, [str(HERE / "run_small.py"), str(artifact)])
 
@@ -83,11 +87,12 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--kernels", type=Path)
     parser.add_argument("--linear", type=Path)
+    parser.add_argument("--latent", type=Path)
     parser.add_argument("--artifacts", type=Path, nargs="*", default=[])
     parser.add_argument("--seconds", type=float, default=120, help="for each run")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    todo = list(runs(given.kernels, given.linear, given.artifacts, given.out))
+    todo = list(runs(given.kernels, given.linear, given.latent, given.artifacts, given.out))
     with ThreadPoolExecutor(len(todo)) as workers:
         problems = list(workers.map(lambda run: execute(run, given.out, given.seconds), todo))
     for run, problem in zip(todo, problems, strict=True):

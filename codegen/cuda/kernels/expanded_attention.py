@@ -53,7 +53,7 @@ class ExpandedProblem:
         """Keys and values, queries and the result once."""
         e = self.expansion
         row = e.rotated + e.num_heads * (e.plain + e.value)
-        return f"{2 * row} * {e.most} + {2 * e.num_heads * (e.plain + e.rotated + e.value)} * T"
+        return f"{2 * row} * T + {2 * e.num_heads * (e.plain + e.rotated + e.value)} * T"
 
 
 def expanded_tile(problem: ExpandedProblem, target: CudaTarget) -> AttentionTile:

@@ -89,10 +89,12 @@ class HeadLinearSpec:
 
     @property
     def flops(self) -> str:
-        return f"{2 * self.heads * self.n * self.k} * T"
+        return "0" if self.expansion else f"{2 * self.heads * self.n * self.k} * T"
 
     @property
     def bytes(self) -> str:
+        if self.expansion:  # dims do not tell what is not expanded
+            return "0"
         return f"{self.heads * self.n * self.k * self.weight.numpy.itemsize} + {2 * self.heads * (self.n + self.k)} * T"
 
     def source(self) -> str:

@@ -190,11 +190,11 @@ class LatentAttentionSpec:
 
     @property
     def flops(self) -> str:
-        return self.problem.flops
+        return "0" if self.expansion else self.problem.flops  # dims do not tell what is not expanded
 
     @property
     def bytes(self) -> str:
-        return self.problem.bytes
+        return "0" if self.expansion else self.problem.bytes
 
     def source(self) -> str:
         p = self.problem

@@ -23,7 +23,7 @@ from warploom.frontend.tensors import NUMPY_DTYPES, Array, LazyTensor
 
 KINDS = ("float-quantized", "int-quantized", "naive-quantized", "pack-quantized")
 GROUPS = "weight_g_idx"
-OTHERS = ("weight_shape", "weight_zero_point", GROUPS, "input_scale", "output_scale")
+OTHERS = ("weight_shape", "weight_zero_point", GROUPS, "input_scale")
 
 
 def modules(config: Mapping[str, Any], tensors: Tensors) -> Iterator[tuple[str, Parts, tuple[str, ...]]]:

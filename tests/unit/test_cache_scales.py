@@ -151,3 +151,25 @@ def test_measured_scales_leave_room(loud: tuple[Path, np.ndarray, list[int]]) ->
         assert (np.frexp(scales)[0] == 0.5).all(), "powers of two"
         assert (scales[0] > 1000 * scales[1]).all()
         np.testing.assert_array_equal(scales, again[name].load())
+
+
+def test_scales_of_a_checkpoint_are_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sensible ones keep the logits; those of keys and values a thousand times too small clip everything."""
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    monkeypatch.setattr("warploom.codegen.cpu.backend.LEVELS", RUNNABLE[:1])
+    model = make_checkpoint(CASE, tmp_path)
+    ids = np.random.default_rng(0).integers(3, VOCAB, LENGTH).tolist()
+    expected, weights = logits_of(model, ids), load_file(tmp_path / "model.safetensors")
+    apart = {}
+    for scale in (0.07, 7e-5):
+        each = {f"model.layers.{i}.self_attn.{which}_scale" for i in range(len(model.model.layers)) for which in "kv"}
+        stored = weights | {name: np.array([scale], np.float32) for name in each}
+        save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        artifact = compile(tmp_path, quantization="f32", kv_cache="fp8", out=tmp_path / f"artifact-{scale}")
+        with Teacher(artifact, threads=1) as teacher:
+            found = teacher.logits(ids, [LENGTH])
+        apart[scale] = np.sqrt(np.mean((found - expected) ** 2)) / expected.std()
+    print(apart)
+    assert apart[0.07] <= 0.15
+    assert apart[7e-5] > 0.5

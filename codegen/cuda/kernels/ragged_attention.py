@@ -34,10 +34,12 @@ class AttentionTile:
 def tile_for(problem: AttentionProblem, target: CudaTarget) -> AttentionTile:
     """The tile that fits registers and shared memory of the target, with the loads of two blocks of keys in flight."""
     is_large = target.shared_bytes >= 160 << 10
-    if problem.kv is DType.I8 and (problem.block_d <= 128 or target.has_wgmma):  # exponents take registers
-        return AttentionTile(128, 64, 8, 3) if problem.block_d <= 128 else AttentionTile(32, 64, 4, 2)
     if problem.block_d > 128:
+        if target.has_wgmma and problem.kv is not DType.BF16 and not problem.window:  # widening takes registers
+            return AttentionTile(32, 64, 4, 2)
         return AttentionTile(64, 64, 8, 2 if is_large else 1)
+    if problem.kv is DType.I8:
+        return AttentionTile(128, 64, 8, 3)
     if not is_large:
         return AttentionTile(64, 64, 4, 2)
     return AttentionTile(128, 128, 8, 3) if target.has_wgmma else AttentionTile(128, 64, 8, 3)

@@ -12,22 +12,25 @@ from warploom.frontend.models.mlp import plain
 from warploom.frontend.models.norms import layer as layer_norm
 from warploom.frontend.models.registry import Family
 from warploom.frontend.models.residual import INPUT, MLP, POST_ATTENTION, pre_norm
-from warploom.frontend.models.sizes import Sizes
+from warploom.frontend.models.sizes import read_older_sizes
 
+SPELLINGS = (("hidden_size", "n_embed"), ("n_head", "num_attention_heads"))  # new and old
 TRAINED_CONTEXT = 2048  # of the published models, some of whose configs do not say
 
 
 def parse(config: Mapping[str, Any]) -> Decoder:
     """Read a config.json; refuses what it does not implement."""
     read = ConfigReader(config, "BLOOM")
-    sizes, norm = _sizes(read), layer_norm(read.real("layer_norm_epsilon", 1e-5))
+    hidden, count = (new if new in read else old for new, old in SPELLINGS)
+    sizes = read_older_sizes(read, hidden, count, "n_layer", "seq_length", default_context=TRAINED_CONTEXT)
+    norm = layer_norm(read.real("layer_norm_epsilon", 1e-5))
     heads = Heads.of(sizes, None, alibi=1.0)
     project = together(heads, "query_key_value", bias=True, by_kv_head=True)
     attention = self_attention(heads, project, out="dense", out_bias=True)
     mlp = plain(sizes.intermediate, "gelu_new", ("dense_h_to_4h", "dense_4h_to_h"), bias=True)
     layer = pre_norm(norm, attention, mlp, names=(INPUT, "self_attention", POST_ATTENTION, MLP))
     read.expect("apply_residual_connection_post_layernorm", False)
-    read.ignore(*MEGATRON)
+    read.ignore(*MEGATRON, *(old for _, old in SPELLINGS))
     read.finish()
     return Decoder(
         sizes,
@@ -43,16 +46,6 @@ MEGATRON = (
     *("attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion", "offset_alibi"),
     *("skip_bias_add", "skip_bias_add_qkv", "slow_but_exact"),
 )
-
-
-def _sizes(read: ConfigReader) -> Sizes:
-    hidden = read.integer("hidden_size" if "hidden_size" in read else "n_embed")
-    heads = read.integer("n_head" if "n_head" in read else "num_attention_heads")
-    read.ignore("n_embed", "num_attention_heads")
-    inner = read.integer("n_inner", 4 * hidden)
-    shape = (hidden, inner, read.integer("n_layer"), heads, heads, hidden // heads)
-    context, tied = read.integer("seq_length", TRAINED_CONTEXT), read.flag("tie_word_embeddings", True)
-    return Sizes(read.integer("vocab_size"), *shape, max_context=context, tied=tied)
 
 
 FAMILY = Family(

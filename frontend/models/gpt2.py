@@ -16,7 +16,7 @@ from warploom.frontend.models.mlp import ACTIVATIONS
 from warploom.frontend.models.norms import layer as layer_norm
 from warploom.frontend.models.registry import Family
 from warploom.frontend.models.residual import pre_norm
-from warploom.frontend.models.sizes import Sizes
+from warploom.frontend.models.sizes import read_older_sizes
 from warploom.frontend.models.weights import Weights
 from warploom.ir.ops.dequantize import dequantize
 from warploom.ir.ops.elementwise import add, as_dtype
@@ -28,18 +28,14 @@ from warploom.ir.types import type_of
 def parse(config: Mapping[str, Any]) -> Decoder:
     """Read a config.json; refuses what it does not implement."""
     read = ConfigReader(config, "GPT-2")
-    hidden, heads, context = (read.integer(name) for name in ("n_embd", "n_head", "n_positions"))
-    inner = read.integer("n_inner", 4 * hidden)
-    tied = read.flag("tie_word_embeddings", True)
-    shape = (hidden, inner, read.integer("n_layer"), heads, heads, hidden // heads)
-    sizes = Sizes(read.integer("vocab_size"), *shape, max_context=context, tied=tied)
-    act, norm = (
-        read.expect("activation_function", "gelu_new", *ACTIVATIONS),
-        layer_norm(read.real("layer_norm_epsilon", 1e-5)),
-    )
+    sizes = read_older_sizes(read, "n_embd", "n_head", "n_layer", "n_positions")
+    act = read.expect("activation_function", "gelu_new", *ACTIVATIONS)
+    norm = layer_norm(read.real("layer_norm_epsilon", 1e-5))
 
     def mlp(weights: Weights, x: mlir.Value) -> mlir.Value:
-        return _conv1d(weights / "c_proj", ACTIVATIONS[act](_conv1d(weights / "c_fc", x, inner)), hidden)
+        return _conv1d(
+            weights / "c_proj", ACTIVATIONS[act](_conv1d(weights / "c_fc", x, sizes.intermediate)), sizes.hidden
+        )
 
     layer = pre_norm(norm, _attention(Heads.of(sizes, None)), mlp, names=("ln_1", "attn", "ln_2", "mlp"))
     read.expect("scale_attn_weights", True)
@@ -48,7 +44,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     read.ignore("n_ctx", "reorder_and_upcast_attn", *(name for name in config if name.startswith("summary_")))
     read.finish()
     names = Names("transformer", "wte", "h", "ln_f")
-    return Decoder(sizes, (layer,) * sizes.layers, norm, names, embedded=_with_positions(context))
+    return Decoder(sizes, (layer,) * sizes.layers, norm, names, embedded=_with_positions(sizes.max_context))
 
 
 def _attention(heads: Heads) -> Mixer:

@@ -12,13 +12,14 @@ from warploom.frontend.models.mlp import plain
 from warploom.frontend.models.norms import layer as layer_norm
 from warploom.frontend.models.registry import Family
 from warploom.frontend.models.residual import pre_norm
-from warploom.frontend.models.sizes import Sizes
+from warploom.frontend.models.sizes import read_older_sizes
 
 
 def parse(config: Mapping[str, Any]) -> Decoder:
     """Read a config.json; refuses what it does not implement."""
     read, inside = ConfigReader(config, "MPT"), ConfigReader(config.get("attn_config") or {}, "MPT (attn_config)")
-    sizes, norm = _sizes(read), layer_norm(read.real("layer_norm_epsilon", 1e-5), bias=False)
+    sizes = read_older_sizes(read, "d_model", "n_heads", "n_layers", "max_seq_len")
+    norm = layer_norm(read.real("layer_norm_epsilon", 1e-5), bias=False)
     heads = Heads.of(sizes, None, scale=inside.real("softmax_scale", 0.0), alibi=1.0)
     project = clipped(together(heads, "Wqkv"), inside.real("clip_qkv", 0.0))
     attention = self_attention(heads, project, out="out_proj")
@@ -28,16 +29,9 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     return Decoder(sizes, (layer,) * sizes.layers, norm, Names("transformer", "wte", "blocks", "norm_f"))
 
 
-def _sizes(read: ConfigReader) -> Sizes:
-    hidden, heads = read.integer("d_model"), read.integer("n_heads")
-    inner = read.expect("expansion_ratio", 4) * hidden
-    shape = (hidden, inner, read.integer("n_layers"), heads, heads, hidden // heads)
-    context, tied = read.integer("max_seq_len"), read.flag("tie_word_embeddings", True)
-    return Sizes(read.integer("vocab_size"), *shape, max_context=context, tied=tied)
-
-
 def _check(read: ConfigReader, inside: ConfigReader) -> None:
     """Refuse what transformers' model does not have either, which MosaicML's code did."""
+    read.expect("expansion_ratio", 4)
     read.expect("no_bias", True)
     read.expect("logit_scale", None)
     read.expect("norm_type", "low_precision_layernorm", "layernorm")

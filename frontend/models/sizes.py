@@ -55,3 +55,29 @@ def read_sizes(read: ConfigReader, *, tied: bool = False, head_dim: int | None =
         max_context=read.integer("max_position_embeddings"),
         tied=read.flag("tie_word_embeddings", tied),
     )
+
+
+def read_older_sizes(
+    read: ConfigReader, hidden: str, heads: str, layers: str, context: str, *, default_context: int | None = None
+) -> Sizes:
+    """Read the sizes of models from before the usual names, which are given (GPT-2, BLOOM, MPT).
+
+    They have a key for each query, a tied head, and inner columns four times the others unless `n_inner` says so.
+
+    Raises:
+        UnsupportedModelError: a size is missing, or heads do not divide.
+    """
+    columns, count = read.integer(hidden), read.integer(heads)
+    if columns % count:
+        raise read.refusal(hidden, f"a multiple of {heads}={count}")
+    return Sizes(
+        vocab=read.integer("vocab_size"),
+        hidden=columns,
+        intermediate=read.integer("n_inner", 4 * columns),
+        layers=read.integer(layers),
+        heads=count,
+        kv_heads=count,
+        head_dim=columns // count,
+        max_context=read.integer(context, default_context),
+        tied=read.flag("tie_word_embeddings", True),
+    )

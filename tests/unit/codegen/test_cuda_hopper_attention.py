@@ -25,6 +25,8 @@ LLAMA = AttentionProblem(32, 8, 128, 128**-0.5)
         (AttentionProblem(32, 8, 128, 128**-0.5, window=100), "sm_90", False),
         (AttentionProblem(8, 4, 256, 0.1), "sm_90", False),
         (AttentionProblem(9, 3, 64, 0.1, kv=DType.F8), "sm_90", True),
+        (AttentionProblem(9, 3, 64, 0.1, kv=DType.F8, scaled=True), "sm_90", True),
+        (AttentionProblem(9, 3, 64, 0.1, kv=DType.I8), "sm_90", False),
     ],
     ids=str,
 )
@@ -38,7 +40,7 @@ def test_what_it_takes(problem: AttentionProblem, arch: str, taken: bool) -> Non
         AttentionProblem(
             32, 8, 128, 128**-0.5, projection=Projection(Range(0, 6144), Range(4096, 6144), Range(5120, 6144), 64)
         ),
-        AttentionProblem(32, 8, 128, 128**-0.5, kv=DType.F8),
+        AttentionProblem(32, 8, 128, 128**-0.5, kv=DType.F8, scaled=True),
         AttentionProblem(9, 3, 64, 0.125, softcap=30.0, sinks=DType.BF16),
     ],
     ids=lambda problem: problem.name,

@@ -11,7 +11,7 @@ from warploom.errors import CheckpointError, ModelNotFoundError
 from warploom.frontend import tensors
 from warploom.frontend.gguf_config import config_from_gguf
 from warploom.frontend.gguf_file import read_gguf_file
-from warploom.frontend.gguf_reader import read_gguf_tensors
+from warploom.frontend.gguf_reader import expanded_kinds, read_gguf_tensors
 from warploom.frontend.gguf_tokenizer import tokenizer_from_gguf
 from warploom.frontend.hub import fetch_model, is_hub_id
 from warploom.frontend.json_file import read_json, read_json_if_present
@@ -42,6 +42,7 @@ class Checkpoint:
         tensors: by Hugging Face name.
         tokenizer: see TokenizerFiles.
         generation: the model's own sampling defaults (see GENERATION_DEFAULTS), only those that it states.
+        notes: of what the scheme `checkpoint` cannot keep as it is stored.
     """
 
     model_id: str
@@ -49,6 +50,7 @@ class Checkpoint:
     tensors: Mapping[str, LazyTensor]
     tokenizer: TokenizerFiles
     generation: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     def require(self, name: str, shape: tuple[int, ...]) -> LazyTensor:
         """The tensor `name`, which must have `shape`; CheckpointError when it is missing or differs."""
@@ -132,4 +134,5 @@ def _open_gguf(path: Path, model_id: str) -> Checkpoint:
         tensors=read_gguf_tensors(file),
         tokenizer=tokenizer,
         generation={},
+        notes=tuple(expanded_kinds(file)),
     )

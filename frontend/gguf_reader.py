@@ -8,6 +8,7 @@ adds 1 to the norms of others; that is undone here.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,9 +22,9 @@ from warploom.frontend.gguf_families import LAYER, Counts, GGUFFamily, gguf_fami
 from warploom.frontend.gguf_file import GGUFFile, GGUFTensor
 from warploom.frontend.gguf_metadata import Metadata
 from warploom.frontend.gguf_restore import Join, restored
-from warploom.frontend.gguf_values import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, dtype_of, read_values
+from warploom.frontend.gguf_values import LONG_FACTORS, PLAIN_KINDS, ROPE_FACTORS, SHORT_FACTORS, dtype_of, read_values
 from warploom.frontend.quantized.format import quantized_weight
-from warploom.frontend.quantized.gguf_blocks import mxfp4_parts, parts_of
+from warploom.frontend.quantized.gguf_blocks import READERS, mxfp4_parts, parts_of
 from warploom.frontend.tensors import Array, LazyTensor
 
 TENSOR = re.compile(r"(.+)\.(weight|bias)")
@@ -49,6 +50,13 @@ def read_gguf_tensors(file: GGUFFile) -> dict[str, LazyTensor]:
         for each, one in _each(tensor, name):
             found[each] = _lazy_tensor(file.path, one, each, reorders, family.norm_offset)
     return found
+
+
+def expanded_kinds(file: GGUFFile) -> list[str]:
+    """What is said of quantized tensors whose numbers no kernels read, so that nothing keeps them."""
+    kept = (*PLAIN_KINDS, *READERS, GGMLQuantizationType.MXFP4)
+    kinds = Counter(tensor.kind.name for tensor in file.tensors.values() if tensor.kind not in kept)
+    return [f"{n} tensors of {kind} are stored in bf16: no kernels read that kind" for kind, n in sorted(kinds.items())]
 
 
 def _counts(tensor: GGUFTensor, counts: Counts) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +58,7 @@ from warploom.runtime.manifest import (
 )
 from warploom.version import __version__
 
+logger = logging.getLogger("warploom.compiler")
 TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
 MAX_SEQUENCES = 1024  # running at once, at most; devices take fewer by default
 
@@ -147,6 +149,8 @@ def compile(
     backends = backends_of([target] if isinstance(target, str) else target, rules, deterministic)
     progress("reading the checkpoint", 0.0)
     checkpoint = dummy_checkpoint(model_id) if dummy_weights else open_checkpoint(model_id)
+    for note in checkpoint.notes if "checkpoint" in rules.families else ():
+        logger.warning("%s: %s", model_id, note)
     geometry = geometry_of(checkpoint.config)
     check_cache(kv_cache, geometry, backends)
     check_text(calibration, rules, kv_cache)

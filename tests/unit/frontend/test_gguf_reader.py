@@ -70,6 +70,14 @@ def test_quantized_file_is_dequantized_in_the_original_order(
         np.testing.assert_allclose(read[name].load().astype(np.float32), values, atol=tolerance)
 
 
+def test_kinds_that_nothing_keeps_are_told(write_gguf: Writer, gguf_contents: GGUFContents) -> None:
+    gguf_contents.kind = Kind.Q5_0
+    (note,) = open_checkpoint(write_gguf(gguf_contents)).notes
+    assert note == "15 tensors of Q5_0 are stored in bf16: no kernels read that kind"
+    gguf_contents.kind = Kind.Q8_0
+    assert not open_checkpoint(write_gguf(gguf_contents)).notes
+
+
 def random_blocks(kind: Kind, rows: int, columns: int) -> NDArray[np.uint8]:
     """Random bytes that form valid blocks of `kind`, [rows * bytes of a row]; scales are finite halves."""
     block_elements, block_bytes = GGML_QUANT_SIZES[kind]

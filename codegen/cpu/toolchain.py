@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -35,6 +36,7 @@ PASSES = (
     "convert-func-to-llvm",
     "reconcile-unrealized-casts",
 )
+C_FLAGS = ("-fPIC", "-O2", "-std=c11", "-pthread")
 POOL_SOURCE = Path(str(files("warploom.codegen.cpu"))) / "pool.c"
 
 
@@ -46,9 +48,10 @@ def build_shared_object(library: Library, out: Path, c_sources: Sequence[Path] =
     """
     llvm_ir = lower(library)
     with tempfile.TemporaryDirectory(prefix="warploom-") as folder:
-        object_file = Path(folder) / "kernels.o"
-        assemble(llvm_ir, library.isa, object_file)
-        link([object_file], [POOL_SOURCE, *c_sources], out)
+        kernels, pool = Path(folder) / "kernels.o", Path(folder) / "pool.o"
+        assemble(llvm_ir, library.isa, kernels)
+        pool.write_bytes(_pool_object())
+        link([kernels, pool], c_sources, out)
 
 
 def lower(library: Library) -> str:
@@ -71,6 +74,21 @@ def assemble(llvm_ir: str, isa: Isa, out: Path) -> None:
 
 def link(objects: Sequence[Path], c_sources: Sequence[Path], out: Path) -> None:
     """Compile the C sources and link all into `out`; only libc and pthread may be left undefined."""
+    flags = ["-shared", "-Wl,--no-undefined", "-Wl,-z,noexecstack"]
+    inputs = [str(path) for path in (*c_sources, *objects)]
+    _run([_c_compiler(), *C_FLAGS, *flags, "-o", str(out), *inputs])
+
+
+@cache
+def _pool_object() -> bytes:
+    """The worker pool, compiled once in a process: it is the same in every library."""
+    with tempfile.TemporaryDirectory(prefix="warploom-") as folder:
+        out = Path(folder) / "pool.o"
+        _run([_c_compiler(), *C_FLAGS, "-c", "-o", str(out), str(POOL_SOURCE)])
+        return out.read_bytes()
+
+
+def _c_compiler() -> str:
     compiler = shutil.which("cc")
     if compiler is None:
         raise CompileError(
@@ -78,9 +96,7 @@ def link(objects: Sequence[Path], c_sources: Sequence[Path], out: Path) -> None:
             expected="`cc` on PATH",
             fix="install one; on Debian or Ubuntu: apt-get install gcc libc6-dev",
         )
-    flags = ["-shared", "-fPIC", "-O2", "-std=c11", "-pthread", "-Wl,--no-undefined", "-Wl,-z,noexecstack"]
-    inputs = [str(path) for path in (*c_sources, *objects)]
-    _run([compiler, *flags, "-o", str(out), *inputs])
+    return compiler
 
 
 def _llvm_tool(name: str) -> str:

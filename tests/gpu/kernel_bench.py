@@ -113,6 +113,7 @@ class Bench:
 
     def time(self, launches: Sequence[Launch | None]) -> float:
         """Microseconds of one launch: the median over replays of a graph of all."""
+        torch.cuda.synchronize()  # torch still makes the data on a stream of its own
         graph = Graph([launch for launch in launches if launch is not None], self.stream.cuda_stream)
         graph.replay()
         found = self.timer.times(graph.replay, 9)

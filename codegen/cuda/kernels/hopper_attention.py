@@ -5,7 +5,7 @@ numbering of blocks it shares. One warp brings pages by TMA; two groups of four 
 the exponentials of one block of keys behind the matrix products of another.
 
 Pages of 8-bit floats are brought by a group of four warps, which also makes them f16, exactly; q and the weights of the
-softmax are f16 then.
+softmax are f16 then. Pages of i8 are left to `ragged_attention`: with their exponents they are no whole number of rows.
 
 The block's first four warps only start the others. Triton tells those what to do through shared memory, in the order
 that `barrier.sync 1` of the whole block makes (in the PTX: before the others read, after they have read, and when they

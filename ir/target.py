@@ -33,6 +33,7 @@ class Target:
         row_scales: why no kernel multiplies each row of a `linear`'s result by a number, or None; see `defer_norms`.
         scale_each_row: kernels of products read the scales of activations row by row, also where all rows share one.
         norms_rows: kernels of a `linear` norm the rows that they read, in one launch.
+        scaled_heads: kernels of a `head_linear` read weights of int8 with a scale for every row.
     """
 
     name: str
@@ -42,3 +43,4 @@ class Target:
     row_scales: Callable[[mlir.Operation], str | None] = lambda operation: "no kernel scales rows after a product"
     norms_rows: bool = False
     scale_each_row: bool = False
+    scaled_heads: bool = False

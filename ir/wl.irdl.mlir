@@ -242,10 +242,11 @@ module {
       %0 = irdl.base "!builtin.tensor"
       %1 = irdl.base "!builtin.tensor"
       %2 = irdl.base "!builtin.tensor"
-      %3 = irdl.base "#builtin.integer"
-      irdl.operands(x: %0, weight: %1)
-      irdl.results(out: %2)
-      irdl.attributes {"n" = %3}
+      %3 = irdl.base "!builtin.tensor"
+      %4 = irdl.base "#builtin.integer"
+      irdl.operands(x: %0, weight: %1, scale: optional %2)
+      irdl.results(out: %3)
+      irdl.attributes {"n" = %4}
     }
     irdl.operation @iota {
       %0 = irdl.base "!builtin.tensor"

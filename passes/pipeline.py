@@ -27,6 +27,7 @@ from warploom.passes.merge_linears import merge_linears
 from warploom.passes.order_inputs import order_inputs
 from warploom.passes.quantization.scheme import Choice, Rules
 from warploom.passes.quantize_activations import quantize_activations
+from warploom.passes.quantize_heads import quantize_heads
 from warploom.passes.quantize_weights import quantize_weights
 from warploom.passes.require_kernels import require_kernels
 from warploom.passes.scale_activations import scale_activations
@@ -63,6 +64,7 @@ def pipeline(
         # Weights: in the format asked for, side by side, in the layout that kernels read, computed ahead of time.
         *([partial(scale_activations, rules=rules, scales=scales)] if rules and scales else ()),
         *([partial(order_inputs, rules=rules), dce] if rules and "checkpoint" in rules.families else ()),
+        *([partial(quantize_heads, rules=rules, target=target)] if rules and rules.quantize else ()),
         *([partial(quantize_weights, rules=rules)] if rules else ()),
         merge_linears,
         cse,

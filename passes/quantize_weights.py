@@ -40,7 +40,7 @@ def quantize_weights(module: mlir.Module, rules: Rules) -> None:
         for operation in function.ops:
             if is_op(operation, expert_linear) and is_weight(operation.operands[2]):
                 _store_experts(operation, rules)
-            elif is_op(operation, head_linear) and is_weight(operation.operands[1]):
+            elif is_op(operation, head_linear) and _has_floats(operation.operands[1]):
                 _store_heads(operation, rules)
 
 
@@ -120,8 +120,13 @@ def _store_experts(operation: mlir.Operation, rules: Rules) -> None:
             replace(operation, [quantized_expert_linear(x, experts, numbers, *sides, layout=layout, **attrs)])
 
 
+def _has_floats(weight: mlir.Value) -> bool:
+    """Whether a value is a weight that `quantize_heads` has not stored already."""
+    return is_weight(weight) and type_of(weight).dtype.is_float
+
+
 def _store_heads(operation: mlir.Operation, rules: Rules) -> None:
-    """Rewrite the product by heads; where others would be quantized its weight is bf16: there are no kernels of it."""
+    """Rewrite the product by heads; where others are quantized its weight is bf16, if `quantize_heads` left it."""
     chosen = rules.scheme_of(module_paths(operation))
     if chosen is not None:
         floats = scheme("bf16") if chosen.quantizes else chosen

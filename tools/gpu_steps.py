@@ -1,7 +1,9 @@
 """A package run kernel by kernel: every group of kernels reads what the interpreter computed, and is compared with it.
 
 What a model computes in FP8 cannot be compared at its end alone: two numbers that differ in their last bits may lie on
-either side of a boundary of E4M3, and are 6 % apart after it; what follows passes that on. So the entry runs in its own
+either side of a boundary of E4M3, and are 6 % apart after it; what follows passes that on. The interpreter itself, with
+gains of norms moved by 2^-22, gives logits of a tiny model that are 0.033 of the largest apart; an H100's were 0.10
+away, and kernel by kernel 0.008 at most. So the entry runs in its own
 memory, in its own order, but what a group of kernels makes is compared at once and replaced by what the interpreter
 made of the same inputs. No difference is passed on, every group is held to the usual tolerance, and what overwrites
 a value that is still read shows in who reads it.

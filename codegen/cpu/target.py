@@ -46,4 +46,4 @@ def refuses(group: Function) -> str | None:
     return None if isinstance(found, Match) else found
 
 
-CPU = Target(name="cpu", refuses=refuses, layout=layout, activations=activations, norms_rows=True)
+CPU = Target(name="cpu", refuses=refuses, layout=layout, activations=activations, norms_rows=True, scaled_heads=True)

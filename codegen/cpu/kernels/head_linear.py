@@ -1,4 +1,4 @@
-"""A product for each head, whose matrices lie as checkpoints store them.
+"""A product for each head, whose matrices lie as checkpoints store them, in floats or in int8 with a scale a row.
 
 A tile is a block of rows of one head's matrix, for all tokens; an element is one fixed tree of sums.
 """
@@ -21,7 +21,7 @@ from warploom.codegen.cpu.kernels.groups import (
 )
 from warploom.codegen.cpu.kernels.register_product import largest_divisor
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
-from warploom.codegen.cpu.values import LANES, Value, constant, fma, reduce_add
+from warploom.codegen.cpu.values import LANES, Value, constant, fma, reduce_add, to_f32
 from warploom.ir.function import Function
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.rewrite import is_op
@@ -30,7 +30,7 @@ from warploom.ir.types import DType, type_of
 KIND = "head_linear"
 ROWS = 16  # of a tile, if they divide n
 TOKENS = 4  # at once
-WEIGHTS = (DType.F32, DType.BF16)
+WEIGHTS = (DType.F32, DType.BF16, DType.I8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ class HeadLinearSpec:
         return f"head_linear_{self.weight}_{self.heads}x{self.n}x{self.k}_x{self.x}"
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether rows have scales."""
+        return self.weight == DType.I8
+
+    @property
     def rows(self) -> int:
         """Rows of a tile."""
         return largest_divisor(self.n, ROWS)
@@ -69,11 +74,12 @@ class HeadLinearSpec:
     @property
     def bytes(self) -> str:
         """The weight, x and y."""
-        return f"{self.heads * self.n * self.k * ELEMENT_BYTES[self.weight]} + T * {4 * self.heads * (self.n + self.k)}"
+        row = self.k * ELEMENT_BYTES[self.weight] + 4 * self.is_scaled
+        return f"{self.heads * self.n * row} + T * {4 * self.heads * (self.n + self.k)}"
 
     def emit(self, library: Library) -> None:
-        """Operands: x, weight, y."""
-        operands = {"x": "f32", "weight": self.weight, "y": "f32"}
+        """Operands: x, weight, scale if there are any, y."""
+        operands = {"x": "f32", "weight": self.weight} | ({"scale": "f32"} if self.is_scaled else {}) | {"y": "f32"}
         with library.kernel(self.name, operands, self.dims) as kernel, kernel.tiles() as tile:
             whole = kernel.dims["T"] // TOKENS * TOKENS
             for lower, upper, count in ((0, whole, TOKENS), (whole, kernel.dims["T"], 1)):
@@ -89,12 +95,14 @@ class HeadLinearSpec:
         with loop(0, self.rows, at_once) as row:
             totals = self._dots(x, weight.at(row * self.k), count, at_once)
             for total, (t, r) in zip(totals, product(range(count), range(at_once)), strict=True):
-                out[(token + t) * (self.heads * self.n) + first + row + r] = reduce_add(total)
+                sum_ = reduce_add(total)
+                value = sum_ * kernel.operands["scale"][first + row + r] if self.is_scaled else sum_
+                out[(token + t) * (self.heads * self.n) + first + row + r] = value
 
     def _dots(self, x: Ptr, weight: Ptr, tokens: int, rows: int) -> list[Value]:
         def step(i: Value, *totals: Value, mask: Value | None = None) -> list[Value]:
             left = [x.load(i + t * self.x.stride, mask=mask) for t in range(tokens)]
-            right = [weight.load(i + r * self.k, mask=mask) for r in range(rows)]
+            right = [to_f32(weight.load(i + r * self.k, mask=mask)) for r in range(rows)]
             return [fma(a, b, total) for (a, b), total in zip(product(left, right), totals, strict=True)]
 
         def tail(i: Value, *totals: Value) -> list[Value]:
@@ -110,7 +118,7 @@ def match(group: Function) -> Match | str:
     operation = next((op for op in group.ops if is_op(op, head_linear)), None)
     if operation is None or len(group.results) != 1:
         return "takes one head_linear"
-    x, weight = operation.operands
+    x, weight, *sides = operation.operands
     refusal, source = refuse_activations(x), columns_of(x)
     if refusal is not None or isinstance(source, str):
         return refusal or str(source)
@@ -119,5 +127,5 @@ def match(group: Function) -> Match | str:
     tokens, heads, k = type_of(x).shape
     n = head_linear.attrs_of(operation)["n"]
     spec = HeadLinearSpec(static(heads), n, static(k), type_of(weight).dtype.value, source.range)
-    slots = (input_slot(group, source.matrix), input_slot(group, weight), result_slot(group, operation.results[0]))
-    return Match(spec, slots, {"T": str(tokens)})
+    read = [input_slot(group, value) for value in (source.matrix, weight, *sides)]
+    return Match(spec, (*read, result_slot(group, operation.results[0])), {"T": str(tokens)})

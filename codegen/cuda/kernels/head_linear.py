@@ -109,7 +109,7 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     operation = next((op for op in group.ops if is_op(op, head_linear)), None)
     if operation is None or len(group.results) != 1:
         return "takes one head_linear"
-    x, weight = operation.operands
+    x, weight, *_ = operation.operands
     source, dtypes = columns_of(x), (type_of(x).dtype, type_of(weight).dtype)
     if isinstance(source, str) or dtypes[0] is not DType.BF16 or dtypes[1] not in (DType.BF16, DType.F32):
         return f"x must be bf16 columns of a matrix, weights bf16 or f32; here {type_of(x)}, {type_of(weight)}"

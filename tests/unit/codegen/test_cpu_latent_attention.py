@@ -140,3 +140,17 @@ def test_head_linear_is_its_meaning(n: int, k: int, dtype: str, isa: Isa) -> Non
     alone = np.full((1, heads, n), np.nan, np.float32)
     kernel([matrix[5:6].copy(), weight, alone], {"T": 1}, threads=2)
     np.testing.assert_array_equal(alone, y[5:6])
+
+
+@on_every_isa
+@pytest.mark.parametrize(("n", "k"), [(1, 5), (37, 48), (64, 100)])
+def test_head_linear_of_int8_is_its_meaning(n: int, k: int, isa: Isa) -> None:
+    heads, tokens, rng = 3, 7, np.random.default_rng(n)
+    weight = rng.integers(-127, 128, (heads * n, k)).astype(np.int8)
+    scale = rng.uniform(0.005, 0.01, (heads * n, 1)).astype(np.float32)
+    x = rng.standard_normal((tokens, heads, k)).astype(np.float32)
+    kernel = compiled(HeadLinearSpec(heads, n, k, "i8", Range(0, heads * k)), isa)
+    y = np.full((tokens, heads, n), np.nan, np.float32)
+    kernel([x, weight, scale, y], {"T": tokens}, threads=2)
+    expected = head_linear.evaluate(x.astype(np.float64), weight, scale, n=n)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6 * k)

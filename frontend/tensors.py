@@ -57,16 +57,21 @@ class LazyTensor:
         return self.read()
 
 
+class MissingTensorError(CheckpointError):
+    """There is no tensor of that name."""
+
+
 def require(tensors: Mapping[str, LazyTensor], name: str, shape: tuple[int, ...]) -> LazyTensor:
     """The tensor `name`, which must have exactly `shape`.
 
     Raises:
-        CheckpointError: there is no such tensor, or its shape differs.
+        MissingTensorError: there is no such tensor.
+        CheckpointError: its shape differs.
     """
     tensor = tensors.get(name)
     if tensor is None:
         nearest = get_close_matches(name, tensors, n=3)
-        raise CheckpointError(
+        raise MissingTensorError(
             f"tensor {name} is missing from the checkpoint",
             expected=f"{name} {list(shape)}",
             found=f"{len(tensors)} tensors, nearest: {', '.join(nearest) or 'none'}",

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
-
-import mlir.ir as mlir
 
 from warploom.frontend.models import gemma
 from warploom.frontend.models.config import ConfigReader
-from warploom.frontend.models.decoder import Decoder
-from warploom.frontend.models.inputs import StepInputs
-from warploom.frontend.models.registry import Family, Geometry
-from warploom.frontend.models.weights import Weights
+from warploom.frontend.models.registry import Family
+from warploom.frontend.models.text_part import TextPart
 
 # Defaults of transformers' Gemma3TextConfig: published models state what differs.
 DEFAULTS = {
@@ -22,23 +17,6 @@ DEFAULTS = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 131072,
 }
-
-
-@dataclass(frozen=True)
-class TextPart:
-    """A decoder that is one module of a larger model."""
-
-    decoder: Decoder
-    module: str
-
-    @property
-    def geometry(self) -> Geometry:
-        """Of the decoder."""
-        return self.decoder.geometry
-
-    def forward(self, weights: Weights, step: StepInputs) -> tuple[mlir.Value, mlir.Value]:
-        """One step of the decoder."""
-        return self.decoder.forward(weights / self.module, step)
 
 
 def parse(config: Mapping[str, Any]) -> TextPart:

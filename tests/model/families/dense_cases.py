@@ -47,6 +47,11 @@ SEEING = {
     "vision_config": EYES | {"patch_size": 14},
     "mm_tokens_per_image": 4,
 }
+MISTRAL3 = {
+    "text_config": WIDE | {"model_type": "mistral", "head_dim": 32, "sliding_window": None},
+    "vision_config": EYES | {"model_type": "pixtral", "patch_size": 14},
+}
+MISTRAL3_MODEL = "Mistral3ForConditionalGeneration"
 GPT2 = {"n_positions": 160, "n_embd": 96, "n_layer": 2, "n_head": 3}
 PARALLEL = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
 FALCON = {k: v for k, v in PARALLEL.items() if k != "intermediate_size"}
@@ -75,6 +80,8 @@ DENSE: tuple[Case, ...] = (
     case("llama_yarn", "Llama", WIDE | {"num_key_value_heads": 6} | YARN),
     case("smollm3", "SmolLM3", SIZES | {"no_rope_layers": [1, 0]}),
     case("mistral", "Mistral", WIDE | {"head_dim": 32, "sliding_window": WINDOW}),
+    case("mistral3", "Mistral3", MISTRAL3 | {"tie_word_embeddings": False}, model=MISTRAL3_MODEL),
+    case("mistral3_tied", "Mistral3", MISTRAL3, model=MISTRAL3_MODEL),
     case("ministral", "Ministral", WIDE | {"sliding_window": WINDOW, "layer_types": ALTERNATING}),
     case("qwen2", "Qwen2", SIZES | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}),
     case("qwen3", "Qwen3", WIDE),

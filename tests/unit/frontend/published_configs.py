@@ -232,6 +232,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "MistralForCausalLM", "mistral", LLAMA, sizes(32768, 4096, 14336, 32, 32, 8, 32768), {"sliding_window": None},
         {"attention_bias": None},
     ),
+    "Mistral-Small-3.1-24B": of(
+        "Mistral3ForConditionalGeneration", "mistral3",
+        {"image_token_index": 10, "multimodal_projector_bias": False, "projector_hidden_act": "gelu",
+         "spatial_merge_size": 2, "torch_dtype": "bfloat16", "vision_feature_layer": -1,
+         "text_config": without(LLAMA, "attention_bias", "bos_token_id", "eos_token_id", "rope_scaling",
+                                "tie_word_embeddings")
+         | sizes(131072, 5120, 32768, 40, 32, 8, 131072)
+         | {"head_dim": 128, "model_type": "mistral", "rope_theta": 1e9, "sliding_window": None},
+         "vision_config": {"head_dim": 64, "hidden_act": "silu", "hidden_size": 1024, "image_size": 1540,
+                           "intermediate_size": 4096, "model_type": "pixtral", "num_attention_heads": 16,
+                           "num_channels": 3, "num_hidden_layers": 24, "patch_size": 14, "rope_theta": 10000.0}},
+    ),
     "Qwen2.5-7B": of("Qwen2ForCausalLM", "qwen2", without(LLAMA, "attention_bias"),
                      sizes(152064, 3584, 18944, 28, 28, 4, 131072), QWEN, {"sliding_window": 131072}),
     "Qwen3-8B": of("Qwen3ForCausalLM", "qwen3", LLAMA, sizes(151936, 4096, 12288, 36, 32, 8, 40960), QWEN,

@@ -1,8 +1,9 @@
 """Compile the kernels of mixtures of experts that `run_experts.py` checks and times on a GPU. Needs no GPU.
 
-    python tests/gpu/build_experts.py [--sweep] [FOLDER]
+    python tests/gpu/build_experts.py [--sweep NAME,...] [FOLDER]
 
-writes FOLDER (default `.warploom/gpu/experts`), see `tools/tuning_programs.py`.
+writes FOLDER (default `.warploom/gpu/experts`), see `tools/tuning_programs.py`. What a sweep tries of the shapes of
+`TIMED` is left as jobs for the compiler there.
 """
 
 from __future__ import annotations
@@ -60,10 +61,16 @@ CHECKED = {
     "i8": quantized(SMALL, DType.I8, 0, DType.F32),
     "f8": quantized(SMALL, DType.F8, 0, DType.F32),
     "i4": quantized(SMALL, DType.I4, 32, DType.F16),
+    "mxfp4": quantized(mixture(12, 4, 576, 320, bias=DType.BF16, gate=Gate(1.702, 7.0)), DType.I4, 32, DType.I8),
 }
+GPT_OSS_20B = mixture(32, 4, 2880, 2880, bias=DType.BF16, gate=Gate(1.702, 7.0))
 TIMED = {
+    "qwen3_30b": QWEN3_30B,
     "qwen3_30b_i4": quantized(QWEN3_30B, DType.I4, 32, DType.F16),
+    "qwen3_30b_i4_rows": quantized(QWEN3_30B, DType.I4, 128, DType.F16),
     "qwen3_30b_f8": quantized(QWEN3_30B, DType.F8, 0, DType.F32),
+    "qwen3_30b_i8": quantized(QWEN3_30B, DType.I8, 0, DType.F32),
+    "gpt_oss_20b": quantized(GPT_OSS_20B, DType.I4, 32, DType.I8),
 }
 
 
@@ -126,16 +133,41 @@ def gemm_candidates(chosen: ExpertChoice) -> Iterator[ExpertChoice]:
         yield replace(chosen, second=tile)
 
 
-def collect(sweep: bool) -> ExpertPrograms:
-    """What artifacts use; candidates for the shape of Qwen3-30B-A3B."""
+def few_bit_candidates(block_t: int) -> Iterator[ExpertGemmTile]:
+    """For numbers that become bf16 in registers; the first is the one beside which others are tried."""
+    sums = block_t <= 32
+    for n, k, warps, stages in ((64, 256, 4, 3), (64, 128, 4, 4), (64, 256, 4, 4), (64, 320, 4, 3), (64, 576, 4, 2)):
+        yield ExpertGemmTile(n, block_t, k, warps, stages, sums=sums)
+    for n, k, warps, stages in ((64, 128, 2, 3), (64, 256, 2, 3), (32, 256, 2, 3)) if sums else ():
+        yield ExpertGemmTile(n, block_t, k, warps, stages, sums=True)
+    if not sums:
+        yield ExpertGemmTile(64, block_t, 256, 4, 3, sums=True)
+
+
+def few_bit_sweep(problem: MlpProblem) -> Iterator[tuple[int, ExpertChoice]]:
+    """Candidates with the tokens that they begin at: one product's tile at a time."""
+    per_expert = problem.first.experts // problem.first.choices
+    for block_t, begin, end in ((8, 1, 8), (16, 4, 16), (32, 8, 32), (64, 32, 64)):
+        tiles = [*few_bit_candidates(block_t)]
+        for tile in tiles:
+            yield max(1, begin * per_expert // 2), ExpertChoice(end * per_expert, tile, tiles[0])
+        for tile in tiles[1:]:
+            yield max(1, begin * per_expert // 2), ExpertChoice(end * per_expert, tiles[0], tile)
+
+
+def collect(sweep: list[str]) -> ExpertPrograms:
+    """What artifacts use; candidates for the shapes that are named."""
     collection = ExpertPrograms(TARGET)
     for name, problem in CHECKED.items():
         collection.add_mixture("check", name, problem, choices_for(problem.first, problem.second, TARGET))
-    for name, problem in TIMED.items() if sweep else ():
+    for name in sweep:
+        problem = TIMED[name]
         collection.add_mixture("bench", name, problem, choices_for(problem.first, problem.second, TARGET))
+        for begin, choice in () if problem.first.is_plain else few_bit_sweep(problem):
+            collection.add_mixture("sweep", name, problem, (choice,), begin)
     chosen = choices_for(QWEN3_30B.first, QWEN3_30B.second, TARGET)
     begin = 1
-    for choice in chosen if sweep else ():
+    for choice in chosen if "qwen3_30b" in sweep else ():
         found = gemv_candidates if isinstance(choice.first, ExpertGemvTile) else gemm_candidates
         for candidate in found(choice):
             collection.add_mixture("sweep", f"qwen3_30b_{choice.up_to}", QWEN3_30B, (candidate,), begin)
@@ -147,11 +179,12 @@ def main() -> None:
     """Build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(".warploom/gpu/experts"))
-    parser.add_argument("--sweep", action="store_true", help="also candidate tiles")
+    parser.add_argument("--sweep", default="", metavar="NAME,...", help=f"also candidate tiles of {', '.join(TIMED)}")
     given = parser.parse_args()
-    collection = collect(given.sweep)
+    collection = collect([name for name in given.sweep.split(",") if name])
     print(f"{len(collection.programs)} programs, {len(collection.specs)} kernels")
-    excess = collection.write(given.folder, set(collection.specs))
+    tried = {step["kernel"] for p in collection.programs if p["use"] == "sweep" for step in p["steps"]}
+    excess = collection.write(given.folder, set(collection.specs) - tried)
     print("do not fit the GPU:", ", ".join(excess) or "none")
 
 

@@ -22,7 +22,6 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Step
 from warploom.codegen.cuda.kernels.absorbed_attention import AbsorbedProblem, Place, lower
-from warploom.codegen.cuda.kernels.expand_latents import ExpandLatentsSpec, ExpandTile
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSpec, ExpandedProblem, expanded_tile
 from warploom.codegen.cuda.kernels.expansion import Expansion
 from warploom.codegen.cuda.kernels.latent_attention import LatentProblem
@@ -31,12 +30,6 @@ from warploom.ir.types import DType
 
 TARGET = CudaTarget("sm_90")
 ARRAYS = ("q", "q_rope", "kv", "page_table", "query_start", "context_lens", "of_keys", "of_values", "out")
-EXPANDING = (  # tiles that are tried
-    ExpandTile(128, 64, 8, 3),
-    ExpandTile(128, 64, 8, 3, tma=True),
-    ExpandTile(128, 64, 8, 4, tma=True),
-    ExpandTile(128, 128, 8, 2, tma=True),
-)
 FORMS = ("decode", "decode_many", "ragged", "ragged_many", "expanded")
 
 
@@ -85,14 +78,6 @@ def main() -> None:
                 attends = ExpandedProblem(e, p.queries, p.attention.scale)
                 plain = ExpandedAttentionSpec(attends, expanded_tile(attends, TARGET), True)
                 forms["expanded_triton"] = [*steps[:-1], all_place(place, temps).step(plain)]
-                for tile in EXPANDING if name == "lite" else ():
-                    spec = ExpandLatentsSpec(e, p.weights, tile, True)
-                    expand = all_place(place, temps).step(spec)
-                    forms[f"expanded {tile.rows} {tile.depth} {tile.num_stages} {tile.tma}"] = [
-                        *steps[:3],
-                        expand,
-                        steps[-1],
-                    ]
             for called, launches in forms.items():
                 specs |= {step.spec.name: step.spec for step in launches}
                 programs.append(facts | {"form": called, "steps": [described(s, place, temps) for s in launches]})

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from linear_programs import Bench as LinearBench
 from linear_programs import make_weight, values_of
 
 from warploom.tools.kernel_launcher import Graph, number
-from warploom.tools.tuning_runs import LoadedPrograms
 
 READ, PEAK = 3.17e12, 798e12  # of an H100, measured: bytes/s, flop/s
 TOKENS = (1, 2, 3, 5, 8, 17, 33, 130, 300, 520, 1100, 2048)
 TIMED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
-TIMED_OF_CANDIDATES = (1, 8, 32, 256, 512, 4096)
+SWEPT = (8, 300)  # of candidates, checked
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
 ROTATED = 24  # sets of experts
 Row = dict[str, Any]
@@ -43,9 +43,10 @@ def make_arrays(p: Row, room: int) -> Arrays:
         "out": torch.full((room, second["n"]), float("nan"), device="cuda", dtype=out),
     }
     for name, part in (("first", first), ("second", second)):
-        arrays |= {
-            f"{name}_{key}": array for key, array in make_weight(part | {"n": part["experts"] * part["n"]}).items()
-        }
+        weight = make_weight(part | {"n": part["experts"] * part["n"]})
+        if is_mxfp4(part):
+            weight["scale"] = torch.randint(119, 123, weight["scale"].shape, device="cuda").to(torch.int8)
+        arrays |= {f"{name}_{key}": array for key, array in weight.items()}
         arrays[f"{name}_bias"] = torch.randn(part["experts"], part["n"], device="cuda", dtype=torch.bfloat16)
     return arrays
 
@@ -56,11 +57,27 @@ def choose(p: Row, tokens: int) -> torch.Tensor:
     return torch.rand(tokens, first["experts"], device="cuda").argsort(1)[:, : first["choices"]].int().contiguous()
 
 
+def is_mxfp4(part: Row) -> bool:
+    """Whether scales are exponents."""
+    return bool(part["weight"]["scale"] == "i8")
+
+
+def mxfp4_values(part: Row, w: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """What E2M1 in `row4` and E8M0 stand for, f32 [n, k]."""
+    plain = part | {"weight": part["weight"] | {"groups": 0, "offset": False}}
+    codes = (values_of(plain, {"w": w}) + 8).long()
+    table = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], device="cuda")
+    values = table[codes & 7] * (1 - 2 * (codes >> 3))
+    return (values.view(*scale.shape, -1) * torch.exp2(scale.float() - 127)[:, :, None]).view(codes.shape)
+
+
 def matrices(part: Row, arrays: Arrays, name: str) -> Callable[[int], torch.Tensor]:
     """What the weight of an expert stands for, f32 [n, k]."""
 
     def of(expert: int) -> torch.Tensor:
         rows = slice(expert * part["n"], (expert + 1) * part["n"])
+        if is_mxfp4(part):
+            return mxfp4_values(part, arrays[f"{name}_w"][rows], arrays[f"{name}_scale"][rows])
         return values_of(
             part, {key: arrays[f"{name}_{key}"][rows] for key in ("w", "scale") if f"{name}_{key}" in arrays}
         ).float()
@@ -95,12 +112,8 @@ def reference(p: Row, arrays: Arrays, tokens: int) -> torch.Tensor:
     return total
 
 
-class Bench(LoadedPrograms):
+class Bench(LinearBench):
     """Programs whose arrays are torch's."""
-
-    def __init__(self, folder: Path) -> None:
-        self.torch_stream = torch.cuda.Stream()
-        super().__init__(folder, self.torch_stream.cuda_stream)
 
     def temps(self, program: Row, room: int) -> list[torch.Tensor]:
         """Memory for a program's temps: garbage that would be seen."""
@@ -142,16 +155,18 @@ class Bench(LoadedPrograms):
     def microseconds(self, program: Row, arrays: Arrays, tokens: int, room: int) -> tuple[float, float]:
         """Of one run, and the limit."""
         p = program["problem"]
-        temps = [temp.data_ptr() for temp in self.temps(program, room)]
+        temps = self.temps(program, room)  # which must live until the last replay
+        addresses_of_temps = [temp.data_ptr() for temp in temps]
         chosen = [choose(p, tokens) for _ in range(ROTATED)]
         launches = []
         for experts in chosen:
             addresses = {name: array.data_ptr() for name, array in (arrays | {"experts": experts}).items()}
-            launches += self.launches(program, addresses, temps, tokens, room)
+            launches += self.launches(program, addresses, addresses_of_temps, tokens, room)
         graph = Graph(launches, self.stream)
         graph.replay()
         found = self.timer.times(graph.replay, 5)
         graph.destroy()
+        del temps
         met = sum(len(experts.unique()) for experts in chosen) / ROTATED
         pairs = tokens * p["first"]["choices"]
         flops = 2 * pairs * sum(p[name]["n"] * p[name]["k"] for name in ("first", "second"))
@@ -166,6 +181,8 @@ def label(program: Row) -> str:
 def main() -> int:
     """Check, then time."""
     bench = Bench(Path(sys.argv[1]))
+    if bench.jobs:
+        bench.compile_jobs()
     deadline = time.monotonic() + (float(sys.argv[2]) if len(sys.argv) > 2 else 60.0)
     torch.manual_seed(0)
     failed, arrays, known = 0, {}, ""
@@ -174,7 +191,7 @@ def main() -> int:
         if known != str(p):
             arrays, known = make_arrays(p, 4224), str(p)
         checked = program["use"] != "sweep"
-        for tokens in (t for t in TOKENS if program["begin"] <= t <= end and (checked or t in (1, 8, 300, 520, 1100))):
+        for tokens in (t for t in TOKENS if program["begin"] <= t <= end and (checked or t in SWEPT)):
             try:
                 failures = bench.check(program, arrays, tokens, 4224)
             except RuntimeError as error:
@@ -182,10 +199,8 @@ def main() -> int:
             failed += bool(failures)
             if failures:
                 print("FAILED", program["name"], tokens, label(program), failures, flush=True)
-        if program["name"].startswith("qwen3_30b") and time.monotonic() < deadline:
-            for tokens in (
-                t for t in TIMED if program["begin"] <= t <= end and (checked or t in (1, 8, 32, 256, 512, 4096))
-            ):
+        if (program["use"] != "check" or program["name"] == "qwen3_30b") and time.monotonic() < deadline:
+            for tokens in (t for t in TIMED if program["begin"] <= t <= end):
                 us, limit = bench.microseconds(program, arrays, tokens, 4224)
                 print(f"{program['name']} {tokens:5} {us:8.1f} us  limit {limit:7.1f}  {label(program)}", flush=True)
     print("failed:", failed)

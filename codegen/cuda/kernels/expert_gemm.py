@@ -44,6 +44,7 @@ class ExpertGemmSpec:
         t = self.tile
         rows = f"{self.x_rows}_to_{self.out_rows}"
         shape = f"{t.block_n}x{t.block_t}x{self.block_k}{'_tma' if t.tma else ''}_w{t.num_warps}s{t.num_stages}"
+        shape += "_sums" if self.scales_sums else ""
         return f"experts_{self.problem.name}_{rows}_gemm_{shape}"
 
     @property
@@ -75,13 +76,19 @@ class ExpertGemmSpec:
 
     @property
     def block_k(self) -> int:
-        """Columns of a step: for quantized weights, whole blocks of packed numbers and whole runs."""
+        """Columns of a step: for quantized weights, whole blocks of packed numbers and whole runs, that divide rows."""
         p = self.problem
         if p.is_plain:
             return self.tile.block_k
-        if p.weight.bits == 4:
-            return split_block(p.k)
-        return LONGEST if p.k % LONGEST == 0 else p.run
+        least = split_block(p.k) if p.weight.bits == 4 else LONGEST if p.k % LONGEST == 0 else p.run
+        most = max(1, self.tile.block_k // least)
+        return least * next(count for count in range(most, 0, -1) if count == 1 or p.k % (count * least) == 0)
+
+    @property
+    def scales_sums(self) -> bool:
+        """Whether tensor cores multiply numbers as they are in memory, and it is sums of runs that are scaled."""
+        weight = self.problem.weight
+        return self.tile.sums and weight.groups > 0 and not weight.offset and not weight.is_mxfp4
 
     @property
     def run(self) -> int:

@@ -19,7 +19,7 @@ from tests.unit.codegen.test_cuda_experts import mixture as plain
 from warploom.codegen.binding import Slot
 from warploom.codegen.cuda.kernel import Match
 from warploom.codegen.cuda.kernels.expert_mlp import MlpProblem, lower
-from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemvTile
+from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile
 from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.ir.dims import dim
 from warploom.ir.ops.mxfp4 import GROUP, mxfp4_values
@@ -56,12 +56,14 @@ WAYS = [
     (mixture(3, 2, 96, 128), "gemv_whole"),
     (mixture(3, 1, 192, 64), "gemv"),
     (mixture(4, 2, 64, 96), "gemm"),
+    (mixture(4, 2, 192, 96), "long_steps"),
 ]
+LONG_STEPS = ExpertChoice(None, ExpertGemmTile(64, 8, 192, 2, 2), ExpertGemmTile(32, 8, 256, 2, 2))
 
 
 @pytest.mark.parametrize(("problem", "tile"), WAYS)
 def test_mixtures_are_their_meaning(problem: MlpProblem, tile: str) -> None:
-    choice = TILES[tile]
+    choice = LONG_STEPS if tile == "long_steps" else TILES[tile]
     arrays = make_arrays(problem)
     rng = np.random.default_rng(0)
     for part, product in (("first", problem.first), ("second", problem.second)):

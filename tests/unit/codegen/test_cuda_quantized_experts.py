@@ -11,7 +11,7 @@ from tests.unit.codegen.test_cuda_experts import SM_90, TILES, assert_near, laun
 from warploom.codegen.binding import Slot
 from warploom.codegen.cuda.kernels.expert_mlp import lower
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
-from warploom.codegen.cuda.kernels.expert_tiles import ExpertGemvTile, choices_for
+from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile, choices_for
 from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.ir.dims import dim
 from warploom.ir.ops.quantized_weight import weight_values
@@ -44,7 +44,15 @@ def make_weight(problem: ExpertProblem, rng: np.random.Generator) -> tuple[dict[
     return parts, weight_values(q, scale, offset, rows, layout)
 
 
-@pytest.mark.parametrize("tile", ["gemv", "gemm"])
+WAYS = {
+    "gemv": TILES["gemv"],
+    "gemm": TILES["gemm"],
+    "long_steps": ExpertChoice(None, ExpertGemmTile(64, 16, 96, 2, 2), ExpertGemmTile(32, 16, 256, 2, 2)),
+    "sums": ExpertChoice(None, ExpertGemmTile(64, 8, 64, 2, 2, sums=True), ExpertGemmTile(32, 8, 96, 2, 2, sums=True)),
+}
+
+
+@pytest.mark.parametrize("tile", WAYS)
 @pytest.mark.parametrize("formats", FORMATS.values(), ids=FORMATS)
 def test_quantized_mixtures_are_their_meaning(formats: tuple[Weight, Weight], tile: str) -> None:
     first, second = (replace(p, weight=w) for p, w in zip((PLAIN.first, PLAIN.second), formats, strict=True))
@@ -55,7 +63,7 @@ def test_quantized_mixtures_are_their_meaning(formats: tuple[Weight, Weight], ti
         part: {name: places[name] for name in ARRAYS} | {name: places[f"{part}_{name}"] for name in OWN}
         for part in ("first", "second")
     }
-    match = lower(problem, slots, dim("T"), (TILES[tile],), SM_90)
+    match = lower(problem, slots, dim("T"), (WAYS[tile],), SM_90)
     arrays = make_arrays(problem)
     values = dict(arrays)
     for part, of_part in (("first", first), ("second", second)):

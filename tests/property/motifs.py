@@ -17,6 +17,7 @@ from warploom.ir.op import Chooser
 from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.elementwise import add, cast, maximum, mul, neg, select
+from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.linear import embed, linear
 from warploom.ir.ops.norm import along_columns, rms_norm
@@ -106,6 +107,13 @@ def tied_head(choose: Builder) -> Sequence[mlir.Value]:
     ids = choose.input(tensor((choose.symbol(),), DType.I32), -1, n)
     x = embed(ids, table, n=n, layout="row")
     return [x, linear(_norm(choose, x), table, n=n, layout="row")]
+
+
+def by_head(choose: Builder) -> Sequence[mlir.Value]:
+    """A product for each head, with the matrices of all heads in one."""
+    heads, n = choose.integer(1, 3), choose.choice([5, 16])
+    x = choose.like(tensor((choose.symbol(), heads, HIDDEN)))
+    return [head_linear(x, choose.parameter(tensor((heads * n, HIDDEN)), -0.3, 0.3), n=n)]
 
 
 def weight_work(choose: Builder) -> Sequence[mlir.Value]:

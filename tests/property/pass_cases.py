@@ -15,6 +15,7 @@ from warploom.ir.function import functions
 from warploom.ir.op import op_of
 from warploom.ir.ops.columns import place_columns
 from warploom.ir.ops.elementwise import add
+from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.parameters import param
@@ -72,6 +73,11 @@ def num_products(module: mlir.Module) -> int:
 def weight_bytes(module: mlir.Module) -> int:
     """Bytes that the products of one step read of their weights."""
     return sum(_bytes(weight_operands(op)[0]) for op in products(module))
+
+
+def head_bytes(module: mlir.Module) -> int:
+    """Bytes that the products by head of one step read of their weights."""
+    return sum(_bytes(op.operands[1]) for f in entries(module) for op in f.ops if is_op(op, head_linear))
 
 
 def num_norms(module: mlir.Module) -> int:

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from tests.property.corner_motifs import CORNERS
 from tests.property.format_motifs import FORMATS
-from tests.property.motifs import MOTIFS, mlp, tied_head
+from tests.property.motifs import MOTIFS, by_head, mlp, tied_head
 from tests.property.pass_cases import (
     ANY_ORDER,
     CASES,
     EXAMPLES,
     FORMAT_CASES,
     PIPELINES,
+    head_bytes,
     run_time_weight_ops,
     weight_bytes,
 )
@@ -32,6 +33,7 @@ from warploom.passes.hoist_weights import hoist_weights
 from warploom.passes.narrow_weights import narrow_weights
 from warploom.passes.pipeline import pipeline
 from warploom.passes.quantization.scheme import Rules
+from warploom.passes.quantize_heads import quantize_heads
 from warploom.passes.quantize_weights import quantize_weights
 
 
@@ -49,6 +51,9 @@ def on_int8_grid(program: Program) -> Program:
 LOSSY = {
     "narrow_weights_bf16": PassCase(partial(narrow_weights, dtype=DType.BF16), measure=weight_bytes),
     "quantize_weights": PassCase(partial(quantize_weights, rules=Rules("int8")), measure=weight_bytes),
+    "quantize_heads": PassCase(
+        partial(quantize_heads, rules=Rules("int8"), target=replace(EAGER, scaled_heads=True)), measure=head_bytes
+    ),
 }
 
 
@@ -61,7 +66,7 @@ def test_pass_keeps_its_promises(name: str, program: Program) -> None:
 
 @pytest.mark.parametrize("name", LOSSY)
 @settings(max_examples=EXAMPLES)
-@given(program=programs(ops=(), motifs=(mlp, tied_head)).map(on_int8_grid))
+@given(program=programs(ops=(), motifs=(mlp, tied_head, by_head)).map(on_int8_grid))
 def test_narrower_weights_lose_nothing_that_they_can_hold(name: str, program: Program) -> None:
     check_pass(LOSSY[name], program)
 

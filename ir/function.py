@@ -15,7 +15,7 @@ from mlir.dialects import func
 
 from warploom.errors import IRError
 from warploom.ir.dims import DimRange
-from warploom.ir.types import TensorType, type_of
+from warploom.ir.types import TensorType
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,3 @@ def path_of(operation: mlir.Operation) -> str:
     """The module path in an op's location, or an empty string."""
     location = operation.location
     return str(location.name_str) if location.is_a_name() else ""
-
-
-def types_of(values: Mapping[str, mlir.Value]) -> dict[str, TensorType]:
-    """Types by name."""
-    return {name: type_of(value) for name, value in values.items()}

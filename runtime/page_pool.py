@@ -62,11 +62,6 @@ class PagePool:
         """Pages with a reference, or that a step in flight may touch."""
         return self.num_pages - self.num_available
 
-    @property
-    def has_fenced(self) -> bool:
-        """Whether pages wait for the end of steps in flight."""
-        return bool(self._fenced)
-
     def take(self) -> int:
         """Return a page referenced once, forgetting the prefix it kept; IndexError if there is none."""
         page = self._free.pop() if self._free else self._evict()

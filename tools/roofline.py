@@ -10,8 +10,6 @@ from warploom.runtime.plan import Plan
 from warploom.tools.reports import kernel_rows
 from warploom.tools.table import count, shown, size
 
-CLOSE = 0.15  # a prediction that is off by less is good
-
 
 def _us(microseconds: float) -> str:
     return f"{microseconds:.1f} us" if microseconds else ""
@@ -58,10 +56,3 @@ def roofline_rows(
             )
         )
     return rows
-
-
-def share_of_good_predictions(rows: list[RooflineRow]) -> float:
-    """Return the fraction of measured kernels whose prediction is within CLOSE; 0 if none was measured."""
-    timed = [row for row in rows if row.measured]
-    good = [row for row in timed if abs(row.predicted / row.measured - 1) <= CLOSE]
-    return len(good) / len(timed) if timed else 0.0

@@ -35,7 +35,7 @@ def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
     config: dict[str, Any] = {
         "architectures": [family.architectures[0]],
         "model_type": family.model_type,
-        "vocab_size": _vocab_size(file),
+        "vocab_size": _vocab_size(file, keys),
         "tie_word_embeddings": "output.weight" not in file.tensors,
     }
     for key in ("bos_token_id", "eos_token_id"):
@@ -89,7 +89,8 @@ def _check_head_dims(keys: Metadata, head_dim: int, partial: bool) -> int:
     return keys.integer("rope.dimension_count", default=head_dim)
 
 
-def _vocab_size(file: GGUFFile) -> int:
+def _vocab_size(file: GGUFFile, keys: Metadata) -> int:
+    """Rows of the embedding, whose columns are as many as the file says."""
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise CheckpointError(
@@ -97,6 +98,9 @@ def _vocab_size(file: GGUFFile) -> int:
             expected="token_embd.weight",
             found=f"{len(file.tensors)} other tensors",
         )
+    columns = keys.size("embedding_length")
+    if embedding.shape[1:] != (columns,):
+        raise keys.unusable("embedding_length", f"the columns of an embedding {list(embedding.shape)}", columns)
     return embedding.shape[0]
 
 

@@ -164,6 +164,13 @@ def test_more_layers_than_there_are_is_no_reason_to_look_for_them(
     assert caught.value.expected == "at most 2, the layers that have tensors"
 
 
+def test_an_embedding_of_another_width_is_named(read_config: ReadConfig, gguf_contents: GGUFContents) -> None:
+    gguf_contents.metadata["llama.embedding_length"] = 512
+    with pytest.raises(CheckpointError, match=r"llama\.embedding_length") as caught:
+        read_config(gguf_contents)
+    assert caught.value.found == "512"
+
+
 def test_one_number_per_layer_is_taken_when_all_are_equal(read_config: ReadConfig, gguf_contents: GGUFContents) -> None:
     gguf_contents.metadata["llama.attention.head_count_kv"] = [2, 2]
     assert read_config(gguf_contents)["num_key_value_heads"] == 2

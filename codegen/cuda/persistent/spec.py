@@ -143,7 +143,7 @@ class PersistentSpec:
     @property
     def options(self) -> Options:
         """How it is compiled and launched."""
-        return Options(num_warps=WARPS, cooperative=True)
+        return Options(num_warps=WARPS, pdl=True, cooperative=True)
 
     @property
     def flops(self) -> str:
@@ -232,19 +232,9 @@ class PersistentSpec:
         return sorted(found | ({(5, True)} if self.attention is not None else set()))
 
     @property
-    def heads_words(self) -> int:
-        """Shared memory for q and k, each with its halves swapped, and v."""
-        assert self.attention is not None
-        return _power_of_two(5 * self.attention.problem.head_dim // 2)
-
-    @property
     def padded_splits(self) -> int:
         """Blocks that may share a head, padded to a power of two."""
         return _power_of_two(self.attention.splits) if self.attention is not None else 0
-
-    def shared_words(self, place: Place) -> int:
-        """Shared memory for all pieces of a value."""
-        return _power_of_two(place.pieces * PIECE // (2 if place.is_half else 1))
 
     def share(self, tiles: int) -> int:
         """Words of a repetition that one of so many blocks clears."""

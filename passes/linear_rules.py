@@ -6,6 +6,7 @@ import mlir.ir as mlir
 
 from warploom.ir.expert_patterns import find_mixture, find_product
 from warploom.ir.op import op_of
+from warploom.ir.ops.columns import take_columns
 from warploom.ir.ops.elementwise import add, cast
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
@@ -32,7 +33,7 @@ def and_cast(proposal: Proposal) -> Proposal:
 
 
 def around_linear(proposal: Proposal) -> Proposal:
-    """RMSNorm, a cast and a quantization before; SwiGLU, or a bias and a residual, after."""
+    """An order of columns, RMSNorm, a cast and a quantization before; SwiGLU, or a bias and a residual, after."""
     (hero,) = proposal.ops
     if feeds_swiglu(hero):
         halves = users(hero.results[0])
@@ -49,10 +50,13 @@ def around_linear(proposal: Proposal) -> Proposal:
         x = widening.operands[0]
     norm = producer(x, rms_norm)
     if norm is not None:
-        if proposal.absorbs(norm.results[0]):
-            proposal.may_take(norm)
-        else:
+        if not proposal.absorbs(norm.results[0]):
             proposal.leave(norm, "others read its result")
+            return proposal
+        proposal.may_take(norm)
+        x = norm.operands[0]
+    if (ordering := producer(x, take_columns)) is not None and proposal.absorbs(x):
+        proposal.may_take(ordering)
     return proposal
 
 

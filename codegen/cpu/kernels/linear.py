@@ -14,6 +14,7 @@ from warploom.codegen.cpu.kernels.quads import GROUP, QuadFormat
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.activation import swiglu
+from warploom.ir.ops.columns import take_columns
 from warploom.ir.ops.elementwise import add
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
@@ -43,19 +44,23 @@ def match(group: Function) -> Match | str:
     static_scale = [] if known is None else [known.operands[1]]
     x = hero.operands[0] if numbers is None else numbers.operands[0]
     norm = producer(x, rms_norm)
-    if len(group.ops) != 1 + (norm is not None) + (numbers is not None) + epilogue.ops:
-        return f"takes a norm, a linear and an epilogue, not {', '.join(op.name for op in group.ops)}"
-    if norm is not None:
-        x, gain = norm.operands
-        if type_of(gain).dtype is not DType.F32:
-            return f"the norm's weight must be f32; here {type_of(gain)}"
+    gains = [] if norm is None else [norm.operands[1]]
+    x = x if norm is None else norm.operands[0]
+    take = producer(x, take_columns)
+    if len(group.ops) != 1 + (take is not None) + (norm is not None) + (numbers is not None) + epilogue.ops:
+        return f"takes an order, a norm, a linear and an epilogue, not {', '.join(op.name for op in group.ops)}"
+    if any(type_of(gain).dtype is not DType.F32 for gain in gains):
+        return f"the norm's weight must be f32; here {type_of(gains[0])}"
+    orders = [] if take is None else [take.operands[1]]
+    x = x if take is None else take.operands[0]
+    if orders and not attrs["layout"].startswith("quad"):
+        return f"rows are ordered for weights in quads; here {attrs['layout']}"
     *rows, k = type_of(x).shape
     assert isinstance(k, int)
     eps = None if norm is None else rms_norm.attrs_of(norm)["eps"]
-    spec = LinearSpec(
-        attrs["n"], k, _weight(hero, attrs["layout"]), eps, epilogue.kind, bool(static_scale), _groups(hero)
-    )
-    read = [x, *weight_operands(hero), *static_scale, *([] if norm is None else [norm.operands[1]]), *epilogue.operands]
+    weight = _weight(hero, attrs["layout"])
+    spec = LinearSpec(attrs["n"], k, weight, eps, epilogue.kind, bool(static_scale), _groups(hero), bool(orders))
+    read = [x, *weight_operands(hero), *static_scale, *orders, *gains, *epilogue.operands]
     operands = (*(input_slot(group, value) for value in read), result_slot(group, epilogue.result))
     return Match(spec, operands, {"T": str(product(rows))})
 

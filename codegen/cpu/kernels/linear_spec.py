@@ -29,6 +29,7 @@ class LinearSpec:
         groups: for f8, how many scales a column has where it has several; x is not rounded then. 0: one.
         static: for f8, whether x is rounded on one scale that is known before, an operand, instead.
         norm_eps: normalize the rows of x first, by RMSNorm with this epsilon.
+        ordered: before that, take their columns in an order, an operand; for a `QuadFormat` only.
         epilogue: "residual" adds an operand [T, N]; "swiglu" gives silu(gate) * up [T, N/2], where panel 2j of W holds
             gate columns 32j .. 32j+31 and panel 2j+1 the same up columns.
     """
@@ -40,6 +41,7 @@ class LinearSpec:
     epilogue: Literal["residual", "swiglu"] | None = None
     static: bool = False
     groups: int = 0
+    ordered: bool = False
 
     @property
     def outputs(self) -> int:
@@ -60,7 +62,7 @@ class LinearSpec:
     def name(self) -> str:
         """Symbol, unique per spec."""
         norm = "" if self.norm_eps is None else f"_rms_{self.norm_eps!r}".replace(".", "_").replace("-", "m")
-        form = "_static" if self.static else f"_g{self.groups}" if self.groups else ""
+        form = "_static" if self.static else f"_g{self.groups}" if self.groups else "_ordered" if self.ordered else ""
         return (
             f"linear_{self.weight}_{self.n}x{self.k}{norm}{form}{'' if self.epilogue is None else '_' + self.epilogue}"
         )
@@ -84,7 +86,7 @@ class LinearSpec:
 
     @property
     def operands(self) -> dict[str, str]:
-        """Buffers in ABI order: x [T,K], weight, scale, offset (packed), x_scale [1], norm [K], residual [T,N], y."""
+        """Buffers in ABI order: x [T,K], weight, scale, offset (packed), x_scale [1], order, norm [K], residual, y."""
         quads = self.weight if isinstance(self.weight, QuadFormat) else None
         present = {
             "x": "f32",
@@ -92,6 +94,7 @@ class LinearSpec:
             "scale": quads.scale if quads else "f32" if self.scales_at_end or self.groups else None,
             "offset": quads.scale if quads and quads.offsets else None,
             "x_scale": "f32" if self.static else None,
+            "order": "i32" if self.ordered else None,
             "norm": None if self.norm_eps is None else "f32",
             "residual": "f32" if self.epilogue == "residual" else None,
             "y": "f32",

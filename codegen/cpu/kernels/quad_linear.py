@@ -1,4 +1,4 @@
-"""Linear layers on weights in quads: rows of x are normalized and quantized first; `linear_emitter.py` on records."""
+"""Linear layers on weights in quads: x is ordered, normalized and quantized first; `linear_emitter.py` on records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from warploom.codegen.cpu.kernels.panels import PANEL
 from warploom.codegen.cpu.kernels.quads import QuadFormat, QuadPanel
 from warploom.codegen.cpu.kernels.row_norm import normalize_row
 from warploom.codegen.cpu.memory import Ptr
-from warploom.codegen.cpu.values import Value
+from warploom.codegen.cpu.values import Value, convert_int
 
 if TYPE_CHECKING:
     from warploom.codegen.cpu.kernels.linear_spec import LinearSpec
@@ -38,11 +38,20 @@ class QuadLinear(LinearEmitter[QuadPanel]):
         spec = self.spec
         with loop(0, count) as i:
             row = source.at(i * spec.k)
+            if spec.ordered:
+                self._take_columns(row)
+                row = self.row
             if spec.norm_eps is not None:
                 normalize_row(row, self.kernel.operands["norm"], self.row, spec.k, spec.norm_eps)
                 row = self.row
             quads.quantize_row(row, self.records.at(i * self.stride), self.form, self.kernel.isa)
         return self.records
+
+    def _take_columns(self, x: Ptr) -> None:
+        """A row in the order of the weight's columns, into scratch."""
+        order = self.kernel.operands["order"]
+        with loop(0, self.spec.k) as column:
+            self.row[column] = x[convert_int(order[column], "i64")]
 
     def dot(self, rows: Sequence[Ptr], panels: Sequence[QuadPanel], *, stream: bool) -> list[list[Halves]]:
         """Products of records and panels."""

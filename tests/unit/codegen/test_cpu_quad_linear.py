@@ -31,6 +31,8 @@ SPECS = {
     "int4_g64_norm_residual": LinearSpec(33, 128, QuadFormat(128, True, 2, "f16"), 1e-6, "residual"),
     "int4_offsets_swiglu": LinearSpec(192, 64, QuadFormat(64, True, 2, "f16", offsets=True), 1e-5, "swiglu"),
     "int8_offsets": LinearSpec(64, 64, QuadFormat(64, False, 1, "f32", offsets=True)),
+    "int4_ordered_residual": LinearSpec(40, 96, QuadFormat(96, True, 3, "f16"), None, "residual", ordered=True),
+    "int8_ordered_norm": LinearSpec(64, 64, QuadFormat(64, False, 2, "f32", offsets=True), 1e-5, ordered=True),
 }
 BATCHES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 193)
 
@@ -64,6 +66,7 @@ class Case:
             "x": rng.standard_normal((rows, spec.k), np.float32),
             "weight": pack_array(q, f"{'quad4' if form.nibbles else 'quad'}{pair}"),
             **{name: pack_array(side, f"panel{pair}") for name, side in zip(("scale", "offset"), sides, strict=False)},
+            "order": rng.permutation(spec.k).astype(np.int32),
             "norm": rng.standard_normal(spec.k, np.float32),
             "residual": rng.standard_normal((rows, spec.outputs), np.float32),
         }
@@ -71,7 +74,7 @@ class Case:
         return Case(spec, buffers, dequantize.evaluate(q, *(side.astype(np.float32) for side in sides)))
 
     def expected(self) -> np.ndarray:
-        x = self.buffers["x"]
+        x = self.buffers["x"][:, self.buffers["order"]] if self.spec.ordered else self.buffers["x"]
         if self.spec.norm_eps is not None:
             mean = (x.astype(np.float64) ** 2).mean(axis=1, keepdims=True)
             x = (x / np.sqrt(mean + self.spec.norm_eps) * self.buffers["norm"]).astype(np.float32)

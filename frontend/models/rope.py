@@ -202,6 +202,10 @@ def _yarn_attention(factor: float, p: Mapping[str, Any]) -> float:
 def _longrope(plain: np.ndarray, theta: float, p: Mapping[str, Any]) -> Rotary:
     """Ding et al. 2024: a factor per frequency, in two sets; see the module."""
     original = p[ORIGINAL]
+    if original < 2:  # whose logarithm is divided by
+        raise UnsupportedModelError(
+            f"RoPE scaling 'longrope' needs a longer {ORIGINAL}", expected="2 at least", found=str(original)
+        )
     short, long = (np.array(p[name]) for name in ("short_factor", "long_factor"))
     if len(short) != len(plain) or len(long) != len(plain):
         raise UnsupportedModelError(

@@ -121,6 +121,13 @@ def test_the_compiled_context_chooses_between_short_and_long_factors() -> None:
     assert rotary.attention_factor == pytest.approx((1 + 6 / 6) ** 0.5)  # log 64 / log 64
 
 
+def test_an_original_context_without_a_logarithm_is_refused() -> None:
+    scaling = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    config = {"rope_scaling": scaling, "original_max_position_embeddings": 1, "max_position_embeddings": 4096}
+    with pytest.raises(UnsupportedModelError, match="original_max_position_embeddings"):
+        read_rotary(ConfigReader(config, "Any"), 8)
+
+
 def test_part_of_a_head_is_rotated() -> None:
     assert read_rotary(ConfigReader({"partial_rotary_factor": 0.25}, "Any"), 64, partial=1.0).dim == 16
     assert read_rotary(ConfigReader({}, "Any"), 64, partial=0.5).dim == 32

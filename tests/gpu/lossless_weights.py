@@ -61,12 +61,12 @@ def rounded(weight: np.ndarray, dtype: DType, group: int = 0) -> np.ndarray:
 
 
 @contextmanager
-def rounded_activations(model: PreTrainedModel, scheme: str) -> Iterator[None]:
+def rounded_activations(model: nn.Module, scheme: str) -> Iterator[None]:
     """Inside, what meets weights of FP8 is rounded to FP8, with a scale per token."""
 
     def round_input(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[torch.Tensor]:
         (x,) = arguments
-        scale = x.float().abs().amax(-1, keepdim=True) / LARGEST[DType.F8]
+        scale = (x.float().abs().amax(-1, keepdim=True) / LARGEST[DType.F8]).clamp(min=1e-30)  # zeros stay zeros
         return (((x.float() / scale).to(torch.float8_e4m3fn).float() * scale).to(x.dtype),)
 
     with ExitStack() as stack:

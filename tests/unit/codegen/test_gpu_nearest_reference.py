@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tests.gpu.build_families import QUANTIZED, judged, random_ids, read
-from tests.gpu.lossless_weights import ROUNDINGS
+from tests.gpu.lossless_weights import ROUNDINGS, rounded_activations
 from tests.gpu.near_ties import NearTie, input_shift, logits, near_ties, references, routers, run, sets, weight_of
 from tests.gpu.nearest_reference import FAR, Parts, error_parts, nearest_error
 from tests.gpu.run_families import SLACK
@@ -212,3 +212,16 @@ def test_weights_are_stored_without_loss(scheme: str, name: str) -> None:
         group, scale_dtype = (32, "f16") if dtype == "i4" else (0, "f32")
         stored = quantize.evaluate(kept, dtype=dtype, group=group, scale_dtype=scale_dtype)
         assert np.array_equal(dequantize.evaluate(*stored), kept)
+
+
+def test_activations_of_fp8() -> None:
+    """Rounded where weights are FP8, and a row of zeros stays one."""
+    linear = nn.Linear(4, 4, bias=False)
+    model = nn.ModuleDict({"first": linear, "lm_head": nn.Linear(4, 4, bias=False)})
+    x = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 0.33, 0.0, 0.0]])
+    with rounded_activations(model, "fp8"):
+        rounded, kept = model["first"](x), model["lm_head"](x)
+    assert not rounded[0].any()
+    assert torch.allclose(rounded[1], torch.tensor([1.0, 0.32142857, 0.0, 0.0]) @ linear.weight.T)
+    assert torch.equal(kept, model["lm_head"](x))
+    assert torch.equal(linear(x), x @ linear.weight.T)

@@ -209,7 +209,7 @@ class AsyncLLM:
     async def _tokenize(self, prompt: Prompt) -> list[int]:
         self._check_open()
         if not isinstance(prompt, str):
-            return list(prompt)
+            return self.tokenizer.encode_prompt(prompt)
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, self.tokenizer.encode, prompt)
 
     def _requests(

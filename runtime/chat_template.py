@@ -79,6 +79,12 @@ class ChatTemplate:
         """
         if not messages:
             raise InvalidRequestError("The conversation is empty", expected="at least one message")
+        if isinstance(messages, str | Mapping) or not all(isinstance(message, Mapping) for message in messages):
+            raise InvalidRequestError(
+                "A conversation is a list of messages",
+                expected='[{"role": "user", "content": "..."}]',
+                found=repr(messages)[:200],
+            )
         if continue_final_message:
             text = self.render(messages, add_generation_prompt=False, **variables)
             return _up_to(text, str(messages[-1].get("content") or "").rstrip())

@@ -36,6 +36,12 @@ class DeviceOptions:
     num_drafts: int = 0
 
 
+_FIXES = {
+    "cpu": "compile the model with target='cpu'",
+    "cuda": "compile the model with target='cuda:sm_90' or the like",
+}
+
+
 def open_device(
     artifact: Artifact, kind: DeviceKind | None, options: DeviceOptions, gpu_present: Callable[[], bool] = has_gpu
 ) -> Device:
@@ -56,7 +62,7 @@ def open_device(
             f"The artifact {artifact.path} has no code for the device {chosen!r}",
             expected=f"target {chosen!r}",
             found=", ".join(artifact.manifest.targets) or "no targets",
-            fix=f"compile the model with target='{'cpu' if chosen == 'cpu' else 'cuda:sm_90'}' or the like",
+            fix=_FIXES.get(chosen, f"there are the devices {', '.join(_FIXES)}"),
         )
     return _open_cpu(artifact, options) if chosen == "cpu" else _open_cuda(artifact, options)
 

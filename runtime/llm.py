@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeAlias
@@ -181,6 +181,10 @@ class LLM:
         """Give each prompt its parameters."""
         if params is None or isinstance(params, SamplingParams):
             params = [params or self.default_params] * len(prompts)
+        if isinstance(params, Mapping) or not all(isinstance(one, SamplingParams) for one in params):
+            raise InvalidRequestError(
+                "These are no sampling parameters", expected="SamplingParams(...)", found=repr(params)[:200]
+            )
         if len(params) != len(prompts):
             raise InvalidRequestError(
                 "The sampling parameters do not match the prompts",
@@ -190,7 +194,7 @@ class LLM:
         return zip(prompts, params, strict=True)
 
     def _tokens(self, prompt: Prompt) -> list[int]:
-        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        return self.tokenizer.encode_prompt(prompt)
 
     def _requests(self, prompt: list[int], params: SamplingParams) -> list[Request]:
         """One request per answer that has to be made."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -63,6 +63,18 @@ class Tokenizer:
         """
         tokens = self._encode(text)
         return tokens if tokens[: len(self._bos)] == self._bos else self._bos + tokens
+
+    def encode_prompt(self, prompt: str | Iterable[int]) -> list[int]:
+        """Return the tokens of a text, or the given ones as they are; InvalidRequestError if it is neither."""
+        if isinstance(prompt, str):
+            return self.encode(prompt)
+        if isinstance(prompt, bytes | Mapping) or not isinstance(prompt, Iterable):
+            raise InvalidRequestError(
+                "A prompt is neither text nor tokens",
+                expected="a str, or a list of token ids",
+                found=f"{type(prompt).__name__} {prompt!r}"[:200],
+            )
+        return list(prompt)
 
     def encode_chat(self, messages: Sequence[Message], **variables: Any) -> list[int]:
         """Return the tokens of a conversation, ending where the assistant's answer begins; see `ChatTemplate.render`.

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -234,6 +235,24 @@ def test_bad_prompts_are_refused_before_anything_runs(
     assert not llm._engine.has_work
     with pytest.raises(InvalidRequestError):
         llm.stream("long " * 200)
+
+
+@pytest.mark.parametrize("prompt", [5, b"bytes", {"a": 1}, None])
+def test_what_is_no_prompt_is_named(llm: LLM, prompt: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"neither text nor tokens(.|\n)*{type(prompt).__name__}"):
+        llm.generate([prompt])
+
+
+@pytest.mark.parametrize("params", [{"max_tokens": 3}, [{"max_tokens": 3}]])
+def test_what_is_no_sampling_parameters_is_named(llm: LLM, params: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=r"no sampling parameters(.|\n)*SamplingParams"):
+        llm.generate(["a"], params)
+
+
+@pytest.mark.parametrize("messages", ["hi", ["hi"], {"role": "user", "content": "hi"}])
+def test_what_is_no_conversation_is_named(llm: LLM, messages: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=r"list of messages(.|\n)*content"):
+        llm.chat(messages)
 
 
 def test_a_failed_step_is_told_to_those_it_ended(llm: LLM) -> None:

@@ -16,7 +16,7 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Variant
 from warploom.codegen.cuda.kernels import hopper_attention
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
-from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, decode_tile_for
+from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, decode_tile_for, few_sequences
 from warploom.codegen.cuda.kernels.projection import Projected, projected
 from warploom.codegen.cuda.kernels.ragged_attention import RaggedAttentionSpec, tile_for
 from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
@@ -34,6 +34,7 @@ HEAD_DIMS = range(16, 257, 8)
 MAX_GROUP = 16
 FIRST_WITH_F8 = 89  # compute capability
 END = 2**31 - 1
+PROMPTS = 1 << 20  # more than there are sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +150,19 @@ def lower(attended: Attended, target: CudaTarget) -> Match:
     ragged = tuple(attended.step(spec) for spec in _prompt_kernels(problem, target))
     if target.deterministic:
         return Match((Variant(ragged),))
-    spec = DecodeAttentionSpec(problem, decode_tile_for(problem, target), target.has_tma)
+    tile = decode_tile_for(problem, target)
+    spec = DecodeAttentionSpec(problem, tile, target.has_tma)
     temps = {operand.name: Slot("temp", index) for index, operand in enumerate(spec.scratch)}
-    decode = Attended(problem, {**attended.slots, **temps}, attended.dims).step(spec)
-    chunks = f"{attended.dims['T']} - {attended.dims['S']}"
-    variants = (Variant((decode,), Guard(chunks, -END, 0)), Variant(ragged, Guard(chunks, 1, END)))
-    return Match(variants, spec.temps)
+    scratched = Attended(problem, {**attended.slots, **temps}, attended.dims)
+    decode = (scratched.step(spec),)
+    tokens, sequences = attended.dims["T"], attended.dims["S"]
+    if few := few_sequences(tile, problem):
+        free = (scratched.step(replace(spec, tile=replace(tile, maxnreg=None))),)
+        value = f"min(max({tokens} - {sequences}, 0), 1) * {PROMPTS} + {sequences}"
+        ends = ((free, -END, few), (decode, few + 1, PROMPTS - 1), (ragged, PROMPTS, END))
+    else:
+        value, ends = f"{tokens} - {sequences}", ((decode, -END, 0), (ragged, 1, END))
+    return Match(tuple(Variant(steps, Guard(value, low, high)) for steps, low, high in ends), spec.temps)
 
 
 def _prompt_kernels(problem: AttentionProblem, target: CudaTarget) -> list[CudaKernelSpec]:

@@ -11,6 +11,9 @@ import pytest
 
 from tests.unit.codegen.triton_interpreter import run_kernel
 from warploom.codegen.cpu.kernels.groups import Range
+from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.kernel import Slot
+from warploom.codegen.cuda.kernels.attention import Attended, lower
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, DecodeTile
 from warploom.codegen.cuda.kernels.projection import Projection
@@ -195,6 +198,22 @@ def test_decode_is_its_meaning(problem: AttentionProblem, contexts: list[int], p
     batch = make_batch(problem, [(1, context) for context in contexts] + [(0, 0)] * padding, padding)
     batch.q[len(contexts) :] = np.nan
     close(run_decode(problem, batch, tile), batch.meaning(problem))
+
+
+@pytest.mark.parametrize(("kv", "kinds"), [(DType.BF16, "ddddr"), (DType.I8, "fdddr")])
+def test_kernels_are_chosen_by_tokens_and_sequences(kv: DType, kinds: str) -> None:
+    """One sequence of an i8 cache is decoded without a cap on registers; d, f: decode; r: a prompt is among them."""
+    problem = AttentionProblem(32, 8, 128, 128**-0.5, kv=kv)
+    names = ("q", "kv", "page_table", "query_start", "context_lens", "out")
+    attended = Attended(problem, {name: Slot("input", 0) for name in names}, {n: n for n in "TSPC"})
+    found = lower(attended, CudaTarget("sm_90"))
+    for (tokens, sequences), kind in zip(((1, 1), (1, 2), (2, 2), (64, 1024), (8192, 1)), kinds, strict=True):
+        dims = {"T": tokens, "S": sequences, "P": 4, "C": 99}
+        (taken,) = (v for v in found.variants if v.when and v.when.min <= evaluate(v.when.value, dims) <= v.when.max)
+        spec = taken.steps[-1].spec
+        assert isinstance(spec, DecodeAttentionSpec) == (kind in "df")
+        if isinstance(spec, DecodeAttentionSpec):
+            assert spec.options.maxnreg == (128 if kv is DType.I8 and kind == "d" else None)
 
 
 def test_decode_kernel_finds_tokens_of_prompts_and_of_later_sequences() -> None:

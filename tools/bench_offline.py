@@ -20,7 +20,7 @@ from warploom.tools.bench_plot import plot
 from warploom.tools.device_flags import add_device_flags
 from warploom.tools.latency import Spread, spread
 from warploom.tools.speculation_flags import add_speculation, speculation_of
-from warploom.tools.status import status
+from warploom.tools.status import Told, counted, status
 from warploom.tools.table import shown, table
 from warploom.tools.timed_device import TimedDevice, TimedStep
 from warploom.tools.workload import Load, Work, make_work, parse_load
@@ -125,8 +125,8 @@ def run(args: argparse.Namespace) -> None:
         rows, steps = [], {}
         with status() as show:
             for one in loads:
-                show(f"answering {one.name}")
-                rows.append(_measure(llm, one, timed, args))
+                told = counted(show, f"requests of {one.name} answered")
+                rows.append(_measure(llm, one, timed, args, told))
                 if timed:
                     steps[one.name] = step_rows(timed.steps)
     report = Report(str(artifact.path), rows, steps)
@@ -143,17 +143,17 @@ def _make(llm: LLM, load: Load, args: argparse.Namespace) -> list[Work]:
     return make_work(load, vocab_size, llm.max_context, temperature=args.temperature, seed=args.seed)
 
 
-def _answer(llm: LLM, work: Sequence[Work]) -> list[Completion]:
-    return llm.generate([one.prompt for one in work], [one.params for one in work])
+def _answer(llm: LLM, work: Sequence[Work], told: Told | None = None) -> list[Completion]:
+    return llm.generate([one.prompt for one in work], [one.params for one in work], progress=told)
 
 
-def _measure(llm: LLM, load: Load, timed: TimedDevice | None, args: argparse.Namespace) -> LoadRow:
+def _measure(llm: LLM, load: Load, timed: TimedDevice | None, args: argparse.Namespace, told: Told) -> LoadRow:
     work = _make(llm, load, args)
     if timed:
         timed.restart()
     before = llm.stats()
     started = time.perf_counter()
-    completions = _answer(llm, work)
+    completions = _answer(llm, work, told)
     seconds = time.perf_counter() - started
     after = llm.stats()
     num_steps = after.steps - before.steps

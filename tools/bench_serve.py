@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from warploom.tools.bench_plot import plot
 from warploom.tools.device_flags import add_device_flags
 from warploom.tools.latency import Spread, spread
 from warploom.tools.request_times import Answerer, InProcess, OverHttp, RequestTimes
-from warploom.tools.status import status
+from warploom.tools.status import Told, counted, status
 from warploom.tools.table import shown, table
 from warploom.tools.workload import Work, make_work, parse_load
 
@@ -128,7 +127,7 @@ async def _measure_all(
     for rate in args.rate:
         arrivals = arrival_times(rate, len(work), args.seed)
         started = time.perf_counter()
-        told = partial(_tell, show, f"rate {rate:g}", len(work))
+        told = counted(show, f"requests answered at rate {rate:g}")
         times = await send(answerer, work, arrivals, args.max_concurrency or len(work), told)
         rows.append(serve_row(rate, times, time.perf_counter() - started, bounds))
     return rows
@@ -148,12 +147,12 @@ async def send(
     work: Sequence[Work],
     arrivals: Sequence[float],
     concurrency: int,
-    told: Callable[[int], None] = lambda number: None,
+    told: Told = lambda done, total: None,
 ) -> list[RequestTimes]:
     """Send every request when it arrives, unless `concurrency` others are unanswered, and return their times.
 
     Args:
-        told: how many are answered, whenever one is.
+        told: how many are answered, and how many there are; whenever one is.
     """
     places, answered = asyncio.Semaphore(concurrency), count(1)
     started = time.perf_counter()
@@ -162,14 +161,10 @@ async def send(
         await asyncio.sleep(max(0.0, started + arrival - time.perf_counter()))
         async with places:
             times = await answerer.answer(request)
-        told(next(answered))
+        told(next(answered), len(work))
         return times
 
     return list(await asyncio.gather(*(one(*pair) for pair in zip(work, arrivals, strict=True))))
-
-
-def _tell(show: Callable[[str], None], what: str, requests: int, answered: int) -> None:
-    show(f"{what}: {answered} of {requests} requests answered")
 
 
 def serve_row(rate: float, times: Sequence[RequestTimes], seconds: float, bounds: Bounds) -> ServeRow:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from warploom.errors import InvalidRequestError
 from warploom.tools.eval_common import add_common_flags, open_teacher, print_result, read_rows
-from warploom.tools.status import status
+from warploom.tools.status import Told, counted, status
 from warploom.tools.teacher_forcing import Teacher
 
 
@@ -60,14 +60,14 @@ def run(args: argparse.Namespace) -> None:
     """Answer the questions of a parsed command line."""
     rows = list(read_rows(args.file, ChoiceRow))
     with open_teacher(args) as teacher, status() as show:
-        result = evaluate_choices(teacher, rows, lambda number: show(f"question {number} of {len(rows)}"))
+        result = evaluate_choices(teacher, rows, counted(show, "questions answered"))
     print_result(result, args.json)
 
 
 def evaluate_choices(
-    teacher: Teacher, rows: Sequence[ChoiceRow], progress: Callable[[int], None] = lambda number: None
+    teacher: Teacher, rows: Sequence[ChoiceRow], progress: Told = lambda done, total: None
 ) -> ChoicesResult:
-    """Answer all questions; `progress` is called with the number of each, from 1.
+    """Answer all questions; `progress` is called whenever one is answered.
 
     Raises:
         InvalidRequestError: there is none, one has no right answer, or one is longer than the context.
@@ -84,8 +84,8 @@ def evaluate_choices(
         raise InvalidRequestError("There is no question", expected="at least one line")
     scores = []
     for number, row in enumerate(rows, 1):
-        progress(number)
         scores.append([_logprob(teacher, row.context, choice) for choice in row.choices])
+        progress(number, len(rows))
     per_byte = [
         [score / len(choice.encode()) for score, choice in zip(each, row.choices, strict=True)]
         for each, row in zip(scores, rows, strict=True)

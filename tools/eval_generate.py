@@ -15,6 +15,7 @@ from warploom.errors import InvalidRequestError
 from warploom.runtime.llm import LLM
 from warploom.runtime.sampling_params import SamplingParams
 from warploom.tools.eval_common import add_common_flags, print_result, read_rows
+from warploom.tools.status import Told, counted, status
 
 _DEFAULT_TOKENS = 256
 
@@ -74,15 +75,19 @@ def run(args: argparse.Namespace) -> None:
         raise InvalidRequestError("The expression --extract is not valid", found=str(error)) from error
     rows = list(read_rows(args.file, TaskRow))
     params = SamplingParams(temperature=0, max_tokens=args.max_tokens, stop=args.stop)
-    with LLM(args.artifact, device=args.device, threads=args.threads) as llm:
-        result = evaluate_generate(llm, rows, params, extract)
+    with LLM(args.artifact, device=args.device, threads=args.threads) as llm, status() as show:
+        result = evaluate_generate(llm, rows, params, extract, counted(show, "questions answered"))
     print_result(result, args.json)
 
 
 def evaluate_generate(
-    llm: LLM, rows: Sequence[TaskRow], params: SamplingParams, extract: re.Pattern[str] | None = None
+    llm: LLM,
+    rows: Sequence[TaskRow],
+    params: SamplingParams,
+    extract: re.Pattern[str] | None = None,
+    progress: Told | None = None,
 ) -> GenerateResult:
-    """Answer all questions, batched.
+    """Answer all questions, batched; `progress` is called whenever one is answered.
 
     Raises:
         InvalidRequestError: there is none, or one has not exactly one of prompt and messages.
@@ -90,7 +95,8 @@ def evaluate_generate(
     if not rows:
         raise InvalidRequestError("There is no question", expected="at least one line")
     started = time.perf_counter()
-    completions = llm.generate([_prompt(llm, row, number) for number, row in enumerate(rows, 1)], params)
+    prompts = [_prompt(llm, row, number) for number, row in enumerate(rows, 1)]
+    completions = llm.generate(prompts, params, progress=progress)
     texts = [_extracted(completion.text, extract) for completion in completions]
     rights = [[row.answer] if isinstance(row.answer, str) else row.answer for row in rows]
     pairs = list(zip(texts, rights, strict=True))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+Told = Callable[[int, int], None]  # how many are done, and how many there are
 _ERASE = "\r\033[K"
 
 
@@ -19,3 +20,8 @@ def status() -> Iterator[Callable[[str], None]]:
         yield lambda text: print(_ERASE + text, end="", file=sys.stderr, flush=True)
     finally:
         print(_ERASE, end="", file=sys.stderr, flush=True)
+
+
+def counted(show: Callable[[str], None], what: str) -> Told:
+    """Return what shows `3 of 9 <what>`."""
+    return lambda done, total: show(f"{done} of {total} {what}")

@@ -19,7 +19,7 @@ import msgspec
 from warploom.codegen.binding import Slot
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import compile_kernels, job_of
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Pointer, Variant
+from warploom.codegen.cuda.kernel import CudaKernelSpec, TensorMap, Variant
 from warploom.codegen.cuda.kernels.linear import KIND, lower
 from warploom.codegen.cuda.kernels.linear_group import read_group
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
@@ -133,9 +133,9 @@ def _steps(variant: Variant, operands: list[str]) -> Iterator[dict[str, Any]]:
 def _describe(spec: CudaKernelSpec) -> dict[str, Any]:
     """What a launcher has to know, apart from what the compiler says."""
     operands = [
-        {"kind": "pointer"}
-        if isinstance(operand, Pointer)
-        else {"kind": "tensormap", "dtype": str(operand.dtype), "shape": [str(extent) for extent in operand.shape]}
+        {"kind": "tensormap", "dtype": str(operand.dtype), "shape": [str(extent) for extent in operand.shape]}
+        if isinstance(operand, TensorMap)
+        else {"kind": "pointer"}
         for operand in spec.operands
     ]
     grid = [str(extent) for extent in spec.grid]

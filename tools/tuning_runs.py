@@ -32,7 +32,7 @@ SPREAD = {"i8": 127.0, "f8e4m3": 100.0}  # of random numbers; 1 of the others
 # Tokens that are timed: of kernels for any number, of those for at most 16, which others may beat at fewer.
 MANY = (64, 128, 192, 256, 384, 512, 768, 1024, 4096)
 FEW = (2, 4, 8, 16)
-BOUNDED = ("gemv", "stream", "skinny", "ring")
+BOUNDED = ("gemv", "stream", "segment", "skinny", "ring")
 
 Row = dict[str, Any]
 Addresses = Mapping[str, int]

@@ -8,8 +8,18 @@ from itertools import product
 import msgspec
 
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
+from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
 from warploom.codegen.cuda.kernels.stream_gemv import StreamSpec, streams
-from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile, StreamTile
+from warploom.codegen.cuda.kernels.tiles import (
+    Choice,
+    GemmTile,
+    GemvTile,
+    MixedTile,
+    RingTile,
+    SegmentTile,
+    SkinnyTile,
+    StreamTile,
+)
 from warploom.ir.types import DType
 
 SMALL_WEIGHT = 1 << 23  # elements; below it time goes to latency, and few tiles are worth a try
@@ -19,6 +29,8 @@ def candidates(problem: LinearProblem, thorough: bool = True) -> Iterator[Choice
     """Choices for single ranges of tokens; `thorough`: all that may be fastest, else one of each sort."""
     if streams(problem):
         yield from (Choice(1, tile, fused_norm=True) for tile in _stream(problem, thorough))
+    if segments(problem):
+        yield from (Choice(1, tile, fused_norm=True) for tile in _segment(problem, thorough))
     if problem.weight.dtype is DType.BF16:
         yield from (_all if thorough else _one_of_each)(problem)
     else:
@@ -34,6 +46,8 @@ def neighbours(choice: Choice) -> Iterator[Choice]:
     elif isinstance(tile, StreamTile):
         steps = [{"ahead": n} for n in (1, 2, 3, 4, 6, 8)] + [{"blocks": n} for n in (132, 264, 396)]
         steps += [{"block_n": n} for n in (1, 2, 4, 8)]
+    elif isinstance(tile, SegmentTile):
+        steps = [{"ahead": n} for n in (2, 4, 6, 8, 12)] + [{"blocks": n} for n in (132, 264, 396)]
     elif isinstance(tile, SkinnyTile):
         steps = [{"ahead": n} for n in (0, 1, 4, 8)] + [{"num_stages": tile.num_stages + n} for n in (-1, 1, 2)]
         steps += [{"splits": n} for n in (1, 2, 3, 4, 5, 6) if choice.up_to is not None]
@@ -141,6 +155,18 @@ def _stream(problem: LinearProblem, thorough: bool) -> Iterator[StreamTile]:
         numbers = spec.pieces * 4 * spec.numbers  # of x
         resident = warps * blocks // 132
         if spec.ahead == ahead and 8 <= resident <= 16 and 4 <= loads * ahead <= 20 and numbers <= 64:
+            yield spec.tile
+
+
+def _segment(problem: LinearProblem, thorough: bool) -> Iterator[SegmentTile]:
+    if not thorough:
+        yield SegmentTile(ahead=3, blocks=5, num_warps=4)
+        return
+    parts = 2 if problem.epilogue == "swiglu" else 1
+    for ahead, blocks, warps in product((4, 8, 12), (132, 264, 396), (4, 8, 16)):
+        spec = SegmentSpec(problem, SegmentTile(ahead, blocks, warps))
+        in_flight = ahead * parts * 8  # registers
+        if spec.ahead == ahead and 8 <= warps * blocks // 132 <= 16 and in_flight <= 128 and spec.rounds <= 16:
             yield spec.tile
 
 

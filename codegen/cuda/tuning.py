@@ -11,8 +11,18 @@ import msgspec
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, short
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
+from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
 from warploom.codegen.cuda.kernels.stream_gemv import streams
-from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile, SkinnyTile, StreamTile
+from warploom.codegen.cuda.kernels.tiles import (
+    Choice,
+    GemmTile,
+    GemvTile,
+    MixedTile,
+    RingTile,
+    SegmentTile,
+    SkinnyTile,
+    StreamTile,
+)
 from warploom.ir.types import DType
 
 TUNING = Path(__file__).parents[1] / "tuning"
@@ -20,6 +30,7 @@ FULL = 96  # blocks that keep most of a large GPU busy
 UNPACKED_FROM = 256  # tokens, from which on it pays to make quantized weights bf16 first
 LARGEST_UNPACKED = 1 << 28  # elements of such a weight
 RING_COLUMNS = 128
+LONGEST_CODE = 128  # products of a warp, one after another
 STREAMS = 264  # blocks of a GEMV of quantized weights: two of a multiprocessor of an H100
 HALF_OF_SHARED = 112 << 10  # of a multiprocessor of Hopper, less what a block itself needs
 
@@ -105,7 +116,9 @@ def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]
     rings = []
     if target.has_wgmma and problem.prepared().operands_by_tma and (not mixed or problem.k % RING_COLUMNS == 0):
         rings = [Choice(t, _ring(problem, t)) for t in ((16, 32, 64) if mixed else (16, 32, 64, 128))]
-    one = [Choice(1, _stream(problem), fused_norm=True)] if streams(problem) else []
+    one = [Choice(1, _one_token(problem, target), fused_norm=True)] if streams(problem) else []
+    if rings and problem.weight.dtype is DType.I4 and problem.epilogue == "swiglu":
+        one = []  # two streams of four bits: a GEMV has too few registers to be faster than the ring
     if mixed:
         few = rings or [Choice(16, MixedTile(64, 16, num_warps=4, num_stages=4))]
         some = MixedTile(64, 64, num_warps=4, num_stages=3)
@@ -118,6 +131,14 @@ def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]
         return (*one, Choice(128, small), Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3)))
     many = GemmTile(128, 256, 128, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
     return (*one, *rings, Choice(512, small), Choice(None, many if problem.out is DType.BF16 else small))
+
+
+def _one_token(problem: LinearProblem, target: CudaTarget) -> StreamTile | SegmentTile:
+    """Tensor cores, where there are Hopper's and the code, which is unrolled, stays short."""
+    tile = SegmentTile(ahead=8, blocks=STREAMS // 2, num_warps=8)
+    if target.has_wgmma and segments(problem) and SegmentSpec(problem, tile).products <= LONGEST_CODE:
+        return tile
+    return _stream(problem)
 
 
 def _stream(problem: LinearProblem) -> StreamTile:

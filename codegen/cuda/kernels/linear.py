@@ -14,6 +14,7 @@ from warploom.codegen.cuda.kernels.mixed_gemm import MixedSpec
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.round_rows import RoundRowsSpec
+from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec
 from warploom.codegen.cuda.kernels.skinny_gemm import SkinnySpec
 from warploom.codegen.cuda.kernels.stream_gemv import StreamSpec
 from warploom.codegen.cuda.kernels.tiles import (
@@ -22,6 +23,7 @@ from warploom.codegen.cuda.kernels.tiles import (
     GemvTile,
     MixedTile,
     RingTile,
+    SegmentTile,
     SkinnyTile,
     StreamTile,
     Tile,
@@ -128,7 +130,7 @@ def _check_end(problem: LinearProblem, choice: Choice) -> None:
     """Splits need memory for every tile, and a GEMV holds all tokens."""
     end, tile = choice.up_to, choice.tile
     unbounded = isinstance(tile, SkinnyTile | RingTile) and tile.splits > 1 and end is None
-    most = tile.block_t if isinstance(tile, GemvTile) else 1 if isinstance(tile, StreamTile) else None
+    most = tile.block_t if isinstance(tile, GemvTile) else 1 if isinstance(tile, StreamTile | SegmentTile) else None
     if unbounded or (most is not None and (end is None or end > most)):
         raise CompileError(
             f"a choice for {problem.name} is for more tokens than its tile can take", found=f"{tile} up to {end}"
@@ -137,12 +139,14 @@ def _check_end(problem: LinearProblem, choice: Choice) -> None:
 
 def linear_spec(
     problem: LinearProblem, tile: Tile, target: CudaTarget
-) -> GemvSpec | StreamSpec | SkinnySpec | RingSpec | MixedSpec | GemmSpec:
+) -> GemvSpec | StreamSpec | SegmentSpec | SkinnySpec | RingSpec | MixedSpec | GemmSpec:
     """The kernel of a problem with a tile."""
     if isinstance(tile, StreamTile):
         return StreamSpec(problem, tile, target.has_tma)
     if isinstance(tile, GemvTile):
         return GemvSpec(problem, tile, target.has_tma)
+    if isinstance(tile, SegmentTile):
+        return SegmentSpec(problem, tile)
     if isinstance(tile, SkinnyTile):
         return SkinnySpec(problem, tile, target.has_tma)
     if isinstance(tile, RingTile):

@@ -34,6 +34,18 @@ class StreamTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="s
     num_warps: int
 
 
+class SegmentTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="segment"):
+    """One token on Hopper's tensor cores: `blocks` blocks hold x, each warp takes two rows at a time.
+
+    Attributes:
+        ahead: pieces of rows that a warp has in flight, the first of them before the previous kernel is waited for.
+    """
+
+    ahead: int
+    blocks: int
+    num_warps: int
+
+
 class SkinnyTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="skinny"):
     """Few tokens on tensor cores, W on their left side: a block computes `block_n` outputs of `block_t` tokens.
 
@@ -100,7 +112,7 @@ class GemmTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gem
     halves: bool = False
 
 
-Tile: TypeAlias = GemvTile | StreamTile | SkinnyTile | RingTile | MixedTile | GemmTile
+Tile: TypeAlias = GemvTile | StreamTile | SegmentTile | SkinnyTile | RingTile | MixedTile | GemmTile
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

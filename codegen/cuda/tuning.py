@@ -30,6 +30,7 @@ FULL = 96  # blocks that keep most of a large GPU busy
 UNPACKED_FROM = 256  # tokens, from which on it pays to make quantized weights bf16 first
 LARGEST_UNPACKED = 1 << 28  # elements of such a weight
 RING_COLUMNS = 128
+LONG_ROW = 8192  # columns
 LONGEST_CODE = 128  # products of a warp, one after another
 STREAMS = 264  # blocks of a GEMV of quantized weights: two of a multiprocessor of an H100
 HALF_OF_SHARED = 112 << 10  # of a multiprocessor of Hopper, less what a block itself needs
@@ -134,9 +135,10 @@ def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]
 
 
 def _one_token(problem: LinearProblem, target: CudaTarget) -> StreamTile | SegmentTile:
-    """Tensor cores, where there are Hopper's and the code, which is unrolled, stays short."""
+    """Tensor cores, where there are Hopper's and the code, which is unrolled, stays short; not for short rows of int4."""
     tile = SegmentTile(ahead=8, blocks=STREAMS // 2, num_warps=8)
-    if target.has_wgmma and segments(problem) and SegmentSpec(problem, tile).products <= LONGEST_CODE:
+    long = problem.weight.bits == 8 or problem.k > LONG_ROW
+    if target.has_wgmma and long and segments(problem) and SegmentSpec(problem, tile).products <= LONGEST_CODE:
         return tile
     return _stream(problem)
 
@@ -145,7 +147,7 @@ def _stream(problem: LinearProblem) -> StreamTile:
     """Rows in flight as long as registers last."""
     if problem.epilogue == "swiglu":
         return StreamTile(2, ahead=4, blocks=STREAMS, num_warps=8)
-    if problem.k > 8192:
+    if problem.k > LONG_ROW:
         return StreamTile(1, ahead=2, blocks=STREAMS, num_warps=8)
     return StreamTile(4, ahead=2, blocks=STREAMS, num_warps=8)
 

@@ -65,6 +65,7 @@ class Launched:
     shared_bytes: int
     pdl: bool
     captured: bool
+    cooperative: bool
 
 
 class FakeCuda:
@@ -290,8 +291,10 @@ class FakeCuda:
         assert min(grid) > 0
         assert (config.blockDimY, config.blockDimZ) == (1, 1)
         stream: Stream = config.hStream
-        pdl, captured = config.numAttrs == 1, stream.captured is not None
-        self.launched.append(Launched(function, grid, config.blockDimX, config.sharedMemBytes, pdl, captured))
+        assert config.numAttrs == len(config.attrs)
+        pdl, cooperative = (any(kind in one.id for one in config.attrs) for kind in ("PROGRAMMATIC", "COOPERATIVE"))
+        shape = grid, config.blockDimX, config.sharedMemBytes
+        self.launched.append(Launched(function, *shape, pdl, stream.captured is not None, cooperative))
         return self._do(stream, lambda: kernel(grid, *arguments))
 
     def cuuint64_t(self, value: int) -> int:

@@ -6,9 +6,9 @@ FP8 checkpoints may hold them beside the weights of each layer, for all heads or
 - `self_attn.k_proj.k_scale`, `self_attn.v_proj.v_scale`: NVIDIA's ModelOpt;
 - `self_attn.k_proj.output_scale`, `self_attn.v_proj.output_scale`, `self_attn.kv_scale`: AutoFP8.
 
-Without them the interpreter reads a text once. The largest key and value of each head then lie between an eighth and a
-quarter of the largest number of FP8, for a text is only a sample and floats lose little by that; scales are powers of
-two, so that rounding is the only thing that a cache changes.
+Without them the interpreter reads a text once. Heads whose largest number is between 1 and a quarter of what FP8 holds
+stay as they are: a text is only a sample, which asks for room, and floats lose nothing by it. Others are put on a power
+of two, with which it lies between an eighth and a quarter.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _checked(tensor: LazyTensor, heads: int) -> np.ndarray:
 
 
 def _powers_of_two(peaks: np.ndarray) -> np.ndarray:
-    """Scales that leave room above the largest numbers; 1 where there is nothing but zeros."""
+    """Scales that leave room above the largest numbers; 1 where there is room, and where there are only zeros."""
     if not np.isfinite(peaks).all():
         layer = int(np.argwhere(~np.isfinite(peaks))[0, 0])
         raise CompileError(
@@ -123,7 +123,8 @@ def _powers_of_two(peaks: np.ndarray) -> np.ndarray:
             expected="a model that reads the calibration text without overflow",
             fix="check the checkpoint, or compile without kv_cache='fp8'",
         )
-    exponents = np.ceil(np.log2(np.where(peaks > 0, peaks, F8_MAX / ROOM) * ROOM / F8_MAX))
+    fits = ((peaks >= 1) & (peaks <= F8_MAX / ROOM)) | (peaks == 0)
+    exponents = np.ceil(np.log2(np.where(fits, F8_MAX / ROOM, peaks) * ROOM / F8_MAX))
     return np.exp2(exponents).astype(np.float32)
 
 

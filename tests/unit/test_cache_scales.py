@@ -15,7 +15,7 @@ from tests.model.families.dense_cases import WIDE, case
 from tests.model.families.test_families import LENGTH, logits_of
 from tests.model.teacher import Teacher
 from tests.unit.codegen.cpu_harness import RUNNABLE
-from warploom.cache_scales import cache_scales, own_scales
+from warploom.cache_scales import _powers_of_two, cache_scales, own_scales
 from warploom.compiler import compile
 from warploom.errors import CheckpointError, CompileError
 from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
@@ -98,6 +98,16 @@ def test_dummy_weights_have_ones() -> None:
     found = cache_scales(checkpoint, GEOMETRY, None, lambda stage, fraction: None)
     assert list(found) == [scales_name(0), scales_name(1)]
     assert (found[scales_name(1)].load() == np.ones((2, 3))).all()
+
+
+def test_scales_leave_room() -> None:
+    peaks = np.array([0, 1e-3, 0.9, 1, 50, 112, 113, 448, 1e6])
+    scales = _powers_of_two(peaks)
+    np.testing.assert_array_equal(scales[[0, 3, 4, 5]], 1)
+    others = peaks[[1, 2, 6, 7, 8]] / scales[[1, 2, 6, 7, 8]]
+    assert ((others > 448 / 8) & (others <= 448 / 4)).all()
+    with pytest.raises(CompileError, match="layer 0 are not finite"):
+        _powers_of_two(np.array([np.inf]))
 
 
 CASE = case("llama_kv_scales", "Llama", WIDE)

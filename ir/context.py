@@ -54,7 +54,7 @@ def parse(text: str) -> mlir.Module:
         raise IRError(
             f"the program does not parse{older}",
             found=_first_errors(str(error)),
-            fix="compile the model again, or read it with the warploom that wrote it" if older else "",
+            fix="correct it; if an older warploom wrote it, compile the model again" if older else "",
         ) from error
 
 

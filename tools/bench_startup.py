@@ -13,7 +13,8 @@ from statistics import median
 
 import msgspec
 
-from warploom.errors import EngineError
+from warploom.errors import EngineError, InvalidRequestError
+from warploom.runtime.artifact import load
 from warploom.tools.bench_plot import plot
 from warploom.tools.table import shown, table
 
@@ -73,6 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure what a parsed command line asks for."""
+    if args.runs < 1:
+        raise InvalidRequestError("There is nothing to time", expected="--runs of at least 1", found=str(args.runs))
+    load(args.artifact)  # what is wrong with it is said here, not by a process
     rows = [_start(str(number + 1), args.artifact, args.device) for number in range(args.runs)]
     if args.json:
         print(msgspec.json.encode(rows).decode())

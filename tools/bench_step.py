@@ -33,6 +33,7 @@ the memory's measured read rate, or the flops at the measured matrix rate, which
 `gpu` is the time of the step on the GPU; `step` is the time from step to step with the next one launched ahead.
 """
 
+UNKNOWN = "-"
 _PROMPTS = (1024, 4096)
 # Measured: best read stream (bytes/s) and cuBLAS bf16 on large matrices (flop/s); bench/ and shared/reference.
 _MEASURED = {"H100": (3.17e12, 775e12)}
@@ -53,7 +54,7 @@ class Limits:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3f} ms"
+    return f"{1e3 * seconds:.3f} ms" if seconds else UNKNOWN
 
 
 def _us(seconds: float) -> str:
@@ -61,7 +62,15 @@ def _us(seconds: float) -> str:
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.0f} %"
+    return f"{100 * fraction:.0f} %" if fraction else UNKNOWN
+
+
+def _size(num_bytes: int) -> str:
+    return size(num_bytes) if num_bytes else UNKNOWN
+
+
+def _count(number: int) -> str:
+    return count(number) if number else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,8 @@ class StepRow:
     of_limit: float = shown(_percent)
     pipelined: float = shown(_ms)
     alone: float = shown(_ms)
-    bytes: int = shown(size)
-    flops: int = shown(count)
+    bytes: int = shown(_size)
+    flops: int = shown(_count)
     tokens_per_second: float = shown(lambda rate: f"{rate:.0f}")
 
 

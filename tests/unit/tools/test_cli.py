@@ -117,6 +117,18 @@ def test_debug_shows_the_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(["nowhere"], "is not an artifact"), (["x", "--runs", "0"], "--runs")]
+)
+def test_starts_that_cannot_be_timed_are_named(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "startup", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert named in printed
+    assert "Traceback" not in printed
+
+
 def test_models_are_listed_for_programs_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "llamaforcausal", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)

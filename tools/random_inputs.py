@@ -17,10 +17,9 @@ from warploom.errors import InvalidRequestError
 from warploom.ir.dims import DimRange
 from warploom.ir.function import Function, functions
 from warploom.ir.op import op_of
-from warploom.ir.ops.attention import attention
-from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.latent_attention import latent_attention, latent_write
 from warploom.ir.ops.parameters import checkpoint
+from warploom.ir.ops.scaled_cache import ATTENTIONS, WRITES
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import DType, TensorType, type_of
 
@@ -117,7 +116,7 @@ def _page_size(module: mlir.Module) -> int:
         int(op.attributes["page_size"].value)
         for function in functions(module).values()
         for op in function.ops
-        if is_op(op, attention, kv_write, latent_attention, latent_write)
+        if is_op(op, *ATTENTIONS, *WRITES, latent_attention, latent_write)
     )
     return next(sizes, 16)
 

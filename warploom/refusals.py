@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import mlir.ir as mlir
 
 from warploom.errors import CompileError
 from warploom.ir.function import path_of
 from warploom.ir.ops.experts import expert_linear
-from warploom.ir.ops.kv_write import kv_write
+from warploom.ir.ops.scaled_cache import WRITES
 from warploom.ir.rewrite import entries
 from warploom.passes.decisions import recorded
 from warploom.passes.donate import REFUSED
@@ -26,8 +28,8 @@ def _check_in_place(module: mlir.Module) -> None:
             if REFUSED in operation.attributes:
                 reason = operation.attributes[REFUSED].value
                 raise CompileError(f"{path_of(operation)}: the KV cache would be copied", found=reason)
-        for line in recorded(function):
-            path, _, reason = line.partition(f": {kv_write.name}: no kernel for 1 ops: ")
+        for write, line in product(WRITES, recorded(function)):
+            path, _, reason = line.partition(f": {write.name}: no kernel for 1 ops: ")
             if reason:
                 raise CompileError(
                     f"no kernel writes the keys and values of {path} into the KV cache",

@@ -24,8 +24,9 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def test_a_size_of_heads_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kv_cache", ["auto", "fp8", "int8"])
+def test_a_size_of_heads_is_named(kv_cache: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(CompileError, match=r"keys and values of model\.layers\.0\.self_attn") as caught:
-        warploom.compile(tmp_path, target="cpu", dummy_weights=True, out=tmp_path / "artifact")
+        warploom.compile(tmp_path, target="cpu", kv_cache=kv_cache, dummy_weights=True, out=tmp_path / "artifact")
     assert "head_dim must be a multiple of 16; here 20" in str(caught.value.found)

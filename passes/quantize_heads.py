@@ -15,7 +15,7 @@ from warploom.ir.ops.quantize import quantize
 from warploom.ir.rewrite import before, entries, is_op, is_weight, replace
 from warploom.ir.target import Target
 from warploom.ir.types import DType, type_of
-from warploom.passes.cost import Device, Work, cost, find_device
+from warploom.passes.cost import Device, Work, find_device, saved_us
 from warploom.passes.decisions import record, recorded
 from warploom.passes.profit import TOKENS, Gain
 from warploom.passes.quantization import checkpoint
@@ -65,7 +65,7 @@ def _gain(operation: mlir.Operation, device: Device) -> Gain:
     for tokens in TOKENS:
         flops = 2 * rows * columns * tokens
         narrow, wide = (Work("head_linear", moved, flops) for moved in (rows * (columns + 4), 2 * rows * columns))
-        saved[tokens] = cost(wide, device).us - cost(narrow, device).us
+        saved[tokens] = saved_us([wide], narrow, device)
     return Gain(saved)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from warploom.errors import ArtifactError, EngineError
 from warploom.runtime.artifact import Artifact
+from warploom.runtime.compiled_limit import compiled_limit
 from warploom.runtime.device import StepOutput
 from warploom.runtime.machine import available_memory, cpu_features, num_cores
 from warploom.runtime.manifest import KVInfo, Variant
@@ -78,8 +79,8 @@ class CpuDevice:
         entries = _entries(artifact)
         dims = entries["step"].dims
         self.isa, self.threads = variant.isa, num_cores() if threads is None else threads
-        self.max_tokens = _limit("max_tokens", max_tokens, _DEFAULT_MAX_TOKENS, dims["T"])
-        self.max_seqs = _limit("max_seqs", max_seqs, min(_DEFAULT_MAX_SEQS, self.max_tokens), dims["S"])
+        self.max_tokens = compiled_limit("max_num_batched_tokens", max_tokens, _DEFAULT_MAX_TOKENS, dims["T"])
+        self.max_seqs = compiled_limit("max_num_seqs", max_seqs, min(_DEFAULT_MAX_SEQS, self.max_tokens), dims["S"])
         self.max_rows = min(max(self.max_seqs, _ROWS), dims["R"].max)
         self.cheap_tokens = _CHEAP_TOKENS
         self.page_size = target.kv.page_size
@@ -88,7 +89,7 @@ class CpuDevice:
         if self.max_seqs > self.max_tokens:
             raise EngineError(
                 "A step must have a token for each sequence",
-                expected=f"max_seqs of at most max_tokens, {self.max_tokens}",
+                expected=f"max_num_seqs of at most max_num_batched_tokens, {self.max_tokens}",
                 found=str(self.max_seqs),
             )
         library = _open_library(artifact, variant)
@@ -196,19 +197,6 @@ def _entries(artifact: Artifact) -> dict[str, Entry]:
             fix="compile the model again",
         )
     return entries
-
-
-def _limit(name: str, given: int | None, default: int, compiled: DimRange) -> int:
-    """Return the limit asked for, or the default within what was compiled."""
-    if given is None:
-        return min(default, compiled.max)
-    if not 1 <= given <= compiled.max:
-        raise EngineError(
-            f"The device cannot take {name}",
-            expected=f"1..{compiled.max}, the most that the artifact was compiled for",
-            found=str(given),
-        )
-    return given
 
 
 def _num_pages(kv: KVInfo, kv_bytes: int | None, full: int, compiled: DimRange) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from warploom.errors import ArtifactError, DeviceError, EngineError
+from warploom.runtime.compiled_limit import compiled_limit
 from warploom.runtime.cuda.driver import Driver
 from warploom.runtime.cuda.memory import DeviceMemory
 from warploom.runtime.expr import evaluate, names
@@ -33,8 +34,8 @@ def step_limits(
         EngineError: a limit is outside what was compiled.
     """
     step, sample = entries["step"].dims, entries["sample"].dims
-    tokens = _limit("max_num_batched_tokens", max_tokens, DEFAULT_MAX_TOKENS, step["T"])
-    seqs = _limit("max_num_seqs", max_seqs, min(DEFAULT_MAX_SEQS, tokens), step["S"])
+    tokens = compiled_limit("max_num_batched_tokens", max_tokens, DEFAULT_MAX_TOKENS, step["T"])
+    seqs = compiled_limit("max_num_seqs", max_seqs, min(DEFAULT_MAX_SEQS, tokens), step["S"])
     if seqs > tokens:
         raise EngineError(
             "A step must have a token for each sequence",
@@ -104,16 +105,3 @@ def _no_room(memory: DeviceMemory, needed: int, budget: int) -> DeviceError:
         found=f"{max(0, budget)} bytes to give; {error.found}",
         fix=error.fix,
     )
-
-
-def _limit(name: str, given: int | None, default: int, compiled: DimRange) -> int:
-    """Return the limit asked for, or the default within what was compiled."""
-    if given is None:
-        return min(default, compiled.max)
-    if not 1 <= given <= compiled.max:
-        raise EngineError(
-            f"The device cannot take {name}",
-            expected=f"1..{compiled.max}, the most that the artifact was compiled for",
-            found=str(given),
-        )
-    return given

@@ -263,8 +263,8 @@ def test_limits_come_from_what_was_compiled(artifact: Artifact) -> None:
     assert device.num_pages == 4 * MAX_CONTEXT // PAGE
     assert CpuDevice(artifact, kv_bytes=1000).num_pages == 7
     for options, message in (
-        ({"max_tokens": 33}, r"cannot take max_tokens(.|\n)*1\.\.32"),
-        ({"max_seqs": 0}, "cannot take max_seqs"),
+        ({"max_tokens": 33}, r"cannot take max_num_batched_tokens(.|\n)*1\.\.32"),
+        ({"max_seqs": 0}, "cannot take max_num_seqs"),
         ({"max_tokens": 2, "max_seqs": 3}, "token for each sequence"),
         ({"kv_bytes": 127}, r"too little memory(.|\n)*128 bytes(.|\n)*found: 127"),
         ({"threads": 0}, "number of threads"),

@@ -135,10 +135,10 @@ def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]
 
 
 def _one_token(problem: LinearProblem, target: CudaTarget) -> StreamTile | SegmentTile:
-    """Tensor cores, where there are Hopper's and the code, which is unrolled, is short; not for short rows of int4."""
+    """Tensor cores for FP8 and long rows of int4, where there are Hopper's and the code, unrolled, is short."""
     tile = SegmentTile(ahead=8, blocks=STREAMS // 2, num_warps=8)
-    long = problem.weight.bits == 8 or problem.k > LONG_ROW
-    if target.has_wgmma and long and segments(problem) and SegmentSpec(problem, tile).products <= LONGEST_CODE:
+    faster = problem.weight.dtype is DType.F8 or (problem.weight.dtype is DType.I4 and problem.k > LONG_ROW)
+    if target.has_wgmma and faster and segments(problem) and SegmentSpec(problem, tile).products <= LONGEST_CODE:
         return tile
     return _stream(problem)
 

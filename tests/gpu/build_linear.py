@@ -103,6 +103,9 @@ def collect(sweep: str | None, refine: bool, only: str | None) -> Programs:
             collection.add("check", name, problem, (choice,))
     for name, problem in INVARIANT.items():
         collection.add("check", name, problem, choices_for(problem, CudaTarget("sm_90", deterministic=True)))
+    for name, problem in (LLAMA_8B_F8 | LLAMA_8B_I8 | LLAMA_8B_I4).items():
+        if not name.startswith("head"):
+            collection.add("check", name, problem, choices_for(problem, TARGET)[:1])  # of one token, as it is chosen
     for name, problem in (LLAMA_8B | LLAMA_8B_F8 | LLAMA_8B_I8 | LLAMA_8B_I4 | SMOLLM2).items():
         if only and not re.search(only, name):
             continue

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlir.ir as mlir
+import msgspec
 
 from warploom.codegen.binding import Binding, Lowering, Slot
 from warploom.codegen.cuda.architecture import CudaTarget
@@ -85,7 +86,7 @@ def compile_entries(
     Raises:
         CompileError: a group without a kernel, an entry that cannot be planned, or a kernel that does not compile.
     """
-    program = plan_program(module, target, families)
+    program = without_excess(plan_program(module, target, families), target)
     stage = f"compiling kernels for {target.arch}"
     chosen = list(program.kernels.values())
     specs = [kernel.spec for kernel in chosen]
@@ -118,6 +119,22 @@ def plan_program(module: mlir.Module, target: CudaTarget, families: Sequence[Tem
             planned["step"], persistent = replaced
             kernels[persistent.name] = ChosenKernel(PERSISTENT, persistent)
     return CudaProgram(planned, kernels)
+
+
+def without_excess(program: CudaProgram, target: CudaTarget) -> CudaProgram:
+    """The program without a persistent kernel that would spill: the launches that it replaces are there."""
+    names = [name for name, chosen in program.kernels.items() if chosen.kind == PERSISTENT]
+    compiled = compile_kernels([program.kernels[name].spec for name in names], target, refuse_excess=False)
+    excess = {kernel.name for kernel in compiled if kernel.resources.excess(target)}
+    if not excess:
+        return program
+    entries = {
+        name: msgspec.structs.replace(
+            entry, replacements=[one for one in entry.replacements if one.launch.kernel not in excess]
+        )
+        for name, entry in program.entries.items()
+    }
+    return CudaProgram(entries, {name: chosen for name, chosen in program.kernels.items() if name not in excess})
 
 
 def _match_groups(

@@ -15,7 +15,8 @@ WARPS = 8
 PIECE = 256  # columns that the lanes of a warp hold, 8 each
 WEIGHT_REGISTERS = 64  # of a thread, for what is loaded before it waits: more would spill
 KEYS_OF_WARP = 32
-HEAD_DIMS = (64, 128)
+MOST_SPLITS = 16  # blocks that share a head; one of them adds up what they leave
+HEAD_DIM = 64  # more spill
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Gemv:
     @property
     def tiles(self) -> int:
         """Blocks that have a part in it."""
-        return -(-self.problem.width // self.rows)
+        return self.problem.width // self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ def _gemv(problem: LinearProblem, blocks: int) -> Gemv | str:
     rows = WARPS
     while -(-problem.width // rows) > blocks:
         rows *= 2
+    if problem.width % rows:
+        return f"blocks of {rows} outputs must share {problem.width} evenly"
     parts = 2 if problem.epilogue == "swiglu" else 1
     registers = rows * parts * -(-problem.k // PIECE) * PIECE // (2 * 32 * WARPS)
     if registers > WEIGHT_REGISTERS:
@@ -123,8 +126,8 @@ def _attention(problem: AttentionProblem, blocks: int) -> Attention | str:
     if projection is None or projection.q is None or p != plain:
         return "attention must be plain, over a cache in bf16, and rotate q and k itself"
     ranges = projection.q, projection.k, projection.v
-    if p.head_dim not in HEAD_DIMS or 2 * projection.half != p.head_dim or any(r.start % 2 for r in ranges):
-        return f"heads must have {' or '.join(map(str, HEAD_DIMS))} dims, all rotated"
+    if p.head_dim != HEAD_DIM or 2 * projection.half != p.head_dim or any(r.start % 2 for r in ranges):
+        return f"heads must have {HEAD_DIM} dims, all rotated"
     heads = p.num_heads, p.num_kv_heads, p.num_kv_heads
     covered = sorted((r.start, r.start + n * p.head_dim) for r, n in zip(ranges, heads, strict=True))
     ends = [0, *(end for _, end in covered)]
@@ -132,4 +135,4 @@ def _attention(problem: AttentionProblem, blocks: int) -> Attention | str:
         return "q, k and v must be all that their projection makes"
     if p.num_heads > blocks:
         return f"it has {p.num_heads} heads for {blocks} blocks"
-    return Attention(problem, blocks // p.num_heads)
+    return Attention(problem, min(MOST_SPLITS, blocks // p.num_heads))

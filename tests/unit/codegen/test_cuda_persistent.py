@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlir.ir as mlir
 import msgspec
 import pytest
 
+from warploom.codegen.cuda import driver
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.driver import CudaProgram, plan_program
+from warploom.codegen.cuda.driver import CudaProgram, plan_program, without_excess
 from warploom.codegen.cuda.kernel import CudaKernelSpec
 from warploom.codegen.cuda.persistent.chain import Chain, longest_chain
 from warploom.codegen.cuda.persistent.phases import Attention, Gemv
 from warploom.codegen.cuda.persistent.replace import replace_by_one
 from warploom.codegen.cuda.persistent.spec import PersistentSpec
+from warploom.codegen.cuda.resources import Resources
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
 from warploom.frontend.dummy import dummy_tensor
 from warploom.frontend.models.inputs import CacheSpec
@@ -151,6 +154,25 @@ def test_what_is_not_measured_or_promises_more_stays_as_it_is() -> None:
     assert "number of tokens" in refusal(step, CudaTarget("sm_90", deterministic=True))
     assert not program_of(HOPPER, num_hidden_layers=3).entries["step"].replacements
     assert not program_of(HOPPER, intermediate_size=8192).entries["step"].replacements
+    assert not program_of(HOPPER, intermediate_size=1064).entries["step"].replacements  # 67 blocks of 16, not all full
+    assert not program_of(HOPPER, head_dim=128).entries["step"].replacements
+
+
+def test_a_kernel_that_would_spill_leaves_the_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, spec = smollm2(), persistent(smollm2())
+
+    def compiled(specs: Sequence[CudaKernelSpec], target: CudaTarget, refuse_excess: bool) -> list[SimpleNamespace]:
+        assert list(specs) == [spec]
+        assert not refuse_excess
+        return [SimpleNamespace(name=spec.name, resources=Resources(8, 0, 255, spilled))]
+
+    monkeypatch.setattr(driver, "compile_kernels", compiled)
+    spilled = 64
+    assert without_excess(program, HOPPER) == program
+    spilled = 448
+    kept = without_excess(program, HOPPER)
+    assert not kept.entries["step"].replacements
+    assert kept.kernels.keys() == program.kernels.keys() - {spec.name}
 
 
 def changed(entry: Entry, place: int, launch: Launch) -> Entry:

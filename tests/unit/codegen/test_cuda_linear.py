@@ -11,14 +11,24 @@ from tests.unit.codegen.triton_interpreter import run_kernel
 from warploom.codegen.binding import Slot
 from warploom.codegen.cuda.architecture import ARCHITECTURES, CudaTarget
 from warploom.codegen.cuda.candidates import candidates
+from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.kernel import Match, TensorMap, Variant
 from warploom.codegen.cuda.kernels.gemv import GemvSpec
 from warploom.codegen.cuda.kernels.linear import lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
+from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
 from warploom.codegen.cuda.kernels.skinny_gemm import SkinnySpec
 from warploom.codegen.cuda.kernels.stream_gemv import StreamSpec, streams
-from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, SkinnyTile, StreamTile
+from warploom.codegen.cuda.kernels.tiles import (
+    Choice,
+    GemmTile,
+    GemvTile,
+    MixedTile,
+    SegmentTile,
+    SkinnyTile,
+    StreamTile,
+)
 from warploom.codegen.cuda.tuning import choices_for, key_of, table
 from warploom.errors import CompileError
 from warploom.ir.layouts import pack_array, unpack_array
@@ -294,6 +304,28 @@ def test_deterministic_kernels_sum_each_row_in_one_order(problem: LinearProblem)
         assert not isinstance(product, SkinnySpec) or product.tile.splits == 1
     assert match.variants[0].when is not None
     assert match.variants[0].when.min == 1
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        LinearProblem(400, 1024, norm=Norm(1e-5, DType.F32), epilogue="swiglu", weight=F8, rounded=True),
+        LinearProblem(136, 1024, weight=Weight(DType.I4, 16, DType.F16), epilogue="residual", bias=DType.BF16),
+    ],
+    ids=key_of,
+)
+def test_segments_which_the_interpreter_cannot_run_compile_and_fit(problem: LinearProblem) -> None:
+    assert segments(problem)
+    spec = SegmentSpec(problem, SegmentTile(ahead=3, blocks=5, num_warps=4))
+    (kernel,) = compile_kernels([spec], SM_90)
+    assert kernel.resources.spill_bytes == 0
+
+
+def test_segments_are_whole_and_of_one_group() -> None:
+    assert not segments(LinearProblem(64, 576, weight=F8))
+    assert not segments(LinearProblem(64, 1024, weight=Weight(DType.I4, 32, DType.F16)))  # groups of 32
+    assert not segments(LinearProblem(64, 1024, weight=Weight(DType.I4, 8, DType.F16, offset=True)))
+    assert not segments(LinearProblem(64, 1024))
 
 
 @pytest.mark.parametrize("problem", [ROUNDED["norm_swiglu"], MIXED["rows"], MIXED["i4"]], ids=key_of)

@@ -77,7 +77,7 @@ def pipeline(
         # Groups: one kernel each.
         donate,
         partial(fuse_heroes, target=target),
-        *([partial(require_kernels, target=target)] if rules and rules.quantize else ()),
+        *([partial(require_kernels, target=target)] if (rules and rules.quantize) or scales else ()),
         decompose,
         simplify,
         cse,

@@ -1,4 +1,4 @@
-"""Refuse quantized weights that no kernel of the target reads: in core ops they would be right, but very slow."""
+"""Refuse quantized weights and FP8 caches that no kernel of the target reads: in core ops they would be very slow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from warploom.ir.ops.experts import quantized_expert_linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
+from warploom.ir.ops.scaled_cache import scaled_attention, scaled_kv_write
 from warploom.ir.rewrite import entries, is_op
 from warploom.ir.target import Target
 from warploom.passes.decisions import recorded
@@ -32,6 +33,14 @@ def require_kernels(module: mlir.Module, target: Target) -> None:
                     expected="a scheme and a shape that its kernels read",
                     found=_reason(function, path) or operation.name,
                     fix=f'store it otherwise: quantization={{"{path}": "bf16", "*": ...}}',
+                )
+            if is_op(operation, scaled_kv_write, scaled_attention):
+                path = path_of(operation)
+                raise CompileError(
+                    f"{target.name} has no kernel for the keys and values of {path} in an FP8 cache",
+                    expected="heads of a size that its kernels take",
+                    found=_reason(function, path) or operation.name,
+                    fix="compile with another kv_cache, or for another target",
                 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import time
@@ -181,14 +182,20 @@ class _Lines:
             print(f"{stage}: {fraction:.0%}", file=sys.stderr, flush=True)
 
 
+def program() -> str:
+    """Return how this command is called from here: by its path, if it was called so and is not on PATH."""
+    called = Path(sys.argv[0])
+    return quote(str(called)) if called.name == "warploom" and shutil.which("warploom") is None else "warploom"
+
+
 def _closing(summary: Summary, seconds: float) -> str:
-    sizes = summary.bytes
+    sizes, chat = summary.bytes, "--chat " if summary.chat else ""
     return "\n".join(
         [
             f"compiled {summary.model} in {seconds:.1f} s",
             f"  weights   {size(sizes.weights)} ({summary.quantization}, {count(summary.num_parameters)} parameters)",
             f"  code      {size(sizes.code)} ({summary.num_kernels} kernels, {', '.join(summary.variants)})",
             f"  artifact  {summary.path} ({size(sizes.total)})",
-            f"try: warploom generate {quote(summary.path)} {'--chat ' if summary.chat else ''}'Why is the sky blue?'",
+            f"try: {program()} generate {quote(summary.path)} {chat}'Why is the sky blue?'",
         ]
     )

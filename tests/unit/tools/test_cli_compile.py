@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from tests.unit.frontend.tiny_checkpoints import tiny_config
 from tests.unit.tools.conftest import RunCLI, write_tiny_model
 from warploom.tools.cli import main
+from warploom.tools.compile import program
 
 
 def test_compile_json_tells_where_the_artifact_is(run_cli: RunCLI, tmp_path: Path) -> None:
@@ -87,6 +89,22 @@ def test_the_last_line_can_be_copied_into_a_shell(run_cli: RunCLI, tmp_path: Pat
     printed = run_cli("compile", model, "-o", tmp_path / "ünï 🧵").stdout.splitlines()[-1]
     _, program, command, artifact, *_ = shlex.split(printed)
     assert (program, command, artifact) == ("warploom", "generate", str(tmp_path / "ünï 🧵"))
+
+
+@pytest.mark.parametrize(
+    ("called", "found", "shown"),
+    [
+        (".venv/bin/warploom", None, ".venv/bin/warploom"),
+        (".venv/bin/warploom", "/usr/bin/warploom", "warploom"),
+        ("tools/cli.py", None, "warploom"),
+    ],
+)
+def test_the_command_is_named_as_it_can_be_called(
+    monkeypatch: pytest.MonkeyPatch, called: str, found: str | None, shown: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr(shutil, "which", lambda name: found)
+    assert program() == shown
 
 
 def test_a_serving_install_says_what_compiling_needs(

@@ -10,9 +10,10 @@ from warploom.ir.ops.experts import quantized_expert_linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.quantized_embed import quantized_embed
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
-from warploom.ir.ops.scaled_cache import scaled_attention, scaled_kv_write
+from warploom.ir.ops.scaled_cache import ATTENTIONS, WRITES
 from warploom.ir.rewrite import entries, is_op
 from warploom.ir.target import Target
+from warploom.ir.types import DType, type_of
 from warploom.passes.decisions import recorded
 
 QUANTIZED = (quantized_linear, scaled_linear, quantized_embed, quantized_expert_linear, mxfp4_expert_linear)
@@ -34,7 +35,7 @@ def require_kernels(module: mlir.Module, target: Target) -> None:
                     found=_reason(function, path) or operation.name,
                     fix=f'store it otherwise: quantization={{"{path}": "bf16", "*": ...}}',
                 )
-            if is_op(operation, scaled_kv_write, scaled_attention):
+            if is_op(operation, *WRITES, *ATTENTIONS) and _has_f8(operation):
                 path = path_of(operation)
                 raise CompileError(
                     f"{target.name} has no kernel for the keys and values of {path} in an FP8 cache",
@@ -42,6 +43,10 @@ def require_kernels(module: mlir.Module, target: Target) -> None:
                     found=_reason(function, path) or operation.name,
                     fix="compile with another kv_cache, or for another target",
                 )
+
+
+def _has_f8(operation: mlir.Operation) -> bool:
+    return any(type_of(operand).dtype is DType.F8 for operand in operation.operands)
 
 
 def _reason(function: Function, path: str) -> str:

@@ -154,15 +154,16 @@ def lower(attended: Attended, target: CudaTarget) -> Match:
     spec = DecodeAttentionSpec(problem, tile, target.has_tma)
     temps = {operand.name: Slot("temp", index) for index, operand in enumerate(spec.scratch)}
     scratched = Attended(problem, {**attended.slots, **temps}, attended.dims)
-    decode = (scratched.step(spec),)
+    decode: tuple[Step, ...] = (scratched.step(spec),)
+    ranges: list[tuple[tuple[Step, ...], int, int]]
     tokens, sequences = attended.dims["T"], attended.dims["S"]
     if few := few_sequences(tile, problem):
         free = (scratched.step(replace(spec, tile=replace(tile, maxnreg=None))),)
         value = f"min(max({tokens} - {sequences}, 0), 1) * {PROMPTS} + {sequences}"
-        ends = ((free, -END, few), (decode, few + 1, PROMPTS - 1), (ragged, PROMPTS, END))
+        ranges = [(free, -END, few), (decode, few + 1, PROMPTS - 1), (ragged, PROMPTS, END)]
     else:
-        value, ends = f"{tokens} - {sequences}", ((decode, -END, 0), (ragged, 1, END))
-    return Match(tuple(Variant(steps, Guard(value, low, high)) for steps, low, high in ends), spec.temps)
+        value, ranges = f"{tokens} - {sequences}", [(decode, -END, 0), (ragged, 1, END)]
+    return Match(tuple(Variant(steps, Guard(value, low, high)) for steps, low, high in ranges), spec.temps)
 
 
 def _prompt_kernels(problem: AttentionProblem, target: CudaTarget) -> list[CudaKernelSpec]:

@@ -44,6 +44,16 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return warploom.compile(model, quantization="f32", out=folder / "tiny").path
 
 
+@pytest.fixture(scope="session")
+def wide_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of a Llama with gigabytes of dummy weights."""
+    folder = tmp_path_factory.mktemp("wide")
+    sizes = {"vocab_size": 40000, "hidden_size": 4096, "intermediate_size": 1 << 16}
+    heads = {"num_attention_heads": 64, "num_key_value_heads": 8}
+    (folder / "config.json").write_text(json.dumps({**tiny_config(), **sizes, **heads}))
+    return warploom.compile(folder, dummy_weights=True, out=folder / "artifact").path
+
+
 @pytest.fixture
 def run_cli() -> RunCLI:
     """Runs `warploom` as a process of its own, with standard input."""

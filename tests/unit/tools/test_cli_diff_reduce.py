@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import warploom
-from tests.unit.frontend.tiny_checkpoints import tiny_config
 from warploom import passes
 from warploom.ir.context import new_context
 from warploom.tools.cli import main
@@ -74,10 +73,10 @@ def test_diff_of_artifacts_goes_from_manifest_to_launches(
     assert found == [{"where": "manifest", "what": "max_context", "left": "128", "right": "64"}]
 
 
-def test_diff_makes_no_dummy_weights(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = {**tiny_config(), "hidden_size": 4096, "intermediate_size": 1 << 16}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    dummy = warploom.compile(tmp_path, dummy_weights=True, out=tmp_path / "artifact")
+def test_diff_makes_no_dummy_weights(
+    tiny_artifact: Path, wide_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dummy = warploom.load(wide_artifact)
     tracemalloc.start()
     found = printed(capsys, "diff", tiny_artifact, dummy.path)["differences"]
     _, most = tracemalloc.get_traced_memory()

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 import warploom
-from tests.unit.frontend.tiny_checkpoints import tiny_config
 from tests.unit.tools.conftest import RunCLI
 from warploom.runtime.plan import DimRange, Entry, Guard, Launch
 from warploom.tools.cli import main
@@ -85,14 +84,11 @@ def test_ops_of_a_stage_and_of_its_file_are_the_same(
     assert all(row["detail"] or row["op"] == "reshape" for row in fused), "after the last pass all is in groups"
 
 
-def test_dummy_weights_are_counted_and_never_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = {**tiny_config(), "vocab_size": 40000, "hidden_size": 4096, "intermediate_size": 65536}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    artifact = warploom.compile(tmp_path, dummy_weights=True, out=tmp_path / "artifact")
+def test_dummy_weights_are_counted_and_never_made(wide_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tracemalloc.start()
     shown = {}
     for name in ("summary", "weights", "memory"):
-        assert main(["inspect", str(artifact.path), name, "--json"]) == 0
+        assert main(["inspect", str(wide_artifact), name, "--json"]) == 0
         shown[name] = json.loads(capsys.readouterr().out)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -128,7 +128,7 @@ class Oracle:
             if shapes != {name: tensor.shape for name, tensor in self._state.items()}:
                 return True
             model.load_state_dict(self._state)
-            return bool(np.abs(_logits(model) - self._logits).max() > 1e-6)
+            return not np.abs(_logits(model) - self._logits).max() <= 1e-6  # not a number counts too
         except Exception:  # whatever transformers says of nonsense
             return None
 

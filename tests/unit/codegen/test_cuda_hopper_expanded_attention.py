@@ -1,4 +1,4 @@
-"""Attention over expanded keys on Hopper: which problems its kernel takes, and that it fits. It is run on a GPU only."""
+"""Attention over expanded keys on Hopper: which problems its kernel takes, and that it fits. It runs on a GPU only."""
 
 from __future__ import annotations
 

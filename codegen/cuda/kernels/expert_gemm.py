@@ -17,6 +17,7 @@ from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
 from warploom.codegen.cuda.kernels.expert_tiles import ExpertGemmTile
 from warploom.codegen.cuda.kernels.mixed_runs import LONGEST, Run, runs_of
 from warploom.codegen.cuda.kernels.sort_experts import SortExpertsSpec
+from warploom.codegen.cuda.kernels.token_work import OfTokens
 from warploom.codegen.cuda.render import render
 from warploom.ir.layouts import split_block
 from warploom.ir.types import DType
@@ -25,7 +26,7 @@ Rows = Literal["tokens", "pairs", "places"]
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertGemmSpec:
+class ExpertGemmSpec(OfTokens):
     """out of x, for the pairs in `order` and the blocks that `SortExpertsSpec` found.
 
     Attributes:
@@ -64,10 +65,6 @@ class ExpertGemmSpec:
         parts = len(p.parts)
         shape = (parts * p.experts, p.width, p.k)
         return TensorMap("w", DType.BF16, shape, (1, self.block_out, t.block_k))
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
 
     @property
     def block_out(self) -> int:
@@ -109,14 +106,6 @@ class ExpertGemmSpec:
     @property
     def options(self) -> Options:
         return Options(num_warps=self.tile.num_warps, num_stages=self.tile.num_stages, pdl=self.pdl)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops("T")
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes("T")
 
     def source(self) -> str:
         return render("expert_gemm.py.j2", spec=self, p=self.problem, t=self.tile)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
 from warploom.codegen.cuda.kernels.expert_tiles import ExpertGemvTile
+from warploom.codegen.cuda.kernels.token_work import OfTokens
 from warploom.codegen.cuda.render import render
 from warploom.ir.layouts import split_block
 from warploom.ir.types import DType
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertGemvSpec:
+class ExpertGemvSpec(OfTokens):
     """out [T, choices, width] of x [T, k] or [T, choices, k] and experts i32 [T, choices].
 
     It starts those after it only when those before it are done (see `ExpertSumSpec.early`).
@@ -37,24 +38,12 @@ class ExpertGemvSpec:
         return (Pointer("x", DType.BF16), Pointer("experts", DType.I32), *p.weight_operands, Pointer("out", p.out))
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
-
-    @property
     def grid(self) -> tuple[int, str, int]:
         return -(-self.problem.width // self.tile.block_n), f"{self.problem.choices} * T", 1
 
     @property
     def options(self) -> Options:
         return Options(num_warps=self.tile.num_warps, pdl=self.pdl)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops("T")
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes("T")
 
     def source(self) -> str:
         return render("expert_gemv.py.j2", spec=self, p=self.problem, t=self.tile, **_pieces(self.problem, self.tile))
@@ -64,7 +53,7 @@ class ExpertGemvSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertSumSpec:
+class ExpertSumSpec(OfTokens):
     """out [T, n] = residual + sum over j of shares[t, j] * (x[t, j] @ W[experts[t, j]]^T + bias).
 
     Attributes:
@@ -92,24 +81,12 @@ class ExpertSumSpec:
         return (*first, *p.weight_operands, *residual, Pointer("out", p.out))
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
-
-    @property
     def grid(self) -> tuple[int, str, int]:
         return -(-self.problem.n // self.tile.block_n), "T", 1
 
     @property
     def options(self) -> Options:
         return Options(num_warps=self.tile.num_warps, pdl=self.pdl)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops("T")
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes("T")
 
     def source(self) -> str:
         return render("expert_sum.py.j2", spec=self, p=self.problem, t=self.tile, **_pieces(self.problem, self.tile))

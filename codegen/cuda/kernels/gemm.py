@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from warploom.codegen.cuda.kernel import Operand, Options, TensorMap
 from warploom.codegen.cuda.kernels.linear_problem import TMA_BYTES, LinearProblem
 from warploom.codegen.cuda.kernels.tiles import GemmTile
+from warploom.codegen.cuda.kernels.token_work import OfTokens
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
 
 
 @dataclass(frozen=True, slots=True)
-class GemmSpec:
+class GemmSpec(OfTokens):
     """out [T, width] for x [T, k]; the norm, if any, is done before."""
 
     problem: LinearProblem
@@ -61,10 +62,6 @@ class GemmSpec:
         return self.tile.block_n // (2 if self.problem.epilogue == "swiglu" else 1)
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
-
-    @property
     def tiles_n(self) -> int:
         """Tiles that cover the rows of W."""
         return -(-self.problem.n // self.tile.block_n)
@@ -78,14 +75,6 @@ class GemmSpec:
     @property
     def options(self) -> Options:
         return Options(num_warps=self.tile.num_warps, num_stages=self.tile.num_stages, pdl=self.pdl)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops("T")
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes("T")
 
     def source(self) -> str:
         return render("gemm.py.j2", spec=self, p=self.problem, t=self.tile)

@@ -12,13 +12,14 @@ from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.mixed_runs import LONGEST, Run, length_of, runs_of
 from warploom.codegen.cuda.kernels.tiles import MixedTile
+from warploom.codegen.cuda.kernels.token_work import OfTokens
 from warploom.codegen.cuda.render import render
 from warploom.ir.layouts import split_block
 from warploom.ir.types import DType
 
 
 @dataclass(frozen=True, slots=True)
-class MixedSpec:
+class MixedSpec(OfTokens):
     """out [T, width] for x [T, k]."""
 
     problem: LinearProblem
@@ -33,10 +34,6 @@ class MixedSpec:
     @property
     def operands(self) -> tuple[Pointer, ...]:
         return self.problem.operands
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
 
     @property
     def runs(self) -> list[Run]:
@@ -63,14 +60,6 @@ class MixedSpec:
     @property
     def options(self) -> Options:
         return Options(num_warps=self.tile.num_warps, num_stages=self.tile.num_stages, pdl=self.pdl)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops("T")
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes("T")
 
     def source(self) -> str:
         return render("mixed_gemm.py.j2", spec=self, p=self.problem, t=self.tile)

@@ -16,6 +16,7 @@ from warploom.codegen.cuda.kernel import Operand, Options, Pointer, TensorMap
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.mixed_runs import Run, length_of, runs_of
 from warploom.codegen.cuda.kernels.tiles import RingTile
+from warploom.codegen.cuda.kernels.token_work import OfTokens
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
 from warploom.runtime.expr import Expr
@@ -24,7 +25,7 @@ FIRST_FOR_WARP_GROUPS = 64  # tokens
 
 
 @dataclass(frozen=True, slots=True)
-class RingSpec:
+class RingSpec(OfTokens):
     """out [T, width] for x [T, k]; partials f32 [splits, tiles, part], counters [tiles]."""
 
     problem: LinearProblem
@@ -62,10 +63,6 @@ class RingSpec:
     def parts(self) -> int:
         """Products that a block computes: of gate and up, or one."""
         return 2 if self.problem.epilogue == "swiglu" else 1
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
 
     @property
     def tiles_n(self) -> int:
@@ -131,14 +128,6 @@ class RingSpec:
     @property
     def options(self) -> Options:
         return Options(num_warps=self.tile.num_warps, pdl=True)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops("T")
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes("T")
 
     def source(self) -> str:
         return render("ring_gemm.py.j2", spec=self, p=self.problem, t=self.tile)

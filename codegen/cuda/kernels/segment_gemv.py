@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.tiles import SegmentTile
+from warploom.codegen.cuda.kernels.token_work import OfOneToken
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
 
@@ -35,7 +36,7 @@ def segments(problem: LinearProblem) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentSpec:
+class SegmentSpec(OfOneToken):
     """out [1, width] for x [1, k]."""
 
     problem: LinearProblem
@@ -50,10 +51,6 @@ class SegmentSpec:
     @property
     def operands(self) -> tuple[Pointer, ...]:
         return self.problem.operands
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def rows(self) -> int:
@@ -109,14 +106,6 @@ class SegmentSpec:
     @property
     def options(self) -> Options:
         return Options(num_warps=self.tile.num_warps, pdl=True)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops("1")
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes("1")
 
     def source(self) -> str:
         return render("segment_gemv.py.j2", spec=self, p=self.problem, t=self.tile)

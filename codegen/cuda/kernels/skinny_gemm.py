@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from warploom.codegen.cuda.kernel import Operand, Options, Pointer, TensorMap
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.tiles import SkinnyTile
+from warploom.codegen.cuda.kernels.token_work import OfTokens
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
 
 
 @dataclass(frozen=True, slots=True)
-class SkinnySpec:
+class SkinnySpec(OfTokens):
     """out [T, width] for x [T, k]; partials f32 [splits, tiles, part], counters [tiles]."""
 
     problem: LinearProblem
@@ -67,10 +68,6 @@ class SkinnySpec:
         return TensorMap("w", DType.BF16, (p.n, p.k), (t.block_n, t.block_k))
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
-
-    @property
     def tiles_n(self) -> int:
         """Tiles that cover the rows of W."""
         return -(-self.problem.n // self.tile.block_n)
@@ -92,14 +89,6 @@ class SkinnySpec:
     @property
     def options(self) -> Options:
         return Options(num_warps=self.tile.num_warps, num_stages=self.tile.num_stages, pdl=self.pdl)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops("T")
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes("T")
 
     def source(self) -> str:
         pieces = -(-self.problem.k // self.tile.block_k)

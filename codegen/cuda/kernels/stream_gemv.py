@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.tiles import StreamTile
+from warploom.codegen.cuda.kernels.token_work import OfOneToken
 from warploom.codegen.cuda.render import render
 from warploom.ir.layouts import split_block
 from warploom.ir.types import DType
@@ -34,7 +35,7 @@ def streams(problem: LinearProblem) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamSpec:
+class StreamSpec(OfOneToken):
     """out [1, width] for x [1, k]."""
 
     problem: LinearProblem
@@ -49,10 +50,6 @@ class StreamSpec:
     @property
     def operands(self) -> tuple[Pointer, ...]:
         return self.problem.operands
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -117,14 +114,6 @@ class StreamSpec:
     @property
     def options(self) -> Options:
         return Options(num_warps=self.tile.num_warps, pdl=self.pdl)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops("1")
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes("1")
 
     def source(self) -> str:
         return render("stream_gemv.py.j2", spec=self, p=self.problem, t=self.tile)

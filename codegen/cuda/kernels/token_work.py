@@ -1,0 +1,51 @@
+"""Dims, flops and bytes of kernels over a problem that tells its work for a number of tokens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class TokenProblem(Protocol):
+    """Work as expressions over the number of tokens, which may be a dim's name or a number."""
+
+    def flops(self, tokens: str) -> str: ...
+
+    def bytes(self, tokens: str) -> str: ...
+
+
+class OfTokens:
+    """A kernel of any number of tokens."""
+
+    __slots__ = ()
+    problem: TokenProblem
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return ("T",)
+
+    @property
+    def flops(self) -> str:
+        return self.problem.flops("T")
+
+    @property
+    def bytes(self) -> str:
+        return self.problem.bytes("T")
+
+
+class OfOneToken:
+    """A kernel of one token."""
+
+    __slots__ = ()
+    problem: TokenProblem
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def flops(self) -> str:
+        return self.problem.flops("1")
+
+    @property
+    def bytes(self) -> str:
+        return self.problem.bytes("1")

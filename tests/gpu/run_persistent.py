@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 
@@ -40,9 +41,8 @@ def multiprocessors(number: int | None) -> Iterator[None]:
         gpu = describe(self, version)
         return gpu if number is None else replace(gpu, num_multiprocessors=number)
 
-    Driver._describe = described  # type: ignore[method-assign]
-    yield
-    Driver._describe = describe  # type: ignore[method-assign]
+    with patch.object(Driver, "_describe", described):
+        yield
 
 
 def logits(artifact: Artifact, device: CudaDevice, repeats: int) -> tuple[dict[str, np.ndarray], int]:

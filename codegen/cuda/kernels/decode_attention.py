@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Options, Pointer, Temp
+from warploom.codegen.cuda.kernels.attended_work import OfPages
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E, AttentionProblem
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
@@ -63,7 +64,7 @@ def few_sequences(tile: DecodeTile, problem: AttentionProblem) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeAttentionSpec:
+class DecodeAttentionSpec(OfPages):
     """out [T, num_heads, head_dim], for T up to S."""
 
     problem: AttentionProblem
@@ -100,10 +101,6 @@ class DecodeAttentionSpec:
         )
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return "T", "S", "P"
-
-    @property
     def blocks(self) -> int:
         """Tokens times splits that fill the GPU."""
         return max(1, self.tile.blocks // self.problem.num_kv_heads)
@@ -121,14 +118,6 @@ class DecodeAttentionSpec:
     @property
     def options(self) -> Options:
         return Options(self.tile.num_warps, self.tile.num_stages, self.tile.maxnreg, self.pdl)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes
 
     def source(self) -> str:
         return render(

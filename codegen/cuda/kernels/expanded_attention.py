@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.kernels.groups import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Operand, Options, Pointer
+from warploom.codegen.cuda.kernels.attended_work import OfPages
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion, padded
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile
@@ -65,7 +66,7 @@ def expanded_tile(problem: ExpandedProblem, target: CudaTarget) -> AttentionTile
 
 
 @dataclass(frozen=True, slots=True)
-class ExpandedAttentionSpec:
+class ExpandedAttentionSpec(OfPages):
     """For any T and S; rows of tokens all of whose keys are attended as they are stay what they are."""
 
     problem: ExpandedProblem
@@ -83,24 +84,12 @@ class ExpandedAttentionSpec:
         return (*p.inputs, *p.expansion.operands, *p.batch, Pointer("out", DType.BF16))
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return "T", "S", "P"
-
-    @property
     def grid(self) -> tuple[int, str, int]:
         return self.problem.expansion.num_heads, f"T // {self.tile.rows} + S + 1", 1
 
     @property
     def options(self) -> Options:
         return Options(self.tile.num_warps, self.tile.num_stages, pdl=self.pdl)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes
 
     def source(self) -> str:
         e = self.problem.expansion

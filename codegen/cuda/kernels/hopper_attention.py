@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Operand, Options, Pointer, TensorMap
+from warploom.codegen.cuda.kernels.attended_work import OfPages
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E, AttentionProblem
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
@@ -35,7 +36,7 @@ ATOM = 64  # columns of bf16 that a swizzled line of 128 bytes holds
 
 
 @dataclass(frozen=True, slots=True)
-class HopperAttentionSpec:
+class HopperAttentionSpec(OfPages):
     """out [T, num_heads, head_dim], for any T and S; kv has C pages."""
 
     problem: AttentionProblem
@@ -74,14 +75,6 @@ class HopperAttentionSpec:
     @property
     def options(self) -> Options:
         return Options(num_warps=4, pdl=True)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes
 
     def source(self) -> str:
         return render(

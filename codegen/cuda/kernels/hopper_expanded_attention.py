@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Operand, Options, Pointer, TensorMap
+from warploom.codegen.cuda.kernels.attended_work import OfPages
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedProblem
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
@@ -24,7 +25,7 @@ LAYOUT = "NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 
 
 @dataclass(frozen=True, slots=True)
-class HopperExpandedAttentionSpec:
+class HopperExpandedAttentionSpec(OfPages):
     """See `ExpandedAttentionSpec`."""
 
     problem: ExpandedProblem
@@ -44,24 +45,12 @@ class HopperExpandedAttentionSpec:
         return (*p.inputs, *maps, *p.batch, Pointer("out", DType.BF16))
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return "T", "S", "P"
-
-    @property
     def grid(self) -> tuple[int, str, int]:
         return self.problem.expansion.num_heads, f"T // {ROWS} + S + 1", 1
 
     @property
     def options(self) -> Options:
         return Options(num_warps=4, pdl=True)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes
 
     def source(self) -> str:
         return render(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Options, Pointer
+from warploom.codegen.cuda.kernels.attended_work import OfPages
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E, AttentionProblem
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
@@ -46,7 +47,7 @@ def tile_for(problem: AttentionProblem, target: CudaTarget) -> AttentionTile:
 
 
 @dataclass(frozen=True, slots=True)
-class RaggedAttentionSpec:
+class RaggedAttentionSpec(OfPages):
     """out [T, num_heads, head_dim], for any T and S."""
 
     problem: AttentionProblem
@@ -63,10 +64,6 @@ class RaggedAttentionSpec:
         return (*self.problem.query_inputs, *self.problem.page_inputs, Pointer("out", DType.BF16))
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return "T", "S", "P"
-
-    @property
     def block_t(self) -> int:
         """Tokens of a block."""
         return self.tile.rows // self.problem.group
@@ -78,14 +75,6 @@ class RaggedAttentionSpec:
     @property
     def options(self) -> Options:
         return Options(self.tile.num_warps, self.tile.num_stages, pdl=self.pdl)
-
-    @property
-    def flops(self) -> str:
-        return self.problem.flops
-
-    @property
-    def bytes(self) -> str:
-        return self.problem.bytes
 
     def source(self) -> str:
         return render("ragged_attention.py.j2", spec=self, p=self.problem, page_size=PAGE_SIZE, log2_e=LOG2_E)

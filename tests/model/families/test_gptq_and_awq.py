@@ -8,6 +8,7 @@ groups of 32 columns, which with `desc_act` are columns in the order of the weig
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def stored(variant: Variant, name: str, module: torch.nn.Linear) -> tuple[dict[s
     return tensors, np.argsort(group, kind="stable")
 
 
-def reads_rounded(order: np.ndarray):  # type: ignore[no-untyped-def]
+def reads_rounded(order: np.ndarray) -> Callable[[torch.nn.Module, tuple[torch.Tensor]], tuple[torch.Tensor]]:
     def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         x = inputs[0][..., order]
         grouped = x.reshape(*x.shape[:-1], -1, ROUNDED)

@@ -43,4 +43,5 @@ FAMILY = Family(
     ("Mistral3ForConditionalGeneration",),
     parse,
     ("text only: images are not read",),
+    checked=("cpu", "cuda"),
 )

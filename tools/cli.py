@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from warploom.errors import WarploomError
 from warploom.version import __version__
@@ -55,13 +56,29 @@ examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes positional arguments wherever they stand: Python 3.11 alone ends `FILE [PASS ...]` at the first option."""
+
+    _mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's own; of parsers that have commands of their own, that itself."""
+        if self._mixing or any(action.nargs == argparse.PARSER for action in self._actions):
+            return super().parse_known_args(args, namespace)
+        self._mixing = True  # what follows calls this method
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
+
+
 def build_parser(named: str | None) -> argparse.ArgumentParser:
     """Return the parser of the whole command line; only the command `named` gets its arguments."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="on failure, show the Python traceback"
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="warploom",
         description="Compile a language model ahead of time; serve the artifact without PyTorch.",
         epilog=_EXAMPLES,

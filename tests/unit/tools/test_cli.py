@@ -147,6 +147,29 @@ def test_wrong_usage_exits_with_2_and_names_the_choices(run_cli: RunCLI) -> None
     assert all(name in result.stderr for name in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ("inspect --json ART --target cpu kernels", {"view": "kernels", "target": "cpu", "json": True}),
+        ("inspect ART --form asm source model.norm", {"view": "source", "name": "model.norm", "form": "asm"}),
+        ("opt a.mlir --print-changed cse --target cpu dce", {"file": "a.mlir", "passes": ["cse", "dce"]}),
+        ("opt --print-changed - cse", {"file": "-", "passes": ["cse"]}),
+        ("generate ART one --temperature 0 two --json", {"artifact": Path("ART"), "prompts": ["one", "two"]}),
+        ("bench offline ART --seed 3", {"artifact": Path("ART"), "seed": 3}),
+    ],
+)
+def test_options_may_stand_anywhere(arguments: str, wanted: dict[str, object]) -> None:
+    words = arguments.split()
+    args = vars(build_parser(words[0]).parse_args(words))
+    assert {name: args[name] for name in wanted} == wanted
+
+
+def test_an_unknown_option_is_still_wrong_usage(run_cli: RunCLI) -> None:
+    result = run_cli("opt", "a.mlir", "cse", "--no-such-option", "dce")
+    assert result.returncode == 2
+    assert "--no-such-option" in result.stderr
+
+
 def test_a_missing_artifact_is_an_error_without_traceback(run_cli: RunCLI) -> None:
     for command in (["generate", "nowhere", "hi"], ["chat", "nowhere"], ["inspect", "nowhere"]):
         result = run_cli(*command)

@@ -14,6 +14,7 @@ from warploom.frontend.models.weights import Weights
 from warploom.frontend.tensors import LazyTensor
 from warploom.ir.dims import DimRange
 from warploom.ir.function import FunctionBuilder, scope
+from warploom.ir.ops.latent_rows import row_size
 from warploom.ir.ops.paged_cache import block_size
 from warploom.ir.ops.sample import sample, top_logprobs
 from warploom.ir.types import DType, TensorType, tensor
@@ -76,6 +77,8 @@ def trace(
 def kv_type(geometry: Geometry, cache: CacheSpec) -> TensorType:
     """The cache of all layers, C pages."""
     block = block_size(cache.page_size, geometry.head_dim, cache.dtype)
+    if geometry.latent:
+        block = cache.page_size * row_size(*geometry.row, cache.dtype)
     return tensor((geometry.num_layers, "C", geometry.kv_tensors, geometry.num_kv_heads, block), cache.dtype)
 
 

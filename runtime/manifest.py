@@ -57,8 +57,8 @@ class GenerationInfo(msgspec.Struct, frozen=True):
 class KVInfo(msgspec.Struct, frozen=True):
     """The KV cache: [num_layers, pages, tensors, num_kv_heads, block] of `dtype` (a plan dtype).
 
-    `tensors` is 2, keys and values, or 1: rows that are both. A `block` is page_size * head_dim numbers and, of i8, an
-    exponent for each token.
+    `tensors` is 2, keys and values, or 1: rows that are both. A `block` is page_size * head_dim numbers; then an
+    exponent for each token of keys and values in i8, or `powers` for each row of 8 bits.
     """
 
     num_layers: Positive
@@ -68,11 +68,13 @@ class KVInfo(msgspec.Struct, frozen=True):
     dtype: str
     bytes_per_page: Positive
     tensors: Positive = 2
+    powers: int = 0
 
     @property
     def block(self) -> int:
         """Numbers of a page of one head."""
-        return self.page_size * (self.head_dim + (1 if self.dtype == "i8" else 0))
+        exponents = 1 if self.dtype == "i8" and self.tensors == 2 else 0
+        return self.page_size * (self.head_dim + exponents + self.powers)
 
     def pages(self, num_tokens: int) -> int:
         """Return how many pages one sequence of `num_tokens` takes."""

@@ -16,7 +16,7 @@ from warploom.passes.quantization.scheme import Rules
 from warploom.passes.quantize_weights import weight_paths
 
 KV_CACHES = {"auto": None, "fp8": DType.F8, "int8": DType.I8}
-MEASURED = "fp8"  # the kind of cache that stands on static scales
+MEASURED = "fp8"  # the kind of cache whose keys and values stand on static scales
 
 
 def backends_of(targets: Sequence[str], rules: Rules, deterministic: bool) -> list[Backend]:
@@ -44,27 +44,31 @@ def _check_quantization(backend: Backend, rules: Rules) -> None:
         )
 
 
-def check_cache(kv_cache: str, geometry: Geometry, backends: Sequence[Backend]) -> None:
+def check_cache(kv_cache: str, backends: Sequence[Backend]) -> None:
     """Raise a CompileError if there is no such KV cache, or a backend has no kernels for it."""
     if kv_cache not in KV_CACHES:
         raise CompileError("unknown kind of KV cache", expected=", ".join(KV_CACHES), found=repr(kv_cache))
     for backend in backends:
-        kinds = backend.kv_caches if geometry.kv_tensors == 2 else ("auto",)
-        if kv_cache not in kinds:
+        if kv_cache not in backend.kv_caches:
             raise CompileError(
-                f"{backend.target.name} has no kernels for an {kv_cache} cache of this model",
-                expected=", ".join(kinds),
-                found=f"{kv_cache}, {'keys and values' if geometry.kv_tensors == 2 else 'latent rows'}",
+                f"{backend.target.name} has no kernels for an {kv_cache} cache",
+                expected=", ".join(backend.kv_caches),
+                found=kv_cache,
                 fix="choose another kv_cache",
             )
 
 
-def check_text(text: str | None, rules: Rules, kv_cache: str) -> None:
+def is_measured(kv_cache: str, geometry: Geometry) -> bool:
+    """Whether the cache stands on static scales: latent rows have powers of two of their own."""
+    return kv_cache == MEASURED and not geometry.latent
+
+
+def check_text(text: str | None, rules: Rules, kv_cache: str, geometry: Geometry) -> None:
     """Raise a CompileError if nothing reads the calibration text."""
-    if text is not None and not rules.need_text and kv_cache != MEASURED:
+    if text is not None and not rules.need_text and not is_measured(kv_cache, geometry):
         raise CompileError(
             f"{rules} reads no calibration text",
-            expected=f"a scheme that does, such as int4:awq, or an {MEASURED} cache",
+            expected=f"a scheme that does, such as int4:awq, or an {MEASURED} cache of keys and values",
             fix="leave the text out, or choose another quantization",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,12 @@ from warploom.codegen.parameters import Parameters, exports
 from warploom.codegen.random_params import random_params
 from warploom.compile_options import (
     KV_CACHES,
-    MEASURED,
     backends_of,
     check_cache,
     check_patterns,
     check_text,
     context_of,
+    is_measured,
 )
 from warploom.errors import CompileError
 from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
@@ -33,11 +34,11 @@ from warploom.frontend.quantized.format import INPUT_SCALE
 from warploom.frontend.stacked import load_tensor
 from warploom.frontend.tensors import LazyTensor
 from warploom.frontend.tokenizer import TokenizerFiles
-from warploom.frontend.trace import Limits, geometry_of, trace
+from warploom.frontend.trace import Limits, geometry_of, kv_type, trace
 from warploom.ir.context import new_context, print_module
 from warploom.ir.function import functions
 from warploom.ir.interpreter import evaluate_exports
-from warploom.ir.ops.paged_cache import block_size
+from warploom.ir.ops.latent_rows import runs_of
 from warploom.ir.ops.parameters import checkpoint as checkpoint_op
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import DType, type_of
@@ -85,17 +86,16 @@ class _Job:
     @property
     def kv(self) -> KVInfo:
         geometry, cache = self.geometry, self.cache
-        block = block_size(cache.page_size, geometry.head_dim, cache.dtype)
-        assert isinstance(block, int)
-        block_bytes = geometry.num_kv_heads * block * cache.dtype.numpy.itemsize
+        page = kv_type(geometry, cache).resolve({"C": 1})
         return KVInfo(
             num_layers=geometry.num_layers,
             num_kv_heads=geometry.num_kv_heads,
             head_dim=geometry.head_dim,
             page_size=cache.page_size,
             dtype=cache.dtype.value,
-            bytes_per_page=geometry.kv_tensors * block_bytes * geometry.num_layers,
+            bytes_per_page=math.prod(page) * cache.dtype.numpy.itemsize,
             tensors=geometry.kv_tensors,
+            powers=len(runs_of(*geometry.row, cache.dtype)) if geometry.latent else 0,
         )
 
 
@@ -152,8 +152,8 @@ def compile(
     for note in checkpoint.notes if "checkpoint" in rules.families else ():
         logger.warning("%s: %s", model_id, note)
     geometry = geometry_of(checkpoint.config)
-    check_cache(kv_cache, geometry, backends)
-    check_text(calibration, rules, kv_cache)
+    check_cache(kv_cache, backends)
+    check_text(calibration, rules, kv_cache, geometry)
     context = context_of(geometry, max_context)
     folder = Path(out) if out is not None else Path(f"{_model_name(model_id)}-{_file_name(rules)}.warploom")
     targets: dict[str, TargetInfo] = {}
@@ -162,7 +162,7 @@ def compile(
     with new_context(), mlir.Location.unknown(), ArtifactWriter(folder) as writer:
         checkpoint = replace(checkpoint, tensors=_as_asked(checkpoint.tensors, rules))
         scales = _calibrate(checkpoint, rules, calibration, progress) | _static_scales(checkpoint.tensors)
-        if kv_cache == MEASURED:
+        if is_measured(kv_cache, geometry):
             scales |= cache_scales(checkpoint, geometry, calibration, progress)
         checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, **scales})
         for backend in backends:

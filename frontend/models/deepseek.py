@@ -41,7 +41,7 @@ def read_decoder(read: ConfigReader, router: Callable[[Experts], Router], *, den
         head_dim=heads.row,
         max_context=read.integer("max_position_embeddings"),
         tied=read.flag("tie_word_embeddings", False),
-        kv_tensors=1,
+        latent=heads.latent,
     )
     norm, attention = rms(read.real("rms_norm_eps", 1e-6)), attend_latents(heads, rms(LATENT_EPS))
     blocks = read_blocks(read, sizes, router, dense)

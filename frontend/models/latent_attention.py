@@ -11,16 +11,14 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 
-from warploom.errors import UnsupportedModelError
 from warploom.frontend.models.attention import Heads, Mixer, Place, halves_first, split_heads
 from warploom.frontend.models.config import ConfigReader
 from warploom.frontend.models.dense import dense, project, width
-from warploom.frontend.models.inputs import CacheSpec
 from warploom.frontend.models.norms import Norm
 from warploom.frontend.models.rope import Rotary, angles, read_rotary, score_factor
 from warploom.frontend.models.weights import Weights
 from warploom.ir.ops.head_linear import head_linear
-from warploom.ir.ops.latent_attention import ROWS, latent_attention, latent_write
+from warploom.ir.ops.latent_attention import latent_attention, latent_write
 from warploom.ir.ops.rope import rope
 from warploom.ir.ops.shape import reshape, slice_axis, transpose
 from warploom.ir.types import type_of
@@ -89,7 +87,6 @@ def attend_latents(heads: LatentHeads, norm: Norm) -> Mixer:
 
     def mix(weights: Weights, x: mlir.Value, place: Place) -> tuple[mlir.Value, mlir.Value]:
         step, paging = place.step, {"layer": place.index, "page_size": place.step.cache.page_size}
-        _check_cache(step.cache)
         tokens, turn = type_of(x).shape[0], angles(heads.rotary, step)
         plain, rotated = _queries(heads, norm, weights, x)
         latent, key = _latents(heads, weights / "kv_a_proj_with_mqa", x)
@@ -107,16 +104,6 @@ def attend_latents(heads: LatentHeads, norm: Norm) -> Mixer:
         return dense(weights / "o_proj", values, width(x), bias=heads.bias), kv
 
     return mix
-
-
-def _check_cache(cache: CacheSpec) -> None:
-    if cache.dtype not in ROWS:
-        raise UnsupportedModelError(
-            f"latent attention has no kernels for a KV cache of {cache.dtype.value}",
-            expected=", ".join(sorted(dtype.value for dtype in ROWS)),
-            found=cache.dtype.value,
-            fix="use kv_cache='auto': a token's row is small as it is",
-        )
 
 
 def _queries(heads: LatentHeads, norm: Norm, weights: Weights, x: mlir.Value) -> list[mlir.Value]:

@@ -22,7 +22,8 @@ from warploom.frontend.models.weights import Weights
 class Geometry:
     """What the KV cache and the runtime need to know of a model.
 
-    `kv_tensors` is what the cache keeps for a token, kv head and layer: 2, a key and a value; 1, a row that is both.
+    The cache keeps for a token, kv head and layer a key and a value of `head_dim` numbers; with a `latent`, one row
+    that is both, of which so many numbers are the latent.
     """
 
     vocab_size: int
@@ -30,7 +31,17 @@ class Geometry:
     num_kv_heads: int
     head_dim: int
     max_context: int
-    kv_tensors: int = 2
+    latent: int = 0
+
+    @property
+    def kv_tensors(self) -> int:
+        """What the cache keeps for a token, kv head and layer."""
+        return 1 if self.latent else 2
+
+    @property
+    def row(self) -> tuple[int, int]:
+        """Numbers of a latent, and of the rotated key behind it."""
+        return self.latent, self.head_dim - self.latent
 
 
 class Model(Protocol):

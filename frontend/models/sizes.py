@@ -10,7 +10,7 @@ from warploom.frontend.models.registry import Geometry
 
 @dataclass(frozen=True)
 class Sizes:
-    """Counts of a decoder; `tied`: the head is the embedding table; `kv_tensors`: see `Geometry`."""
+    """Counts of a decoder; `tied`: the head is the embedding table; `latent`: see `Geometry`."""
 
     vocab: int
     hidden: int
@@ -21,12 +21,12 @@ class Sizes:
     head_dim: int
     max_context: int
     tied: bool
-    kv_tensors: int = 2
+    latent: int = 0
 
     @property
     def geometry(self) -> Geometry:
         """What the runtime needs of them."""
-        return Geometry(self.vocab, self.layers, self.kv_heads, self.head_dim, self.max_context, self.kv_tensors)
+        return Geometry(self.vocab, self.layers, self.kv_heads, self.head_dim, self.max_context, self.latent)
 
 
 def read_sizes(read: ConfigReader, *, tied: bool = False, head_dim: int | None = None) -> Sizes:

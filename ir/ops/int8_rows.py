@@ -17,13 +17,13 @@ from warploom.ir.types import type_of
 
 LARGEST = 127
 LOWEST_EXPONENT = -126
-_BIAS, _MANTISSA_BITS, _SPARE = 127, 23, 6
+BIAS, MANTISSA_BITS, SPARE = 127, 23, 6
 
 
 def rounded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """q i8 [.., D] and e i8 [..] of x [.., D]."""
     peak = np.abs(x).max(-1).astype(np.float32)
-    exponent = (peak.view(np.int32) >> _MANTISSA_BITS) - (_BIAS + _SPARE)
+    exponent = (peak.view(np.int32) >> MANTISSA_BITS) - (BIAS + SPARE)
     exponent = np.maximum(exponent, LOWEST_EXPONENT)
     q = np.clip(np.rint(np.ldexp(x, -exponent[..., None])), -LARGEST, LARGEST)
     return q.astype(np.int8), exponent.astype(np.int8)
@@ -38,7 +38,7 @@ def core_rounded(x: mlir.Value) -> tuple[mlir.Value, mlir.Value]:
     """`rounded` in core ops."""
     wide = cast(x, dtype="f32")
     peak = bitcast(reduce_max(absolute(wide), axis=type_of(x).rank - 1), dtype="i32")
-    exponent = sub(shr(peak, _like(peak, _MANTISSA_BITS)), _like(peak, _BIAS + _SPARE))
+    exponent = sub(shr(peak, _like(peak, MANTISSA_BITS)), _like(peak, BIAS + SPARE))
     exponent = maximum(exponent, _like(peak, LOWEST_EXPONENT))
     quotient = round_even(mul(wide, _over_row(_power(sub(_like(peak, 0), exponent)), wide)))
     q = minimum(maximum(quotient, _like(quotient, -LARGEST)), _like(quotient, LARGEST))
@@ -54,7 +54,7 @@ def core_values(q: mlir.Value, exponent: mlir.Value) -> mlir.Value:
 
 def _power(exponent: mlir.Value) -> mlir.Value:
     """2^e, by its bits."""
-    bits = shl(add(exponent, _like(exponent, _BIAS)), _like(exponent, _MANTISSA_BITS))
+    bits = shl(add(exponent, _like(exponent, BIAS)), _like(exponent, MANTISSA_BITS))
     result: mlir.Value = bitcast(bits, dtype="f32")
     return result
 

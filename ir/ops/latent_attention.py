@@ -13,16 +13,16 @@ import numpy as np
 from warploom.errors import IRError
 from warploom.ir.attributes import AttrValue, Kind
 from warploom.ir.op import Attribute, Chooser, Op, Operand, activation
-from warploom.ir.ops.elementwise import cast, mul, select
+from warploom.ir.ops.elementwise import mul, select
+from warploom.ir.ops.latent_rows import check_latent_cache, core_rows, core_written, read_rows, row_size, write_rows
 from warploom.ir.ops.norm import softmax
-from warploom.ir.ops.paged_cache import check_latent_cache, gather_tokens, token_rows
+from warploom.ir.ops.paged_cache import CACHE
 from warploom.ir.ops.ragged import causal_mask, locate, visible_keys
 from warploom.ir.ops.reduce import dot_general
-from warploom.ir.ops.shape import broadcast, concat, full, gather, reshape, scatter, slice_axis
+from warploom.ir.ops.shape import broadcast, concat, full, gather, slice_axis
 from warploom.ir.types import DType, TensorType, tensor, type_of
 
 I32 = frozenset({DType.I32})
-ROWS = frozenset({DType.F32, DType.BF16})  # of a cache
 PAGING = (Attribute("layer", Kind.INT), Attribute("page_size", Kind.INT))
 MASKED = -1e30
 Generated = tuple[list[mlir.Value], dict[str, AttrValue]]
@@ -31,11 +31,13 @@ Generated = tuple[list[mlir.Value], dict[str, AttrValue]]
 class LatentWrite(Op):
     """kv with the latents and rotated keys of this step's tokens written at their slots, in one layer.
 
+    A cache of 8 bits holds runs of a row on powers of two of their own (see `latent_rows.py`).
+
     slot = page * page_size + offset within the page; a negative slot writes nothing; slots are distinct.
     """
 
     name = "latent_write"
-    operands = (Operand("kv", ROWS), activation("latent"), activation("rope_key"), Operand("slots", I32))
+    operands = (Operand("kv", CACHE), activation("latent"), activation("rope_key"), Operand("slots", I32))
     attributes = PAGING
 
     def infer(
@@ -54,17 +56,15 @@ class LatentWrite(Op):
             raise IRError(
                 "latent [T, L], rope_key [T, R] and slots [T] disagree", found=f"{latent}, {rope_key}, {slots}"
             )
-        check_latent_cache(kv, layer, latent.shape[1] + rope_key.shape[1], page_size)
+        check_latent_cache(kv, layer, latent.shape[1], rope_key.shape[1], page_size)
         return kv
 
     def evaluate(
         self, kv: np.ndarray, latent: np.ndarray, rope_key: np.ndarray, slots: np.ndarray, *, layer: int, page_size: int
     ) -> np.ndarray:
         """A copy with assigned rows."""
-        result, rows = kv.copy(), np.concatenate([latent, rope_key], 1)
-        kept = slots >= 0
-        pages = result[layer].reshape(kv.shape[1], page_size, rows.shape[1])
-        pages[slots[kept] // page_size, slots[kept] % page_size] = rows[kept]
+        result = kv.copy()
+        write_rows(result, layer, latent, rope_key, slots, page_size)
         return result
 
     def decompose(
@@ -77,14 +77,10 @@ class LatentWrite(Op):
         layer: int,
         page_size: int,
     ) -> mlir.Value:
-        """The layer as rows of tokens, scattered to, put back."""
-        layers, count, _, _, block = type_of(kv).shape
+        """The layer written, put back."""
+        layers = type_of(kv).shape[0]
         assert isinstance(layers, int)
-        new = cast(concat(latent, rope_key, axis=1), dtype=type_of(kv).dtype.value)
-        tokens, width = type_of(new).shape
-        old = token_rows(kv, layer, 0, page_size, False)  # [C * page_size, 1, width]
-        written = scatter(old, slots, reshape(new, shape=(tokens, 1, width)))
-        middle = reshape(written, shape=(1, count, 1, 1, block))
+        middle = core_written(kv, layer, latent, rope_key, slots, page_size)
         before = [slice_axis(kv, axis=0, start=0, stop=layer)] if layer else []
         after = [slice_axis(kv, axis=0, start=layer + 1, stop=layers)] if layer + 1 < layers else []
         return concat(*before, middle, *after, axis=0)
@@ -92,7 +88,7 @@ class LatentWrite(Op):
     def generate(self, choose: Chooser) -> Generated:
         """One or two tokens at distinct slots of a two-layer cache."""
         latent, rotated = choose.choice([16, 48]), choose.choice([16, 6])
-        kv = choose.like(_cache_type(latent + rotated, choose.choice([DType.F32, DType.BF16])))
+        kv = choose.like(_cache_type(latent, rotated, choose.choice([DType.F32, DType.BF16, DType.I8])))
         count = choose.integer(1, 2)
         rows = [choose.like(tensor((count, size))) for size in (latent, rotated)]
         slots = concat(*(choose.input(tensor((1,), DType.I32), 2 * i - 1, 2 * i) for i in range(count)), axis=0)
@@ -111,7 +107,7 @@ class LatentAttention(Op):
     operands = (
         activation("q_latent"),
         activation("q_rope"),
-        Operand("kv", ROWS),
+        Operand("kv", CACHE),
         Operand("page_table", I32),
         Operand("query_start", I32),
         Operand("context_lens", I32),
@@ -139,7 +135,7 @@ class LatentAttention(Op):
         starts, lens = tensor((sequences + 1,), DType.I32), tensor((sequences,), DType.I32)
         if page_table.rank != 2 or not query_start.matches(starts) or not context_lens.matches(lens):
             raise IRError("wrong sequences", expected=f"{starts}, {lens}", found=f"{query_start}, {context_lens}")
-        check_latent_cache(kv, layer, q_latent.shape[2] + q_rope.shape[2], page_size)
+        check_latent_cache(kv, layer, q_latent.shape[2], q_rope.shape[2], page_size)
         return q_latent
 
     def evaluate(
@@ -157,13 +153,12 @@ class LatentAttention(Op):
     ) -> np.ndarray:
         """Sequence by sequence."""
         q, out = np.concatenate([q_latent, q_rope], 2), np.zeros_like(q_latent)
-        pages = kv[layer].reshape(kv.shape[1], page_size, q.shape[2])
         for s, context in enumerate(context_lens):
             begin, end = query_start[s], query_start[s + 1]
             if begin == end:
                 continue
             used = page_table[s, : -(-int(context) // page_size)]
-            rows = pages[used].reshape(-1, q.shape[2])[:context].astype(q.dtype)
+            rows = read_rows(kv, layer, q_latent.shape[2], q_rope.shape[2], used, page_size, q.dtype)[:context]
             scores = np.einsum("thd,jd->htj", q[begin:end], rows) * q.dtype.type(scale)
             position = np.arange(context - (end - begin), context)[:, None]
             visible = visible_keys(np.arange(context), position, 0)
@@ -187,13 +182,13 @@ class LatentAttention(Op):
         scale: float,
     ) -> mlir.Value:
         """Every token sees the whole page table of its sequence under a mask."""
-        tokens, heads, latent = type_of(q_latent).shape
+        (tokens, heads, latent), rotated = type_of(q_latent).shape, type_of(q_rope).shape[2]
         assert isinstance(latent, int)
+        assert isinstance(rotated, int)
         sequence, position, live = locate(tokens, query_start, context_lens)
         pages = gather(page_table, sequence)  # [T, P]
-        each = gather_tokens(kv, pages, layer, 0, page_size, False)  # [T, P * page_size, 1, L + R]
-        _, span, _, width = type_of(each).shape
-        rows = reshape(each, shape=(tokens, span, width))
+        rows = core_rows(kv, pages, layer, latent, rotated, page_size)
+        span = type_of(rows).shape[1]
         q, batch = concat(q_latent, q_rope, axis=2), {"x_batch": (0,), "y_batch": (0,)}
         scores = dot_general(q, rows, x_contract=(2,), y_contract=(2,), **batch)
         shape = (tokens, heads, span)
@@ -209,7 +204,7 @@ class LatentAttention(Op):
         """Two sequences, one mid-prompt, one decoding, and possibly a padding token."""
         latent, rotated, heads = choose.choice([16, 48]), choose.choice([16, 6]), choose.integer(1, 5)
         first, context = choose.integer(1, 4), choose.integer(4, 2 * PAGE_SIZE)
-        kv = choose.input(_cache_type(latent + rotated, choose.choice([DType.F32, DType.BF16])), -2, 2)
+        kv = choose.input(_cache_type(latent, rotated, choose.choice([DType.F32, DType.BF16, DType.I8])), -2, 2)
         tokens, dtype = first + 1 + choose.integer(0, 1), choose.choice([DType.F32, DType.BF16])
         queries = [choose.like(tensor((tokens, heads, size), dtype)) for size in (latent, rotated)]
         table = choose.input(tensor((2, 2), DType.I32), 0, 3)
@@ -223,9 +218,9 @@ class LatentAttention(Op):
 PAGE_SIZE = 16  # of generated programs
 
 
-def _cache_type(width: int, dtype: DType) -> TensorType:
+def _cache_type(latent: int, rotated: int, dtype: DType) -> TensorType:
     """A generated program's cache: two layers, four pages."""
-    return tensor((2, 4, 1, 1, PAGE_SIZE * width), dtype)
+    return tensor((2, 4, 1, 1, PAGE_SIZE * row_size(latent, rotated, dtype)), dtype)
 
 
 latent_write = LatentWrite()

@@ -7,8 +7,8 @@ numbers belong to consecutive tokens). Paging follows Kwon et al., SOSP 2023.
 A cache of i8 has blocks of page_size * (head_dim + 1): numbers as above, then one exponent for every token; see
 `int8_rows.py`.
 
-A cache of latent rows (see `latent_attention.py`) is [layers, C, 1, 1, page_size * width]: its blocks are
-[page_size, width], keys and values at once.
+A cache of latent rows is [layers, C, 1, 1, block]: its blocks are rows of tokens, keys and values at once; see
+`latent_rows.py`.
 """
 
 from __future__ import annotations
@@ -94,14 +94,21 @@ def gather_tokens(
     rows = token_rows(kv, layer, which, page_size, transposed)
     _, heads, size = type_of(rows).shape
     tokens, width = type_of(pages).shape
-    grid = (tokens, width, page_size)
-    first = mul(pages, full(shape=(tokens, width), value=float(page_size), dtype="i32"))
-    index = add(broadcast(first, shape=grid, dims=(0, 1)), iota(shape=grid, axis=2))
-    flat = reshape(index, shape=(product(grid),))
+    flat = token_index(pages, page_size)
     found = gather(rows, flat)
     if type_of(kv).dtype is DType.I8:
         found = int8_rows.core_values(found, gather(token_exponents(kv, layer, which, page_size), flat))
     return cast(reshape(found, shape=(tokens, width * page_size, heads, size)), dtype="f32")
+
+
+def token_index(pages: mlir.Value, page_size: int) -> mlir.Value:
+    """Rows of all tokens of page lists [T, P], [T * P * page_size]."""
+    tokens, width = type_of(pages).shape
+    grid = (tokens, width, page_size)
+    first = mul(pages, full(shape=(tokens, width), value=float(page_size), dtype="i32"))
+    index = add(broadcast(first, shape=grid, dims=(0, 1)), iota(shape=grid, axis=2))
+    result: mlir.Value = reshape(index, shape=(product(grid),))
+    return result
 
 
 def check_cache(kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_size: int, k_layout: str) -> None:
@@ -116,14 +123,6 @@ def check_cache(kv: TensorType, layer: int, heads: DimLike, size: DimLike, page_
             expected=f"[layers, C, 2, {heads}, {block}]",
             found=str(kv),
         )
-
-
-def check_latent_cache(kv: TensorType, layer: int, width: DimLike, page_size: int) -> None:
-    """A cache without this layer, or of rows of another width, is an IRError."""
-    fits = kv.rank == 5 and isinstance(kv.shape[0], int) and 0 <= layer < kv.shape[0] and kv.shape[2:4] == (1, 1)
-    if not fits or not equal(kv.shape[4], page_size * width):
-        expected = f"[layers, C, 1, 1, {page_size * width}]"
-        raise IRError(f"kv holds no latent rows for layer {layer}", expected=expected, found=str(kv))
 
 
 def cache_type(heads: int, size: int, page_size: int, dtype: DType) -> TensorType:

@@ -1,7 +1,8 @@
 """Attention over latent rows that all heads share: `attention` with another product of queries and keys.
 
 Rows lie token by token, as the values need them. So a score is a product along the row, its lanes summed at the end:
-a tree of additions that no other row of the batch changes.
+a tree of additions that no other row of the batch changes. Rows of 8-bit caches are widened a block of keys at a time,
+for all queries of a tile.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from warploom.codegen.cpu.control import loop
+from warploom.codegen.cpu.control import loop, when
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels import groups
 from warploom.codegen.cpu.kernels.attention import AttentionSpec, emit_tile
-from warploom.codegen.cpu.kernels.attention_rows import BLOCK_PAGES, PAGE, Rows
+from warploom.codegen.cpu.kernels.attention_rows import BLOCK, BLOCK_PAGES, PAGE, Rows
+from warploom.codegen.cpu.kernels.latent_rows import RowFormat
 from warploom.codegen.cpu.kernels.ragged import load_index
 from warploom.codegen.cpu.kernels.register_product import largest_divisor, multiply, vectors
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
@@ -46,6 +48,17 @@ class LatentAttentionSpec(AttentionSpec):
         return self.head_dim + self.rope_dim
 
     @property
+    def rows(self) -> RowFormat:
+        """How a row lies in the cache."""
+        return RowFormat(self.head_dim, self.rope_dim, self.kv_dtype)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """As `Rows`, then widened rows of a block of keys."""
+        widened = 4 * BLOCK * self.row if self.rows.runs else 0
+        return super(LatentAttentionSpec, self).scratch_bytes + widened
+
+    @property
     def flops(self) -> str:
         """Upper bound: each token attends the full page table."""
         return f"T * P * {2 * PAGE * self.num_heads * (self.row + self.head_dim)}"
@@ -53,7 +66,7 @@ class LatentAttentionSpec(AttentionSpec):
     @property
     def bytes(self) -> str:
         """Rows once per sequence, q and out once."""
-        page = PAGE * self.row * ELEMENT_BYTES[self.kv_dtype]
+        page = self.rows.page * ELEMENT_BYTES[self.kv_dtype]
         return f"S * P * {page} + T * {4 * self.num_heads * (self.row + self.head_dim)}"
 
     def emit(self, library: Library) -> None:
@@ -81,7 +94,20 @@ class LatentRows(Rows):
         table = self.k.operands["page_table"].at(self.sequence * self.k.dims["P"])
         last = (stop - 1) >> 4
         indices = [load_index(table, minimum((block >> 4) + i, last)) for i in range(BLOCK_PAGES)]
-        return [self.k.operands["kv"].at(index * (PAGE * self.spec.row)) for index in indices]
+        pages = [self.k.operands["kv"].at(index * self.spec.rows.page) for index in indices]
+        if not self.spec.rows.runs:
+            return pages
+        widened = [self.widened.at(i * PAGE * self.spec.row) for i in range(BLOCK_PAGES)]
+        for i, (page, rows) in enumerate(zip(pages, widened, strict=True)):
+            with when((block >> 4) + i <= last):
+                self.spec.rows.widen(page, rows)
+        return widened
+
+    @property
+    def widened(self) -> Ptr:
+        """Rows of a block of keys, f32, behind the scratch of a whole tile."""
+        spec = self.spec
+        return self.k.scratch.cast("f32").at(spec.scratch_bytes // 4 - BLOCK * spec.row)
 
     def score(self, pages: Sequence[Ptr]) -> None:
         """scores[row, key] = q_latent[row] . latent[key] + q_rope[row] . rope_key[key]."""
@@ -90,6 +116,9 @@ class LatentRows(Rows):
             for first in range(0, self.count, height):
                 with loop(0, PAGE, KEYS) as key:
                     self._score_block(range(first, first + height), page.at(key * self.spec.row), number, key)
+
+    def scale_weights(self, pages: Sequence[Ptr]) -> None:
+        """Nothing: values are what they stand for."""
 
     def _score_block(self, rows: range, keys: Ptr, page: int, first: Value) -> None:
         spec = self.spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warploom.codegen.cpu.control import loop, when
+from warploom.codegen.cpu.control import when
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.groups import (
@@ -15,8 +15,9 @@ from warploom.codegen.cpu.kernels.groups import (
     refuse_rows,
     static,
 )
+from warploom.codegen.cpu.kernels.latent_rows import PAGE, RowFormat
 from warploom.codegen.cpu.memory import ELEMENT_BYTES
-from warploom.codegen.cpu.values import LANES, convert_int
+from warploom.codegen.cpu.values import convert_int
 from warploom.ir.function import Function
 from warploom.ir.ops.latent_attention import latent_write
 from warploom.ir.types import type_of
@@ -48,16 +49,15 @@ class LatentWriteSpec:
         return f"T * {(4 + ELEMENT_BYTES[self.kv_dtype]) * (self.latent + self.rotated)}"
 
     def emit(self, library: Library) -> None:
-        """Operands: latent, rope_key, slots, kv (at the layer). Rows of a page follow one another, and so do pages."""
+        """Operands: latent, rope_key, slots, kv (at the layer)."""
         operands = {"latent": "f32", "rope_key": "f32", "slots": "i32", "kv": self.kv_dtype}
         with library.kernel(self.name, operands, self.dims) as k, k.tiles() as token:
-            slot = k.operands["slots"][token]
-            row = k.operands["kv"].at(convert_int(slot, "i64") * (self.latent + self.rotated))
+            rows = RowFormat(self.latent, self.rotated, self.kv_dtype)
+            slot = convert_int(k.operands["slots"][token], "i64")
+            page, offset = k.operands["kv"].at((slot >> 4) * rows.page), slot & (PAGE - 1)
             with when(slot >= 0):
                 for name, start, size in (("latent", 0, self.latent), ("rope_key", self.latent, self.rotated)):
-                    source = k.operands[name].at(token * size)
-                    with loop(0, size, LANES) as i:
-                        row.store(start + i, source.load(i))
+                    rows.write(page, offset, start, k.operands[name].at(token * size), size)
 
 
 def match(group: Function) -> Match | str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.unit.codegen.cpu_harness import compiled, on_every_isa
+from tests.unit.codegen.latent_caches import latent_cache
 from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernels.attention_rows import PAGE
 from warploom.codegen.cpu.kernels.groups import Range
@@ -17,8 +18,10 @@ from warploom.codegen.cpu.kernels.latent_attention import LatentAttentionSpec
 from warploom.codegen.cpu.kernels.latent_write import LatentWriteSpec
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.latent_attention import latent_attention, latent_write
+from warploom.ir.types import DType
 
 DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16)}
+CACHES = (DType.F32, DType.BF16, DType.F8, DType.I8)
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,7 @@ class Batch:
     def meaning(self, spec: LatentAttentionSpec) -> np.ndarray:
         queries = (self.q_latent.astype(np.float64), self.q_rope.astype(np.float64))
         batch = (self.page_table, self.query_start, self.context_lens)
-        kv = self.kv[None].astype(np.float64)
-        return latent_attention.evaluate(*queries, kv, *batch, layer=0, page_size=PAGE, scale=spec.scale)
+        return latent_attention.evaluate(*queries, self.kv[None], *batch, layer=0, page_size=PAGE, scale=spec.scale)
 
 
 def make_batch(spec: LatentAttentionSpec, sequences: list[tuple[int, int]], padding: int = 0, seed: int = 0) -> Batch:
@@ -62,7 +64,7 @@ def make_batch(spec: LatentAttentionSpec, sequences: list[tuple[int, int]], padd
     tokens, sizes = starts[-1] + padding, (spec.head_dim, spec.rope_dim)
     q_latent, q_rope = (rng.standard_normal((tokens, spec.num_heads, n)).astype(np.float32) for n in sizes)
     contexts = np.array([context for _, context in sequences], np.int32)
-    cache = kv.astype(DTYPES[spec.kv_dtype]).reshape(count, 1, 1, -1)
+    cache = latent_cache(kv, spec.head_dim, DType(spec.kv_dtype))
     return Batch(q_latent, q_rope, cache, table, starts, contexts)
 
 
@@ -75,6 +77,10 @@ SPECS = [
     spec_of(5, 48, 16, "f32"),
     spec_of(1, 16, 32, "f32"),
     spec_of(13, 32, 16, "bf16"),
+    spec_of(16, 512, 64, "i8"),
+    spec_of(5, 256, 32, "f8e4m3"),
+    spec_of(3, 48, 16, "f8e4m3"),
+    spec_of(1, 16, 32, "i8"),
 ]
 BATCHES = [
     [(1, 1)],
@@ -114,15 +120,19 @@ def test_a_row_never_depends_on_its_batch(spec: LatentAttentionSpec, isa: Isa) -
 
 
 @on_every_isa
-@pytest.mark.parametrize("dtype", list(DTYPES))
-def test_latent_write_is_its_meaning(dtype: str, isa: Isa) -> None:
-    spec, rng = LatentWriteSpec(48, 16, dtype), np.random.default_rng(0)
-    kv = rng.standard_normal((5, 1, 1, PAGE * 64)).astype(DTYPES[dtype])
-    latent, rope_key = (rng.standard_normal((4, n)).astype(np.float32) for n in (48, 16))
-    slots = np.array([70, -1, 0, 17], np.int32)
-    expected = latent_write.evaluate(kv[None], latent, rope_key, slots, layer=0, page_size=PAGE)[0]
-    compiled(spec, isa)([latent, rope_key, slots, kv], {"T": 4}, threads=2)
-    np.testing.assert_array_equal(kv, expected)
+@pytest.mark.parametrize("latent", [48, 256])
+@pytest.mark.parametrize("dtype", CACHES, ids=str)
+def test_latent_write_is_its_meaning(dtype: DType, latent: int, isa: Isa) -> None:
+    """To the bit, of rows of any size: the powers of 8-bit rows end somewhere, and zeros have the lowest."""
+    spec, rng = LatentWriteSpec(latent, 16, dtype.value), np.random.default_rng(0)
+    sizes = np.array([1, 1, 1e-6, 1e7, 0, 30, 1e-3], np.float32)[:, None]
+    slots = np.array([70, -1, 0, 17, 16, 2, 34], np.int32)
+    rows, rope_key = (rng.standard_normal((len(slots), n)).astype(np.float32) * sizes for n in (latent, 16))
+    old = rng.standard_normal((5, PAGE, latent + 16)).astype(np.float32)
+    kv = latent_cache(old, latent, dtype)
+    expected = latent_write.evaluate(kv[None], rows, rope_key, slots, layer=0, page_size=PAGE)[0]
+    compiled(spec, isa)([rows, rope_key, slots, kv], {"T": len(slots)}, threads=2)
+    np.testing.assert_array_equal(kv.view(np.int8), expected.view(np.int8))
 
 
 @on_every_isa

@@ -18,7 +18,8 @@ from warploom.frontend.models.windows import read_windows
 from warploom.frontend.tensors import LazyTensor
 from warploom.frontend.trace import Limits, geometry_of, trace
 from warploom.ir.context import print_module
-from warploom.ir.types import DType
+from warploom.ir.function import functions
+from warploom.ir.types import DType, type_of
 
 CACHE = CacheSpec(page_size=16, dtype=DType.F32, k_layout="dim_major")
 FEW_LAYERS = 7  # enough for every pattern of layers
@@ -157,7 +158,8 @@ def test_a_checkpoint_of_the_model_without_its_head_leaves_the_first_name_out() 
 
 
 @pytest.mark.usefixtures("wl")
-def test_a_cache_of_latents_in_fp8_is_refused() -> None:
-    cache = CacheSpec(page_size=64, dtype=DType.F8, k_layout="token_major")
-    with pytest.raises(UnsupportedModelError, match="latent attention has no kernels for a KV cache of f8e4m3"):
-        trace(shortened(PUBLISHED["DeepSeek-V2-Lite"]), dummy_tensor, cache, Limits(64, 4, 128))
+@pytest.mark.parametrize("dtype", [DType.F8, DType.I8])
+def test_latent_rows_of_eight_bits_have_five_powers(dtype: DType) -> None:
+    cache = CacheSpec(page_size=64, dtype=dtype, k_layout="token_major")
+    module = trace(shortened(PUBLISHED["DeepSeek-V2-Lite"]), dummy_tensor, cache, Limits(64, 4, 128))
+    assert type_of(functions(module)["step"].inputs["kv"]).shape[2:] == (1, 1, 64 * (512 + 64 + 4 + 1))

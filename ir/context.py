@@ -50,11 +50,12 @@ def parse(text: str) -> mlir.Module:
     try:
         return mlir.Module.parse(text)
     except mlir.MLIRError as error:
-        older = f" as version {VERSION} of the dialect; it is written in version {version}" if version < VERSION else ""
+        older = f"correct it; if an older warploom wrote it (as version {version}), compile the model again"
         raise IRError(
-            f"the program does not parse{older}",
+            "the program does not parse",
+            expected=f"version {VERSION} of the dialect",
             found=_first_errors(str(error)),
-            fix="correct it; if an older warploom wrote it, compile the model again" if older else "",
+            fix=older if version < VERSION else "",
         ) from error
 
 

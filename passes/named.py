@@ -8,8 +8,9 @@ from __future__ import annotations
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
+from enum import EnumType
 from functools import partial
 from importlib import import_module
 from typing import Any, get_type_hints
@@ -40,9 +41,10 @@ def named_pass(text: str, target: Target | None) -> Pass:
     spelled = _SPELLING.fullmatch(text.strip())
     if spelled is None:
         raise CompileError(f"{text!r} does not name a pass", expected="name, or name{argument=value,...}", found=text)
-    name, given = spelled[1], _arguments(spelled[2] or "")
+    name = spelled[1]
     step = find_pass(name)
     wanted = dict(list(inspect.signature(step).parameters.items())[1:])  # the first is the module
+    given = _arguments(spelled[2] or "", wanted)
     if "target" in wanted and target is None:
         raise CompileError(f"the pass {name} needs a target", fix="name one: --target cpu, or --target cuda:sm_90")
     unknown = sorted(given.keys() - (wanted.keys() - {"target"}))
@@ -82,9 +84,10 @@ def _pass_of(name: str) -> Callable[..., None] | None:
     return step
 
 
-def _arguments(text: str) -> dict[str, str]:
-    """`dtype=bf16,group=32` as a dict."""
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+def _arguments(text: str, names: Collection[str]) -> dict[str, str]:
+    """`dtype=bf16,group=32` as a dict; a value may hold commas: `rules=lm_head=bf16,*=int4`."""
+    starts = "|".join(names)
+    pairs = [part.partition("=") for part in re.split(rf",(?=\s*(?:{starts})\s*=)", text) if part.strip()]
     wrong = [key for key, equals, _ in pairs if not equals]
     if wrong:
         raise CompileError(f"{wrong[0]!r} is no argument of a pass", expected="argument=value", found=text)
@@ -100,5 +103,6 @@ def _converted(name: str, step: Callable[..., None], given: Mapping[str, str]) -
             values[key] = types[key](text)
         except (ValueError, TypeError) as error:
             wanted = getattr(types[key], "__name__", str(types[key]))
-            raise CompileError(f"{key} of the pass {name} is no {wanted}", found=text) from error
+            choices = ", ".join(map(str, types[key])) if isinstance(types[key], EnumType) else wanted
+            raise CompileError(f"{key} of the pass {name} is no {wanted}", expected=choices, found=text) from error
     return values

@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("passes", nargs="*", metavar="PASS", help="name, or name{argument=value,...}")
     parser.add_argument("--list", action="store_true", help="print the names of all passes")
     parser.add_argument("--pipeline", metavar="QUANTIZATION", help="run what `compile` runs, for weights of this kind")
-    parser.add_argument("--after", type=int, default=0, metavar="N", help="of the pipeline: leave out the first N")
+    parser.add_argument("--after", type=int, metavar="N", help="of the pipeline: leave out the first N")
     parser.add_argument("--target", metavar="NAME", help="for passes that ask: cpu, or a GPU: cuda:sm_90")
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="PACKAGE", help="extend the compiler; may repeat"
@@ -78,7 +78,7 @@ def _optimized(args: argparse.Namespace) -> str:
         passes = _chosen(args, target)
         module = read_program(args.file)
         text = print_module(module)
-        for number, name in enumerate(run_passes(module, passes), args.after + 1):
+        for number, name in enumerate(run_passes(module, passes), (args.after or 0) + 1):
             before, text = text, print_module(module)
             _show(args, f"{number:02}-{name}", before, text)
         return text
@@ -89,10 +89,21 @@ def _chosen(args: argparse.Namespace, target: Target | None) -> list[Pass]:
     from warploom.passes.pipeline import pipeline
 
     if args.pipeline is None:
+        if args.after is not None:
+            raise InvalidRequestError("--after leaves out passes of --pipeline", fix="add --pipeline, or drop --after")
         return [named_pass(text, target) for text in args.passes]
-    if args.passes or target is None:
-        raise InvalidRequestError("a pipeline needs a target and takes no passes", fix="add --target cpu")
-    return pipeline(target, args.pipeline)[args.after :]
+    if args.passes:
+        raise InvalidRequestError(
+            "--pipeline takes no passes: it has its own",
+            found=" ".join(args.passes),
+            fix="run the passes on what the pipeline wrote: warploom opt - PASS ...",
+        )
+    if target is None:
+        raise InvalidRequestError("a pipeline needs a target", fix="add --target cpu, or --target cuda:sm_90")
+    passes, after = pipeline(target, args.pipeline), args.after or 0
+    if not 0 <= after <= len(passes):
+        raise InvalidRequestError("--after is out of range", expected=f"0..{len(passes)}", found=str(after))
+    return passes[after:]
 
 
 def _show(args: argparse.Namespace, title: str, before: str, after: str) -> None:

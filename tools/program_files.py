@@ -10,6 +10,7 @@ import mlir.ir as mlir
 from warploom.errors import IRError
 from warploom.ir.context import parse
 from warploom.ir.verify import verify
+from warploom.runtime.manifest import MANIFEST_FILE
 
 STDIN = "-"
 
@@ -22,6 +23,12 @@ def read_text(source: str) -> str:
     """
     if source == STDIN:
         return sys.stdin.read()
+    if (Path(source) / MANIFEST_FILE).is_file():
+        raise IRError(
+            f"{source} is an artifact, not a program",
+            expected=f"one of its stages, such as {source}/ir/cpu/00-trace.mlir",
+            fix=f"`warploom inspect {source} ir` lists them",
+        )
     try:
         return Path(source).read_text()
     except (OSError, UnicodeDecodeError) as error:

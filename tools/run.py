@@ -11,8 +11,10 @@ import msgspec
 import numpy as np
 
 from warploom.errors import InvalidRequestError, IRError
+from warploom.runtime.manifest import MANIFEST_FILE
 from warploom.tools.compile_extra import require_compiler
 from warploom.tools.dims_flag import parse_dims
+from warploom.tools.number_flags import parse_bound, parse_count
 from warploom.tools.table import shown, table
 
 if TYPE_CHECKING:
@@ -52,12 +54,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--against", metavar="PLACE|FILE", help="compare with another place, or another program")
     parser.add_argument("--dims", type=parse_dims, default={}, metavar="D=N,...", help="sizes of random inputs")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random inputs and weights")
+    parser.add_argument("--seed", type=parse_count, default=0, metavar="N", help="of random inputs and weights")
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="inputs by name; others are random")
     parser.add_argument("--weights", metavar="MODEL", help="read weights from this model, as `compile` does")
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=parse_bound,
         metavar="X",
         help="of --against (default: by the coarsest numbers that the program makes: 1e-4 of f32, 0.02 of bf16, "
         "0.1 of eight bits; with cuda, which multiplies bf16, at least 0.03)",
@@ -75,7 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One result. `difference`: the largest, as a fraction of the largest number; 0 if nothing was compared."""
+    """One result."""
 
     result: str
     dtype: str
@@ -83,15 +85,22 @@ class ResultRow:
     least: float = shown(lambda x: f"{x:.5g}")
     largest: float = shown(lambda x: f"{x:.5g}")
     mean: float = shown(lambda x: f"{x:.5g}")
+
+
+@dataclass(frozen=True)
+class ComparedRow(ResultRow):
+    """One result beside another: the largest difference, as a fraction of the largest number."""
+
     difference: float = shown(lambda x: f"{x:.2g}")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run what a parsed command line asks for; results that differ are an IRError."""
+    _refuse_what_would_do_nothing(args)
     if args.save is not None:
         _save(args)
         return
-    if Path(args.file).is_dir():
+    if _is_saved(args):
         found, reference = _run_saved(args)
     else:
         require_compiler("run programs")
@@ -101,14 +110,31 @@ def run(args: argparse.Namespace) -> None:
         plain: dict[str, Any] = {name: array.astype(_plain(array)) for name, array in found.items()}
         np.savez(args.out, **plain)
     print(msgspec.json.encode(rows).decode() if args.json else table(rows))
-    wrong = [row.result for row in rows if not row.difference <= args.tolerance]
-    if wrong and not (Path(args.file).is_dir() and _agrees_by_steps(args)):
+    wrong = [row for row in rows if isinstance(row, ComparedRow) and not row.difference <= args.tolerance]
+    if wrong and not (_is_saved(args) and _agrees_by_steps(args)):
+        names = ", ".join(row.result for row in wrong)
         raise IRError(
-            f"@{args.entry} of {args.file} on {args.on} disagrees with {args.against} in {', '.join(wrong)}",
+            f"@{args.entry} of {args.file} on {args.on} disagrees with {args.against} in {names}",
             expected=f"differences of at most {args.tolerance:g} of the largest number",
-            found=", ".join(f"{row.difference:.3g} in {row.result}" for row in rows if row.result in wrong),
+            found=", ".join(f"{row.difference:.3g} in {row.result}" for row in wrong),
             fix="`warploom reduce` finds a smaller program that disagrees; --tolerance allows more",
         )
+
+
+def _is_saved(args: argparse.Namespace) -> bool:
+    """Whether it is what --save wrote, not a program; an artifact is neither, which reading it as a program says."""
+    return Path(args.file).is_dir() and not (Path(args.file) / MANIFEST_FILE).is_file()
+
+
+def _refuse_what_would_do_nothing(args: argparse.Namespace) -> None:
+    if _is_saved(args):
+        given = [name for name in ("against", "dims", "inputs", "save", "seed", "weights") if getattr(args, name)]
+        if given:
+            raise InvalidRequestError(
+                f"what --save wrote has its own {', '.join(given)}", fix=f"leave out --{' --'.join(given)}"
+            )
+    elif args.tolerance is not None and args.against is None and args.save is None:
+        raise InvalidRequestError("--tolerance is of --against", fix="add --against, or leave it out")
 
 
 def _execute(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -231,12 +257,14 @@ def _row(name: str, array: np.ndarray, reference: np.ndarray | None) -> ResultRo
     wide = array.astype(np.float64)
     numbers = (float(wide.min()), float(wide.max()), float(wide.mean())) if wide.size else (0.0, 0.0, 0.0)
     shape = " x ".join(map(str, array.shape))
-    return ResultRow(name, array.dtype.name, shape, *numbers, _difference(array, reference))
+    if reference is None:
+        return ResultRow(name, array.dtype.name, shape, *numbers)
+    return ComparedRow(name, array.dtype.name, shape, *numbers, _difference(array, reference))
 
 
-def _difference(array: np.ndarray, reference: np.ndarray | None) -> float:
+def _difference(array: np.ndarray, reference: np.ndarray) -> float:
     """The largest difference over the largest number; infinite where one of two is NaN."""
-    if reference is None or not reference.size:
+    if not reference.size:
         return 0.0
     a, b = array.astype(np.float64), reference.astype(np.float64)
     if a.shape != b.shape:

@@ -122,10 +122,15 @@ def test_opt_lists_passes(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["simplfy"], "did you mean simplify"),
         (["narrow_weights"], "needs dtype"),
-        (["narrow_weights{dtype=bf17}"], "is no DType"),
+        (["narrow_weights{dtype=bf17}"], "is no DType\n  expected: f32, f16, bf16"),
+        (["quantize_weights{rules=lm_head=bf16,*=int3}"], "unknown quantization 'int3'"),
         (["dce{x=1}"], "takes no argument 'x'"),
         (["fuse_heroes"], "needs a target"),
         (["--pipeline", "f32"], "--target"),
+        (["--pipeline", "f32", "--target", "cpu", "cse"], "takes no passes"),
+        (["--pipeline", "f32", "--target", "cpu", "--after", "-1"], "--after is out of range"),
+        (["--pipeline", "f32", "--target", "cpu", "--after", "99"], "--after is out of range"),
+        (["--after", "2", "cse"], "add --pipeline"),
         (["--pipeline", "f33", "--target", "cpu"], "unknown quantization"),
         (["--plugin", "no_such_plugin"], "no_such_plugin"),
     ],
@@ -177,6 +182,7 @@ def test_of_many_like_errors_the_first_are_shown(tmp_path: Path, capsys: pytest.
         (["--dims", "T=0"], "T = 0"),
         (["--dims", "S=5,T=4"], "hold no batch"),
         (["--against", "missing.mlir"], "cannot be read"),
+        (["--tolerance", "1"], "add --against"),
     ],
 )
 def test_run_names_what_is_wrong(
@@ -184,6 +190,32 @@ def test_run_names_what_is_wrong(
 ) -> None:
     assert main(["run", str(stages[0]), *arguments]) == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--seed=-1", "--seed=x", "--tolerance=-1", "--tolerance=nan", "--tolerance=inf"])
+def test_numbers_that_nothing_can_be_are_wrong_usage(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "a.mlir", "--against", "cpu", flag])
+    assert f"argument {flag.partition('=')[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["run"], ["opt"], ["reduce", "--pass", "cse"]])
+def test_an_artifact_is_no_program_but_has_some(
+    command: list[str], tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, str(tiny_artifact)]) == 2
+    assert "00-trace.mlir" in capsys.readouterr().err
+
+
+def test_run_shows_differences_only_of_what_it_compared(stages: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for against, compared in (([], False), (["--against", "interpreter"], True)):
+        assert main(["run", str(stages[0]), "--entry", "logprobs", *against]) == 0
+        assert ("difference" in capsys.readouterr().out) is compared
+
+
+def test_rules_by_module_are_one_argument_of_a_pass(stages: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    text = optimized(capsys, stages[0], "quantize_weights{rules=lm_head=f32,*.mlp.*=int8}")
+    assert text.count('"wl.quantized_linear"') == 6, "gate, up and down of two layers"
 
 
 def test_a_pass_that_breaks_a_program_is_named_and_what_it_left_is_dumped(

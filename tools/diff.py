@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from warploom.runtime.artifact import Artifact, load
+from warploom.errors import InvalidRequestError
+from warploom.runtime.artifact import Artifact, ir_folder, load
 from warploom.runtime.weights import numpy_dtype
 from warploom.tools.compile_extra import require_compiler
 from warploom.tools.reports import decode_dims, running
@@ -27,9 +28,12 @@ examples:
   warploom diff before after --json
 
 Two artifacts: manifest, files, weights, kernels and launches. Two programs: how many ops of each kind every function
-has; with --text also the lines that differ, with values renamed, so that an inserted op does not change all others.
+has, and in how many lines they differ; --text prints those. Values are named by the op that makes them there, so that
+an inserted op does not change all others.
 """
-SSA = re.compile(r"%\w+(?::\d+)?(?:#\d+)?")
+VALUE = re.compile(r"%\w+")
+MADE = re.compile(r'\s*(%\w+)(?::\d+)? = (?:"(?:wl\.)?([\w.]+)"|([\w.]+))')
+NAMED = re.compile(r'\bname = "([^"]*)"')
 LOCATION = re.compile(r' loc\((?:#?\w+|"[^"]*")\)')
 
 
@@ -56,26 +60,49 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the differences."""
-    if Path(args.left).is_dir() or Path(args.right).is_dir():
-        rows = list(artifact_differences(load(args.left), load(args.right)))
-        lines: list[str] = []
+    are_artifacts = _are_artifacts(args.left, args.right)
+    if are_artifacts:
+        rows, lines = list(artifact_differences(load(args.left), load(args.right))), list[str]()
     else:
-        rows, lines = _compare_programs(args.left, args.right, args.text)
+        rows, lines = _compare_programs(args.left, args.right)
+    if args.text and are_artifacts:
+        raise InvalidRequestError("--text is of programs", fix="give one stage of each, or leave out --text")
     if args.json:
-        print(msgspec.json.encode({"differences": rows, "lines": lines}).decode())
-    else:
-        print(table(rows) if rows else "no differences")
-        print("\n".join(lines), end="\n" if lines else "")
+        print(msgspec.json.encode({"differences": rows, "lines": lines if args.text else []}).decode())
+        return
+    print(table(rows) if rows else "no differences")
+    if args.text and lines:
+        print("\n".join(lines))
+
+
+def _are_artifacts(left: str, right: str) -> bool:
+    """Whether both are folders, not programs; one of each cannot be compared."""
+    folders = [Path(side).is_dir() for side in (left, right)]
+    if all(folders) or not any(folders):
+        return all(folders)
+    artifact, program = (left, right) if folders[0] else (right, left)
+    raise InvalidRequestError(
+        f"{artifact} is a folder and {program} is none",
+        expected="two artifacts, or two programs",
+        fix=f"of an artifact, give a stage: `warploom inspect {artifact} ir` lists them",
+    )
 
 
 def artifact_differences(left: Artifact, right: Artifact) -> Iterator[Difference]:
-    """Yield what differs between two artifacts, from the manifest down to launches."""
-    fields = [_flat(msgspec.to_builtins(a.manifest)) for a in (left, right)]
-    yield from _differing("manifest", *fields)
-    yield from _differing("file", *map(_files, (left, right)))
+    """Yield what differs between two artifacts, from the manifest down to launches; of targets that both have."""
+    shared = left.manifest.targets.keys() & right.manifest.targets.keys()
+    yield from _differing("target", *({name: "yes" for name in a.manifest.targets} for a in (left, right)))
+    yield from _differing("manifest", *(_fields(artifact, shared) for artifact in (left, right)))
+    yield from _differing("file", *(_files(artifact, shared) for artifact in (left, right)))
     yield from _differing("weight", *map(_weights, (left, right)))
-    for target in sorted(left.manifest.targets.keys() & right.manifest.targets.keys()):
+    for target in sorted(shared):
         yield from _differing(f"launches, {target}", _launches(left, target), _launches(right, target))
+
+
+def _fields(artifact: Artifact, targets: Set[str]) -> dict[str, str]:
+    """Fields of the manifest by path, of these targets."""
+    fields = msgspec.to_builtins(artifact.manifest)
+    return _flat({**fields, "targets": {name: fields["targets"][name] for name in targets}})
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -84,17 +111,25 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for name, item in value.items():
         if name in ("files", "random_params"):
             continue
-        if isinstance(item, dict):
+        if isinstance(item, dict) and item:
             found |= _flat(item, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = str(item)
     return found
 
 
-def _files(artifact: Artifact) -> dict[str, str]:
-    """Hashes by path; the forms of a kernel (source, PTX, cubin, ...) are one thing."""
+def _files(artifact: Artifact, targets: Set[str]) -> dict[str, str]:
+    """Hashes by path, without other targets; the forms of a kernel (source, PTX, cubin, ...) are one thing."""
     hashes: dict[str, list[str]] = {}
+    others = tuple(
+        start
+        for name, target in artifact.manifest.targets.items()
+        if name not in targets
+        for start in (f"{ir_folder(name)}/", f"kernels/{name.replace(':', '/')}/", target.plan)
+    )
     for name, info in sorted(artifact.manifest.files.items()):
+        if name.startswith(others):
+            continue
         path = PurePosixPath(name)
         is_kernel = path.parts[0] == "kernels"
         hashes.setdefault(str(path.with_suffix(".*")) if is_kernel else name, []).append(info.sha256)
@@ -123,7 +158,7 @@ def _launches(artifact: Artifact, target: str) -> dict[str, str]:
     return {kernel: str(count) for kernel, count in counts.items()}
 
 
-def _compare_programs(left: str, right: str, text: bool) -> tuple[list[Difference], list[str]]:
+def _compare_programs(left: str, right: str) -> tuple[list[Difference], list[str]]:
     require_compiler("read IR programs")
     import mlir.ir as mlir
 
@@ -140,7 +175,10 @@ def _compare_programs(left: str, right: str, text: bool) -> tuple[list[Differenc
             counts.append({f"@{n} {op}": str(c) for n, f in entries.items() for op, c in _ops(f.ops).items()})
             counts[-1] |= {f"@{n}": "a group" for n in found if n not in entries}
             texts.append([line for f in found.values() for line in str(f.operation).splitlines()])
-    return list(_differing("ops", *counts)), list(changed_lines(*texts)) if text else []
+    lines = list(changed_lines(*texts))
+    removed, added = (sum(line.startswith(sign) for line in lines) for sign in "-+")
+    rows = list(_differing("ops", *counts))
+    return rows + [Difference("text", "lines that differ", str(removed), str(added))] * bool(lines), lines
 
 
 def _ops(operations: list[Any]) -> Counter[str]:
@@ -148,11 +186,29 @@ def _ops(operations: list[Any]) -> Counter[str]:
 
 
 def changed_lines(left: list[str], right: list[str]) -> Iterator[str]:
-    """Yield the lines of two programs that differ, as a diff, not counting names of values and locations."""
-    before, after = ([SSA.sub("%", LOCATION.sub("", line)) for line in lines] for lines in (left, right))
+    """Yield the lines of two programs that differ, as a diff, not counting locations.
+
+    Values have the names of their makers; where these are the same everywhere, their own.
+    """
+    before, after = ([LOCATION.sub("", line) for line in lines] for lines in (left, right))
+    if before == after:
+        return
+    renamed = [list(_by_maker(lines)) for lines in (before, after)]
+    if renamed[0] != renamed[1]:
+        before, after = renamed
     for line in difflib.unified_diff(before, after, n=1, lineterm=""):
         if not line.startswith(("---", "+++")):
             yield line
+
+
+def _by_maker(lines: list[str]) -> Iterator[str]:
+    """Lines in which `%12` is `%add`, or `%model.norm.weight` if its op has a name; arguments keep theirs."""
+    makers: dict[str, str] = {}
+    for line in lines:
+        if (made := MADE.match(line)) is not None:
+            named = NAMED.search(line)
+            makers[made[1]] = f"%{named[1] if named else made[2] or made[3]}"
+        yield VALUE.sub(lambda found: makers.get(found[0], found[0]), line)
 
 
 def _differing(where: str, left: Mapping[str, str], right: Mapping[str, str]) -> Iterator[Difference]:

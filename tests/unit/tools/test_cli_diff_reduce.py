@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -60,6 +61,51 @@ def test_diff_of_programs_counts_ops_and_shows_lines(trace: Path, capsys: pytest
 def test_diff_of_equal_programs_is_empty(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", str(trace), str(trace), "--text"]) == 0
     assert capsys.readouterr().out == "no differences\n"
+
+
+def test_diff_of_programs_sees_what_counts_of_ops_do_not(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = trace.read_text()
+    names = [f"layers.{layer}.mlp.gate_proj.weight" for layer in "01"]
+    swapped = text.replace(names[0], "...").replace(names[1], names[0]).replace("...", names[1])
+    gate = next(line for line in text.splitlines() if '"wl.swiglu"(%' in line)
+    a, b = gate.split("(")[1].split(")")[0].split(", ")
+    for other in (
+        text.replace("1.000000e-05", "2.000000e-05"),  # an attribute
+        swapped,  # which weight
+        text.replace(gate, gate.replace(f"({a}, {b})", f"({b}, {a})")),  # which of two values of one kind
+    ):
+        assert other != text
+        (tmp_path / "other.mlir").write_text(other)
+        found = printed(capsys, "diff", trace, tmp_path / "other.mlir", "--text")
+        assert [row["what"] for row in found["differences"]] == ["lines that differ"]
+        assert {line[0] for line in found["lines"]} >= {"+", "-"}
+
+
+def test_diff_of_an_artifact_and_a_program_is_refused(
+    trace: Path, tiny_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for sides in ((trace, tiny_artifact), (tiny_artifact, trace)):
+        assert main(["diff", *map(str, sides)]) == 2
+        assert "two artifacts, or two programs" in capsys.readouterr().err
+    assert main(["diff", str(tiny_artifact), str(tiny_artifact), "--text"]) == 2
+    assert "--text is of programs" in capsys.readouterr().err
+
+
+def test_diff_names_a_target_that_one_side_lacks_once(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(tiny_artifact, tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["targets"]["cuda:sm_90"] = manifest["targets"]["cpu"] | {"plan": "plan.cuda.sm_90.json"}
+    for name in ("ir/cuda.sm_90/00-trace.mlir", "kernels/cuda/sm_90/embed.cubin", "plan.cuda.sm_90.json"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(b"")
+        manifest["files"][name] = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    found = printed(capsys, "diff", tiny_artifact, copy)["differences"]
+    assert found == [{"where": "target", "what": "cuda:sm_90", "left": "-", "right": "yes"}]
 
 
 def test_diff_of_artifacts_goes_from_manifest_to_launches(

@@ -59,7 +59,7 @@ class Artifact:
                 f"The artifact {self.path} has no code for the target {name!r}",
                 expected=f"target {name!r}",
                 found=", ".join(self.manifest.targets) or "no targets",
-                fix=f"compile the model with target={name!r}",
+                fix="choose one of those that are found, or compile the model for the other too",
             )
         return self.manifest.targets[name]
 

@@ -34,6 +34,8 @@ VIEWS = {
     "roofline": "predicted time of every kernel and what bounds it; beside measured ones with --times",
     "source": "`source KERNEL|MODULE.PATH` prints source or, with --form, PTX, SASS, ...; `source` lists the kernels",
 }
+OF_VIEWS = {"form": ("source",), "times": ("roofline",), "dims": ("kernels", "plan", "memory", "roofline", "source")}
+OF_PAGES = ("artifact", "target", "times", "html", "verify")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("view", nargs="?", default="summary", choices=VIEWS, metavar="VIEW", help="see below")
     parser.add_argument("name", nargs="?", metavar="NAME", help="a stage or a kernel")
     parser.add_argument("--target", metavar="NAME", help="of the artifact's targets (default: the first)")
-    parser.add_argument("--form", default="source", choices=FORMS, help="of source: which form of the code")
+    parser.add_argument("--form", choices=FORMS, help="of source: which form of the code")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to explore the artifact in a browser")
     parser.add_argument("--times", type=Path, metavar="FILE", help="measured: what `bench step --json` printed")
     parser.add_argument(
@@ -86,6 +88,7 @@ class TargetRow:
 
 def run(args: argparse.Namespace) -> None:
     """Print the view of a parsed command line."""
+    _refuse_what_would_do_nothing(args)
     if args.artifact.is_file():
         _show(_content_of_program(args), args)
         return
@@ -98,13 +101,30 @@ def run(args: argparse.Namespace) -> None:
         _show(_content_of_artifact(artifact, target, args), args)
 
 
+def _refuse_what_would_do_nothing(args: argparse.Namespace) -> None:
+    for option, views in OF_VIEWS.items():
+        if getattr(args, option) and args.view not in views and args.html is None:
+            raise InvalidRequestError(
+                f"the view {args.view} takes no --{option}",
+                expected=f"the view {' or '.join(views)}",
+                fix=f"leave out --{option}, or choose another view",
+            )
+    other = [name for name in ("name", "form", "dims", "json") if getattr(args, name)]
+    if args.html is not None and (other or args.view != "summary"):
+        raise InvalidRequestError(
+            "--html writes a page of all views",
+            found=", ".join([args.view] * (args.view != "summary") + other),
+            fix="give it alone; with it go --target, --times and --verify",
+        )
+
+
 def _content_of_artifact(artifact: Artifact, target: str, args: argparse.Namespace) -> Any:
     if args.view == "roofline":
         return _roofline(artifact, target, args.dims, args.times)
     if args.view == "source" and args.name is not None:
         plan = artifact.plan(target)
         kernels = kernels_named(plan, args.name)
-        return "\n".join(kernel_text(artifact, target, plan, kernel, args.form) for kernel in kernels)
+        return "\n".join(kernel_text(artifact, target, plan, kernel, args.form or "source") for kernel in kernels)
     return _content(artifact, args.view, args.name, target, args.dims)
 
 
@@ -229,15 +249,17 @@ def _check_dims(plan: Plan, given: Mapping[str, int]) -> None:
 
 def _brief(summary: Summary, verified: bool) -> str:
     sizes = summary.bytes
-    launches = ", ".join(f"@{name} {number}" for name, number in summary.num_launches.items())
+    steps = {name: number for name, number in summary.num_launches.items() if name.endswith("step")}
+    launches = [f"{name.removesuffix('step')}{number}" for name, number in steps.items()]
     rows = {
         "model": f"{summary.model} ({summary.architecture}, {count(summary.num_parameters)} parameters)",
         "weights": f"{summary.quantization}, {size(sizes.weights)}"
         + (f"; {size(summary.dummy_bytes)} are made up at load" if summary.dummy_bytes else ""),
         "context": f"{summary.max_context} tokens; KV cache {summary.kv_dtype}, "
         f"{size(summary.kv_bytes_per_token)} a token",
-        "targets": f"{', '.join(summary.targets)}: {', '.join(summary.variants)}",
-        "code": f"{size(sizes.code)}, {summary.num_kernels} kernels; launches: {launches}",
+        "targets": ", ".join(summary.targets),
+        "code": f"{size(sizes.code)}, {summary.num_kernels} kernels for {', '.join(summary.variants)}",
+        "launches": f"in @step, for any number of tokens: {', '.join(launches)}",
         "sources": f"{size(sizes.sources)} (views ir and source)",
         "total": size(sizes.total),
         "made by": f"warploom {summary.warploom_version}, format version {summary.format_version}",

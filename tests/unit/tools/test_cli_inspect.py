@@ -152,6 +152,11 @@ def test_every_view_prints_text(run_cli: RunCLI, tiny_artifact: Path, name: str)
         ["weights", "x"],
         ["kernels", "--dims", "Z=1"],
         ["plan", "--dims", "T=0"],
+        ["summary", "--dims", "T=1"],
+        ["weights", "--form", "asm"],
+        ["kernels", "--times", "times.json"],
+        ["kernels", "--html", "page.html"],
+        ["--json", "--html", "page.html"],
     ],
 )
 def test_what_is_not_there_is_named(run_cli: RunCLI, tiny_artifact: Path, arguments: list[str]) -> None:

@@ -150,7 +150,9 @@ def _check_magic_and_version(cursor: _Cursor) -> None:
             f"{cursor.path} is not a GGUF file",
             expected=f"magic bytes {MAGIC!r}",
             found=repr(magic),
-            fix="download the file again",
+            fix="give the folder that it lies in"
+            if (cursor.path.parent / "config.json").is_file()
+            else "download the file again",
         )
     version = cursor.scalar("<I")
     if version not in VERSIONS:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,3 +171,8 @@ def path_of(operation: mlir.Operation) -> str:
     """The module path in an op's location, or an empty string."""
     location = operation.location
     return str(location.name_str) if location.is_a_name() else ""
+
+
+def in_all_layers(path: str) -> str:
+    """`model.layers.*.mlp` of `model.layers.3.mlp`: a pattern that fits the module in every layer."""
+    return re.sub(r"\.\d+\b", ".*", path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import mlir.ir as mlir
 
 from warploom.errors import CompileError
-from warploom.ir.function import Function, path_of
+from warploom.ir.function import Function, in_all_layers, path_of
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.experts import expert_linear, quantized_expert_linear
 from warploom.ir.ops.head_linear import head_linear
@@ -78,7 +78,7 @@ def _store(weight: mlir.Value, first: mlir.Operation, chosen: Scheme) -> list[ml
             f"{path} cannot be stored as {chosen.name}",
             expected="a matrix that the scheme can hold",
             found=reason,
-            fix=f'give it another scheme: quantization={{"{path}": "int8", "*": "{chosen.name}"}}',
+            fix=f'give it another scheme: quantization={{"{in_all_layers(path)}": "int8", "*": "{chosen.name}"}}',
         )
     with mlir.InsertionPoint.after(weight.owner.operation), first.location:
         matrices = chosen.store(weight)

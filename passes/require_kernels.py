@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlir.ir as mlir
 
 from warploom.errors import CompileError
-from warploom.ir.function import Function, path_of
+from warploom.ir.function import Function, in_all_layers, path_of
 from warploom.ir.ops.experts import quantized_expert_linear
 from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.ops.quantized_embed import quantized_embed
@@ -33,7 +33,8 @@ def require_kernels(module: mlir.Module, target: Target) -> None:
                     f"{target.name} has no kernel for the quantized weight of {path}",
                     expected="a scheme and a shape that its kernels read",
                     found=_reason(function, path) or operation.name,
-                    fix=f'store it otherwise: quantization={{"{path}": "bf16", "*": ...}}',
+                    fix="choose another scheme or target; for these alone: "
+                    f'quantization={{"{in_all_layers(path)}": "bf16", "*": ...}}',
                 )
             if is_op(operation, *WRITES, *ATTENTIONS) and _has_f8(operation):
                 path = path_of(operation)

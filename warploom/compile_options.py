@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -11,9 +10,12 @@ import mlir.ir as mlir
 from warploom.codegen.backend import Backend, backend_of
 from warploom.errors import CompileError
 from warploom.frontend.models.registry import Geometry
+from warploom.ir.function import in_all_layers
+from warploom.ir.ops.experts import expert_linear
+from warploom.ir.rewrite import entries, is_op
 from warploom.ir.types import DType
 from warploom.passes.quantization.scheme import Rules
-from warploom.passes.quantize_weights import weight_paths
+from warploom.passes.quantize_weights import module_paths, weight_paths
 
 KV_CACHES = {"auto": None, "fp8": DType.F8, "int8": DType.I8}
 MEASURED = "fp8"  # the kind of cache whose keys and values stand on static scales
@@ -80,10 +82,19 @@ def check_patterns(module: mlir.Module, rules: Rules) -> None:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise CompileError(
                 f"the quantization pattern {pattern!r} fits no weight of this model",
-                expected="a pattern of " + ", ".join(dict.fromkeys(re.sub(r"\.\d+\b", ".*", path) for path in paths)),
+                expected="a pattern of " + ", ".join(dict.fromkeys(map(in_all_layers, paths))),
                 found=str(rules),
                 fix="correct the pattern, or leave it out",
             )
+    experts = [op for function in entries(module) for op in function.ops if is_op(op, expert_linear)]
+    chosen = [rules.scheme_of(module_paths(op)) for op in experts]
+    if unused := [scheme.name for _, scheme in rules.by_pattern if scheme.only_experts and scheme not in chosen]:
+        raise CompileError(
+            f"{unused[0]} stores experts, and none of this model",
+            expected="a mixture of experts, and a pattern that fits them",
+            found=str(rules),
+            fix="choose another scheme, such as int4",
+        )
 
 
 def context_of(geometry: Geometry, wanted: int | None) -> int:

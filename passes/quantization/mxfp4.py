@@ -15,7 +15,7 @@ from warploom.passes.quantization.scheme import Matrices, Scheme, SchemeFamily
 
 def make(name: str, options: Sequence[str]) -> Scheme:
     """Round to nearest."""
-    return Scheme(name, lambda weight: (as_dtype(weight, DType.BF16),), experts=_experts)
+    return Scheme(name, lambda weight: (as_dtype(weight, DType.BF16),), experts=_experts, only_experts=True)
 
 
 def _experts(weight: mlir.Value) -> Matrices:

@@ -32,6 +32,7 @@ class Scheme:
         like: the scheme whose format this one writes, if that is not a format of its own: the one that targets know.
         experts: q and scale of MXFP4 (`ir/ops/mxfp4.py`) that stand for the matrices of all experts of a mixture; None:
             they are stored as all others.
+        only_experts: other weights stay floats, so that it is of no use to a model without experts.
         quantizes: it makes (or keeps) numbers of few bits, so that activations may be quantized too.
         calibration: set where weights are scaled by how large the activations that meet them are: what a weight, f32
             [n, k], stands for once it is stored.
@@ -44,6 +45,7 @@ class Scheme:
     last: str = ""
     like: str = ""
     experts: Callable[[mlir.Value], Matrices] | None = None
+    only_experts: bool = False
     quantizes: bool = True
     calibration: Callable[[np.ndarray], np.ndarray] | None = None
 

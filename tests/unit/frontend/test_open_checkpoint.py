@@ -116,6 +116,9 @@ def test_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"something else")
     with pytest.raises(CheckpointError, match="not a GGUF file"):
         open_checkpoint(tmp_path / "model.onnx")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="the folder that it lies in"):
+        open_checkpoint(tmp_path / "model.onnx")
 
 
 def test_heavy_packages_are_imported_only_when_needed(hf_folder: Path, tensors: Tensors) -> None:

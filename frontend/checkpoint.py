@@ -22,15 +22,6 @@ from warploom.frontend.shards import read_shards
 from warploom.frontend.tensors import LazyTensor
 from warploom.frontend.tokenizer import TokenizerFiles, tokenizer_from_folder
 
-GENERATION_DEFAULTS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "max_new_tokens",
-)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -41,7 +32,7 @@ class Checkpoint:
         config: as in Hugging Face's `config.json`; for a GGUF, made from its metadata.
         tensors: by Hugging Face name.
         tokenizer: see TokenizerFiles.
-        generation: the model's own sampling defaults (see GENERATION_DEFAULTS), only those that it states.
+        generation: the model's `generation_config.json`, its own sampling defaults among it; empty if it has none.
         notes: of what the scheme `checkpoint` cannot keep as it is stored.
     """
 
@@ -105,7 +96,7 @@ def _open_folder(folder: Path, model_id: str) -> Checkpoint:
         config=config,
         tensors=weights,
         tokenizer=tokenizer_from_folder(folder, config, generation),
-        generation={key: generation[key] for key in GENERATION_DEFAULTS if generation.get(key) is not None},
+        generation=generation,
     )
 
 

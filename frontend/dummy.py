@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from warploom.errors import CheckpointError, ModelNotFoundError
 from warploom.frontend.checkpoint import Checkpoint
 from warploom.frontend.json_file import read_json
+from warploom.frontend.models.config import ConfigReader
 from warploom.frontend.tensors import Array, LazyTensor
 from warploom.frontend.tokenizer import TokenizerFiles
 
@@ -37,6 +40,11 @@ def dummy_tensor(name: str, shape: tuple[int, ...]) -> LazyTensor:
         raise CheckpointError(f"the dummy tensor {name} has no data", fix="compile without dummy weights")
 
     return LazyTensor(name, shape, "bf16", "dummy weights", read)
+
+
+def dummy_spread(config: Mapping[str, Any]) -> float:
+    """The standard deviation of random weights, as the config has it; UnsupportedModelError if it has nonsense."""
+    return ConfigReader(config, "Dummy weights").positive("initializer_range", 0.02)
 
 
 def _byte_tokenizer() -> TokenizerFiles:

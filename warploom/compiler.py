@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlir.ir as mlir
-import msgspec
 import numpy as np
 
 from warploom.cache_scales import cache_scales
@@ -27,7 +26,7 @@ from warploom.compile_options import (
 )
 from warploom.errors import CompileError
 from warploom.frontend.checkpoint import Checkpoint, open_checkpoint
-from warploom.frontend.dummy import dummy_checkpoint, dummy_tensor
+from warploom.frontend.dummy import dummy_checkpoint, dummy_spread, dummy_tensor
 from warploom.frontend.models.inputs import CacheSpec
 from warploom.frontend.models.registry import Geometry
 from warploom.frontend.quantized.format import INPUT_SCALE
@@ -35,6 +34,7 @@ from warploom.frontend.stacked import load_tensor
 from warploom.frontend.tensors import LazyTensor
 from warploom.frontend.tokenizer import TokenizerFiles
 from warploom.frontend.trace import Limits, geometry_of, kv_type, trace
+from warploom.generation_defaults import generation_defaults
 from warploom.ir.context import new_context, print_module
 from warploom.ir.function import functions
 from warploom.ir.interpreter import evaluate_exports
@@ -75,6 +75,7 @@ class _Job:
     scales: dict[str, LazyTensor]
     limits: Limits
     kv_cache: str
+    generation: GenerationInfo
     dummy_weights: bool
     progress: Progress
 
@@ -152,9 +153,10 @@ def compile(
     for note in checkpoint.notes if "checkpoint" in rules.families else ():
         logger.warning("%s: %s", model_id, note)
     geometry = geometry_of(checkpoint.config)
+    spread = dummy_spread(checkpoint.config) if dummy_weights else 0.0
     check_cache(kv_cache, backends)
     check_text(calibration, rules, kv_cache, geometry)
-    context = context_of(geometry, max_context)
+    context, generation = context_of(geometry, max_context), generation_defaults(checkpoint)
     folder = Path(out) if out is not None else Path(f"{_model_name(model_id)}-{_file_name(rules)}.warploom")
     targets: dict[str, TargetInfo] = {}
     random: dict[str, RandomParam] = {}
@@ -167,12 +169,13 @@ def compile(
         checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, **scales})
         for backend in backends:
             limits = Limits(backend.max_tokens, MAX_SEQUENCES, context)
-            job = _Job(checkpoint, geometry, backend, rules, scales, limits, kv_cache, dummy_weights, progress)
+            job = _Job(
+                checkpoint, geometry, backend, rules, scales, limits, kv_cache, generation, dummy_weights, progress
+            )
             module = _lower(job, writer)
             targets[backend.target.name] = backend.generate(module, job.kv, writer, progress)
             added = parameters.add(module)
             if dummy_weights:
-                spread = float(checkpoint.config.get("initializer_range", 0.02))
                 random |= random_params(added, spread, first_seed=len(random))
             else:
                 _prepare(job, module, added, writer)
@@ -286,7 +289,7 @@ def _manifest(
         vocab_size=geometry.vocab_size,
         max_context=job.limits.max_context,
         tokenizer=_tokenizer(checkpoint.tokenizer),
-        generation=msgspec.convert(dict(checkpoint.generation), GenerationInfo),
+        generation=job.generation,
         quantization=str(job.rules),
         targets=targets,
         random_params=random,

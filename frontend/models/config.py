@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -90,8 +91,8 @@ class ConfigReader:
     def real(self, name: str, default: float | None = None) -> float:
         """A finite number, required without a default."""
         value = self.get(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise self.refusal(name, "a number")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise self.refusal(name, "a finite number")
         return float(value)
 
     def positive(self, name: str, default: float) -> float:

@@ -91,7 +91,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
     Raises:
         UnsupportedModelError: we have no such family; the message names the nearest one.
     """
-    name = (config.get("architectures") or ["none stated"])[0]
+    stated = config.get("architectures") or ["none stated"]
+    name = str(stated[0] if isinstance(stated, list) else stated)
     if name not in families():
         nearest = get_close_matches(name, families(), n=1, cutoff=0.0)[0]
         raise errors.UnsupportedModelError(

@@ -111,6 +111,8 @@ def read_parameters(read: ConfigReader) -> tuple[str, Mapping[str, Any]]:
         UnsupportedModelError: it has both, and they differ.
     """
     found = {name: read.get(name) or {} for name in ("rope_scaling", "rope_parameters")}
+    if wrong := [name for name, value in found.items() if not isinstance(value, Mapping)]:
+        raise read.refusal(wrong[0], 'an object, such as {"rope_type": "default"}')
     old, new = found.values()
     if old and new and old != new:
         raise read.refusal("rope_scaling", "the same as rope_parameters, or one of them alone")

@@ -15,6 +15,10 @@ from tests.unit.frontend.tiny_checkpoints import tiny_tokenizer
 from tests.unit.passes.tiny_llama import CONFIG, random_tensors
 from warploom import errors
 from warploom.compiler import compile
+from warploom.frontend.checkpoint import open_checkpoint
+from warploom.generation_defaults import generation_defaults
+from warploom.runtime.manifest import GenerationInfo
+from warploom.runtime.sampling_params import SamplingParams
 
 Change = Callable[[Path], None]
 
@@ -36,6 +40,15 @@ def edit_config(**changes: Any) -> Change:
     def change(folder: Path) -> None:
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def edit_generation(**fields: Any) -> Change:
+    """Say how to sample."""
+
+    def change(folder: Path) -> None:
+        (folder / "generation_config.json").write_text(json.dumps(fields))
 
     return change
 
@@ -76,6 +89,19 @@ CASES: dict[str, tuple[Change, type[errors.WarploomError], list[str]]] = {
         errors.UnsupportedModelError,
         ["num_key_value_heads=3", "num_attention_heads=4"],
     ),
+    "architectures that are none": (edit_config(architectures=7), errors.UnsupportedModelError, ["architecture 7"]),
+    "rope that is no object": (
+        edit_config(rope_parameters="llama3"),
+        errors.UnsupportedModelError,
+        ["rope_parameters"],
+    ),
+    "a number that is none": (edit_config(rms_norm_eps=float("nan")), errors.UnsupportedModelError, ["rms_norm_eps"]),
+    "sampling in words": (
+        edit_generation(temperature="hot"),
+        errors.CheckpointError,
+        ["temperature", "remove the file"],
+    ),
+    "sampling out of range": (edit_generation(top_k=-3), errors.CheckpointError, ["top_k", "-3", "remove the file"]),
     "missing tensor": (edit_weights(lambda t: t.pop(DOWN)), errors.CheckpointError, [DOWN]),
     "wrong shape": (
         edit_weights(lambda t: t.update({DOWN: np.zeros((64, 95), np.float32)})),
@@ -95,6 +121,35 @@ def test_a_bad_model_is_refused_by_name(case: str, model: Path, tmp_path: Path) 
     for word in words:
         assert word in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+
+def test_dummy_weights_of_no_spread_are_refused(model: Path, tmp_path: Path) -> None:
+    for spread in (-1, "x", float("nan")):
+        edit_config(initializer_range=spread)(model)
+        with pytest.raises(errors.UnsupportedModelError, match="initializer_range"):
+            compile(model, dummy_weights=True, out=tmp_path / "artifact")
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"do_sample": True, "temperature": 0.7, "top_p": 0.9}, (0.7, 0.9, 0)),
+        ({"do_sample": True, "top_k": 20, "top_p": None, "num_beams": 4}, (1.0, 1.0, 20)),
+        ({"temperature": 0.7, "transformers_version": "5.0"}, (0.0, 1.0, 0)),
+        ({}, (0.0, 1.0, 0)),
+    ],
+)
+def test_models_sample_as_their_authors_do(
+    stated: dict[str, Any], expected: tuple[float, float, int], model: Path
+) -> None:
+    edit_generation(**stated)(model)
+    params = SamplingParams.from_generation(generation_defaults(open_checkpoint(model)))
+    assert (params.temperature, params.top_p, params.top_k) == expected
+
+
+def test_artifacts_say_how_the_authors_sample(model: Path, tmp_path: Path) -> None:
+    edit_generation(do_sample=True, min_p=0.25)(model)
+    assert compile(model, out=tmp_path / "artifact").manifest.generation == GenerationInfo(do_sample=True, min_p=0.25)
 
 
 @pytest.mark.parametrize(

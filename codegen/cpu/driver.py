@@ -6,7 +6,7 @@ most of the time goes to `llc` and `cc`, which are processes of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -14,19 +14,17 @@ from pathlib import Path
 
 import mlir.ir as mlir
 
-from warploom.codegen.binding import Binding, Lowering, Slot
+from warploom.codegen.binding import Binding, Lowering, call_of
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.entry import declare_pool, emit_entry
 from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernel import KernelSpec, Match, Template
-from warploom.codegen.cpu.templates import find_kernel, kind_of, templates
+from warploom.codegen.cpu.templates import find_kernel, templates
 from warploom.codegen.cpu.toolchain import build_shared_object
-from warploom.codegen.expressions import substitute
-from warploom.codegen.plan import build_entry, called, callee
-from warploom.errors import CompileError
-from warploom.ir.function import Function, functions, path_of, public_functions
+from warploom.codegen.families import Chosen, distinct, kind_of, match_groups
+from warploom.codegen.plan import build_entry
+from warploom.ir.function import Function, functions, public_functions
 from warploom.ir.verify import PREPARE
-from warploom.runtime.expr import Expr
 from warploom.runtime.plan import KernelInfo, Plan
 
 Progress = Callable[[str, float], None]  # what is going on, and the fraction of it that is done
@@ -51,14 +49,6 @@ class CpuProduct:
     scratch_bytes: int
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """A kernel and the kind of the groups that it computes."""
-
-    kind: str
-    spec: KernelSpec
-
-
 def compile_entries(
     module: mlir.Module,
     isas: Sequence[Isa],
@@ -80,8 +70,9 @@ def compile_entries(
     """
     entries = {name: f for name, f in public_functions(module).items() if name != PREPARE}
     groups = functions(module)
-    matches = _match_groups(entries, groups, templates() if families is None else families)
-    kernels = _distinct_kernels(groups, matches)
+    known = templates() if families is None else families
+    matches = match_groups(entries, groups, lambda group, entry: find_kernel(group, known))
+    kernels = distinct(Chosen(kind_of(groups[name]), match.spec) for name, match in matches.items())
     lowerings = {name: Lowering((_bind(groups[name], match),)) for name, match in matches.items()}
     plan = Plan(
         entries={name: build_entry(function, groups, lowerings) for name, function in entries.items()},
@@ -107,62 +98,14 @@ def compile_entries(
     )
 
 
-def _match_groups(
-    entries: dict[str, Function], groups: dict[str, Function], families: Sequence[Template]
-) -> dict[str, Match]:
-    """The kernel of every group that is called, in order of first call."""
-    matches: dict[str, Match] = {}
-    for entry in entries.values():
-        for call in called(entry):
-            name = callee(call)
-            if name in matches:
-                continue
-            found = find_kernel(groups[name], families)
-            if isinstance(found, str):
-                raise CompileError(
-                    f"no kernel computes the group @{name} of @{entry.name} ({path_of(call) or 'no module path'})",
-                    expected="a family in codegen/cpu/kernels that takes it",
-                    found=found,
-                    fix="add the case to a kernel family, or let the passes decompose the group's hero",
-                )
-            matches[name] = found
-    return matches
-
-
-def _distinct_kernels(groups: dict[str, Function], matches: dict[str, Match]) -> dict[str, _Choice]:
-    """The kernels by symbol, equal specs once."""
-    kernels: dict[str, _Choice] = {}
-    for name, match in matches.items():
-        known = kernels.setdefault(match.spec.name, _Choice(kind_of(groups[name]), match.spec))
-        if known.spec != match.spec:
-            raise CompileError(
-                f"two kernels are named {match.spec.name}",
-                expected="a name that tells specs apart",
-                found=f"{known.spec} and {match.spec}",
-            )
-    return kernels
-
-
 def _bind(group: Function, match: Match) -> Binding:
     """The match with all expressions over the group's symbols, folded."""
-    spec, symbols = match.spec, {name: name for name in group.dims}
-
-    def over_symbols(expr: Expr, names: Mapping[str, Expr]) -> Expr:
-        try:
-            return substitute(expr, names)
-        except KeyError as error:
-            raise CompileError(
-                f"kernel {spec.name} reads a dim that @{group.name} does not give it",
-                expected=f"one of {', '.join(names) or 'no dims'}",
-                found=str(error.args[0]),
-            ) from error
-
-    dims = {name: over_symbols(match.dims[name], symbols) for name in spec.dims}
-    operands = tuple(Slot(s.side, s.index, over_symbols(s.offset, symbols)) for s in match.operands)
-    return Binding(spec.name, operands, tuple(dims.values()), over_symbols(spec.tiles, dims))
+    spec = match.spec
+    call = call_of(spec.name, spec.dims, group, match.dims, match.operands)
+    return Binding(spec.name, call.operands, tuple(call.dims.values()), call.over_symbols(spec.tiles))
 
 
-def _describe(choice: _Choice) -> KernelInfo:
+def _describe(choice: Chosen[KernelSpec]) -> KernelInfo:
     spec = choice.spec
     return KernelInfo(
         kind=choice.kind,

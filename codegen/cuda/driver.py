@@ -5,26 +5,26 @@ Groups whose kernels have equal specs share one kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlir.ir as mlir
 import msgspec
 
-from warploom.codegen.binding import Binding, Lowering, Slot
+from warploom.codegen.binding import Binding, Lowering, call_of
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
 from warploom.codegen.cuda.feed import FEED, feed_entry, feed_spec
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Pointer, Step, Table, Template
 from warploom.codegen.cuda.persistent.replace import replace_by_one
-from warploom.codegen.cuda.templates import find_kernels, kind_of, templates
+from warploom.codegen.cuda.templates import find_kernels, templates
 from warploom.codegen.cuda.variants import live_variants
 from warploom.codegen.expressions import substitute
-from warploom.codegen.plan import build_entry, called, callee
+from warploom.codegen.families import Chosen, distinct, kind_of, match_groups
+from warploom.codegen.plan import build_entry
 from warploom.errors import CompileError
-from warploom.ir.function import Function, functions, path_of, public_functions
+from warploom.ir.function import Function, functions, public_functions
 from warploom.ir.verify import PREPARE
-from warploom.runtime.expr import Expr
 from warploom.runtime.plan import (
     CudaInfo,
     DimParam,
@@ -55,19 +55,11 @@ class CudaProduct:
 
 
 @dataclass(frozen=True)
-class ChosenKernel:
-    """A kernel and the kind of the groups that it computes."""
-
-    kind: str
-    spec: CudaKernelSpec
-
-
-@dataclass(frozen=True)
 class CudaProgram:
     """What is to be launched: the plan of all entries, and its kernels by name, none of them compiled."""
 
     entries: dict[str, Entry]
-    kernels: dict[str, ChosenKernel]
+    kernels: dict[str, Chosen[CudaKernelSpec]]
 
 
 def compile_entries(
@@ -105,19 +97,30 @@ def plan_program(module: mlir.Module, target: CudaTarget, families: Sequence[Tem
     """
     entries = {name: f for name, f in public_functions(module).items() if name != PREPARE}
     groups = functions(module)
-    matches = _match_groups(entries, groups, target, templates() if families is None else families)
-    kernels = _distinct_kernels(groups, matches)
+    known = templates() if families is None else families
+
+    def match(group: Function, entry: Function) -> Match | str:
+        """Without variants that are never chosen."""
+        found = find_kernels(group, target, known)
+        return (
+            found
+            if isinstance(found, str)
+            else Match(live_variants(group.name, found.variants, entry.dims), found.temps)
+        )
+
+    matches = match_groups(entries, groups, match)
+    kernels = distinct(chosen for name, found in matches.items() for chosen in _chosen(groups[name], found))
     lowerings = {name: _lower(groups[name], match) for name, match in matches.items()}
     planned = {name: build_entry(function, groups, lowerings) for name, function in entries.items()}
     if "step" in planned and "sample" in planned:
         feed = feed_spec(target)
-        kernels[feed.name] = ChosenKernel(FEED, feed)
+        kernels[feed.name] = Chosen(FEED, feed)
         planned[FEED] = feed_entry(feed, planned["step"].dims["T"], planned["sample"].dims["R"].max)
     if "step" in planned:
         specs = {name: chosen.spec for name, chosen in kernels.items()}
         if not isinstance(replaced := replace_by_one(planned["step"], specs, target), str):
             planned["step"], persistent = replaced
-            kernels[persistent.name] = ChosenKernel(PERSISTENT, persistent)
+            kernels[persistent.name] = Chosen(PERSISTENT, persistent)
     return CudaProgram(planned, kernels)
 
 
@@ -137,48 +140,11 @@ def without_excess(program: CudaProgram, target: CudaTarget) -> CudaProgram:
     return CudaProgram(entries, {name: chosen for name, chosen in program.kernels.items() if name not in excess})
 
 
-def _match_groups(
-    entries: dict[str, Function], groups: dict[str, Function], target: CudaTarget, families: Sequence[Template]
-) -> dict[str, Match]:
-    """The kernels of every group that is called, in order of first call, without variants that are never chosen."""
-    matches: dict[str, Match] = {}
-    for entry in entries.values():
-        for call in called(entry):
-            name = callee(call)
-            if name in matches:
-                continue
-            found = find_kernels(groups[name], target, families)
-            if isinstance(found, str):
-                raise CompileError(
-                    f"no CUDA kernel computes the group @{name} of @{entry.name} ({path_of(call) or 'no module path'})",
-                    expected="a family in codegen/cuda/kernels that takes it",
-                    found=found,
-                    fix="add the case to a kernel family, or let the passes decompose the group's hero",
-                )
-            matches[name] = Match(live_variants(name, found.variants, entry.dims), found.temps)
-    return matches
-
-
-def _steps(matches: Mapping[str, Match]) -> Iterator[tuple[str, Step]]:
-    """All launches, with the name of the group that they belong to."""
-    for name, match in matches.items():
-        for variant in match.variants:
-            for step in variant.steps:
-                yield name, step
-
-
-def _distinct_kernels(groups: dict[str, Function], matches: dict[str, Match]) -> dict[str, ChosenKernel]:
-    """The kernels by name, equal specs once."""
-    kernels: dict[str, ChosenKernel] = {}
-    for name, step in _steps(matches):
-        known = kernels.setdefault(step.spec.name, ChosenKernel(kind_of(groups[name]), step.spec))
-        if known.spec != step.spec:
-            raise CompileError(
-                f"two kernels are named {step.spec.name}",
-                expected="a name that tells specs apart",
-                found=f"{known.spec} and {step.spec}",
-            )
-    return kernels
+def _chosen(group: Function, match: Match) -> Iterator[Chosen[CudaKernelSpec]]:
+    """The kernels of a group."""
+    for variant in match.variants:
+        for step in variant.steps:
+            yield Chosen(kind_of(group), step.spec)
 
 
 def _lower(group: Function, match: Match) -> Lowering:
@@ -189,28 +155,16 @@ def _lower(group: Function, match: Match) -> Lowering:
 
 
 def _bind(group: Function, step: Step, when: Guard | None) -> Binding:
-    spec, symbols = step.spec, {name: name for name in group.dims}
-
-    def over_symbols(expr: Expr, names: Mapping[str, Expr]) -> Expr:
-        try:
-            return substitute(expr, names)
-        except KeyError as error:
-            raise CompileError(
-                f"kernel {spec.name} reads a dim that @{group.name} does not give it",
-                expected=f"one of {', '.join(names) or 'no dims'}",
-                found=str(error.args[0]),
-            ) from error
-
+    spec = step.spec
     if len(step.operands) != len(spec.operands):
         raise CompileError(f"kernel {spec.name} has {len(spec.operands)} operands", found=f"{len(step.operands)} slots")
-    dims = {name: over_symbols(step.dims[name], symbols) for name in spec.dims}
-    operands = tuple(Slot(s.side, s.index, over_symbols(s.offset, symbols)) for s in step.operands)
-    grid = tuple(over_symbols(extent, dims) for extent in spec.grid)
+    call = call_of(spec.name, spec.dims, group, step.dims, step.operands)
+    grid = tuple(call.over_symbols(extent) for extent in spec.grid)
     blocks = substitute("(x) * (y) * (z)", dict(zip("xyz", grid, strict=True)))
-    return Binding(spec.name, operands, tuple(dims.values()), blocks, grid, when)
+    return Binding(spec.name, call.operands, tuple(call.dims.values()), blocks, grid, when)
 
 
-def _describe(choice: ChosenKernel, kernel: CompiledKernel, folder: str) -> KernelInfo:
+def _describe(choice: Chosen[CudaKernelSpec], kernel: CompiledKernel, folder: str) -> KernelInfo:
     spec, resources, path = choice.spec, kernel.resources, f"{folder}/{kernel.name}"
     return KernelInfo(
         kind=choice.kind,

@@ -18,7 +18,8 @@ from tests.unit.passes.tiny_llama import CONFIG, random_tensors
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Match
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
-from warploom.codegen.cuda.templates import find_kernels, kind_of, templates
+from warploom.codegen.cuda.templates import find_kernels, templates
+from warploom.codegen.families import kind_of
 from warploom.codegen.plan import CALL, callee, updated_input
 from warploom.frontend.models.inputs import CacheSpec
 from warploom.frontend.tensors import LazyTensor, require

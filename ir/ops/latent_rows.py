@@ -3,7 +3,7 @@
 A cache of f32 or bf16 holds pages [page_size, width] of their numbers. One of 8 bits puts runs of a row on powers of
 two of their own, found as the row is written: the latent by 128 numbers where that divides it, as a whole elsewhere,
 and the rotated key. The powers follow the numbers of a page, [runs, page_size]: in i8 their exponents, as in
-`int8_rows.py`; in f8 the powers themselves, from 2^-9 to 2^8, which E4M3 holds exactly. Numbers of i8 then reach from
+`int8_rows.py`; in f8 the powers themselves, from 2^-9 to 2^7, which E4M3 holds exactly. Numbers of i8 then reach from
 64 to 127, those of f8 from 128 to 256 where the power is not at an end. DeepSeek's own kernels (FlashMLA) scale 128
 numbers of a latent together too.
 """
@@ -23,7 +23,7 @@ from warploom.ir.types import DType, TensorType, type_of
 
 RUN = 128
 SPARE = 7  # of the exponent of the largest number of f8: a float loses nothing by room above it
-LOWEST, HIGHEST = -9, 8  # exponents of powers in f8
+LOWEST, HIGHEST = -9, 7  # exponents of powers in f8: what a row stands for is then exact in f16 too
 F8_MAX = 448.0
 NARROW = frozenset({DType.F8, DType.I8})
 

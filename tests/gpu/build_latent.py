@@ -26,6 +26,7 @@ from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSp
 from warploom.codegen.cuda.kernels.expansion import Expansion
 from warploom.codegen.cuda.kernels.latent_attention import LatentProblem
 from warploom.ir.dims import dim
+from warploom.ir.ops.latent_rows import runs_of
 from warploom.ir.types import DType
 
 TARGET = CudaTarget("sm_90")
@@ -33,9 +34,11 @@ ARRAYS = ("q", "q_rope", "kv", "page_table", "query_start", "context_lens", "of_
 FORMS = ("decode", "decode_many", "ragged", "ragged_many", "expanded")
 
 
-def problem(heads: int, latent: int, plain: int, rotated: int, value: int, room: int) -> AbsorbedProblem:
+def problem(
+    heads: int, latent: int, plain: int, rotated: int, value: int, room: int, kv: DType = DType.BF16
+) -> AbsorbedProblem:
     """Queries are behind eight other columns."""
-    attention = LatentProblem(heads, latent, rotated, (plain + rotated) ** -0.5)
+    attention = LatentProblem(heads, latent, rotated, (plain + rotated) ** -0.5, kv)
     expansion = Expansion(room, heads, latent, plain, rotated, value)
     queries = Range(8, heads * (plain + rotated) + 8)
     return AbsorbedProblem(attention, expansion, dim("T"), queries, (DType.BF16, DType.BF16))
@@ -45,6 +48,10 @@ PROBLEMS = {
     "lite": problem(16, 512, 128, 64, 128, 24576),
     "little_room": problem(16, 512, 128, 64, 128, 768),
     "small": problem(5, 64, 40, 16, 24, 2048),
+    "lite_fp8": problem(16, 512, 128, 64, 128, 24576, DType.F8),
+    "lite_int8": problem(16, 512, 128, 64, 128, 24576, DType.I8),
+    "small_fp8": problem(5, 64, 40, 16, 24, 2048, DType.F8),
+    "small_int8": problem(5, 64, 40, 16, 24, 2048, DType.I8),
 }
 
 
@@ -70,6 +77,7 @@ def main() -> None:
             for temp, t in zip(temps, found.temps, strict=True)
         }
         facts = {"problem": name, "sizes": asdict(p.expansion), "queries": asdict(p.queries), "temps": shapes}
+        facts |= {"kv": str(p.attention.kv), "runs": runs_of(p.attention.latent, p.attention.rotated, p.attention.kv)}
         for form, variant in zip(FORMS, found.variants, strict=True):
             steps = list(variant.steps)
             forms = {form: steps}

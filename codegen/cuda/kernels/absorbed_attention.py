@@ -136,7 +136,7 @@ def lower(problem: AbsorbedProblem, place: Place, target: CudaTarget) -> Match:
     The choice is by tokens, and CHUNKS more if there are chunks.
     """
     pdl = target.has_tma
-    decode = LatentAttentionSpec(problem.attention, decode_tile(target), pdl)
+    decode = LatentAttentionSpec(problem.attention, decode_tile(problem.attention, target), pdl)
     ragged = LatentAttentionSpec(problem.attention, ragged_tile(problem.attention, target), pdl)
     scratch = {o.name: temp for o, temp in zip(decode.scratch, decode.temps, strict=True)}
     temps = problem.temps | scratch
@@ -192,6 +192,6 @@ def _expanded(problem: AbsorbedProblem, place: Place, target: CudaTarget) -> tup
         place.step(to_latents, x="q", weight="of_keys", out="q_latent"),
         place.step(rest, out="mixed"),
         place.step(to_values, x="mixed", weight="of_values"),
-        place.step(ExpandLatentsSpec(e, problem.weights, expand_tile(target), pdl)),
+        place.step(ExpandLatentsSpec(e, problem.weights, expand_tile(target), pdl, problem.attention.kv)),
         place.step(attention),
     )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Options, Pointer
-from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion, padded
+from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
+from warploom.codegen.cuda.kernels.latent_format import LatentFormat, padded
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.types import DType
@@ -42,19 +43,25 @@ class ExpandLatentsSpec:
     weights: tuple[DType, DType]
     tile: ExpandTile
     pdl: bool
+    kv: DType = DType.BF16
+
+    @property
+    def format(self) -> LatentFormat:
+        """Of rows in the cache."""
+        return LatentFormat(self.expansion.latent, self.expansion.rotated, self.kv)
 
     @property
     def name(self) -> str:
         t = self.tile
         tile = f"{t.rows}x{t.depth}_w{t.num_warps}_s{t.num_stages}"
         weights = "_".join(map(str, self.weights))
-        return f"expand_latents_{weights}_{self.expansion.name}_{self.expansion.latent}_{tile}"
+        return f"expand_latents_{weights}_{self.expansion.name}_{self.expansion.latent}{self.format.suffix}_{tile}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
         weights = Pointer("of_keys", self.weights[0]), Pointer("of_values", self.weights[1])
         batch = (Pointer(name, DType.I32) for name in ("page_table", "query_start", "context_lens"))
-        return (Pointer("kv", DType.BF16), *weights, *batch, *self.expansion.operands)
+        return (Pointer("kv", self.kv), *weights, *batch, *self.expansion.operands)
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -78,8 +85,8 @@ class ExpandLatentsSpec:
         e = self.expansion
         of_key, of_value = (dtype.numpy.itemsize for dtype in self.weights)
         weights = e.num_heads * e.latent * (e.plain * of_key + e.value * of_value)
-        row = e.latent + 2 * e.rotated + e.num_heads * (e.plain + e.value)
-        return f"{weights} + {2 * row} * T"
+        row = 2 * (e.rotated + e.num_heads * (e.plain + e.value))
+        return f"{weights} + {self.format.bytes_of_row + row} * T"
 
     def source(self) -> str:
         e = self.expansion
@@ -88,6 +95,7 @@ class ExpandLatentsSpec:
             spec=self,
             e=e,
             t=self.tile,
+            f=self.format,
             block_k=padded(e.plain),
             block_v=padded(e.value),
             block_r=padded(e.rotated),

@@ -13,7 +13,8 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Operand, Options, Pointer
 from warploom.codegen.cuda.kernels.attended_work import OfPages
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
-from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion, padded
+from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
+from warploom.codegen.cuda.kernels.latent_format import padded
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType

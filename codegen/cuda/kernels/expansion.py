@@ -59,8 +59,3 @@ def room_for(num_heads: int, plain: int, value: int, tokens: int, context: int) 
     extra = EXTRA_BYTES // (2 * num_heads * (plain + value))
     most = max(1, tokens // FEWEST) * -(-context // ALIGNED) * ALIGNED
     return min(most, -(-(tokens + extra) // ALIGNED) * ALIGNED)
-
-
-def padded(number: int) -> int:
-    """A power of two that matrix units take."""
-    return max(16, 1 << (number - 1).bit_length())

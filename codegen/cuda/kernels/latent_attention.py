@@ -18,6 +18,7 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Options, Pointer, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
+from warploom.codegen.cuda.kernels.latent_format import LatentFormat, padded
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.function import Function
@@ -28,27 +29,35 @@ KIND = "latent_attention"
 MAX_SPLITS = 32
 PARTS = 8  # of a head that are put together at once
 WIDEST = 1024  # latent: sums of 16 rows are in registers
+ROWS = (DType.BF16, DType.F8, DType.I8)
 END = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class LatentProblem:
-    """Causal attention of bf16 queries [T, num_heads, latent + rotated] over rows of one layer."""
+    """Causal attention of bf16 queries [T, num_heads, latent + rotated] over rows of one layer, which are of `kv`."""
 
     num_heads: int
     latent: int
     rotated: int
     scale: float
+    kv: DType = DType.BF16
 
     @property
     def name(self) -> str:
         """Readable and unique."""
-        name = f"latent_attention_{self.num_heads}x{self.latent}r{self.rotated}_scale_{self.scale.hex()}"
+        shape = f"{self.num_heads}x{self.latent}r{self.rotated}{self.format.suffix}"
+        name = f"latent_attention_{shape}_scale_{self.scale.hex()}"
         return name.replace(".", "p").replace("+", "").replace("-", "m")
 
     @property
+    def format(self) -> LatentFormat:
+        """Of rows in the cache."""
+        return LatentFormat(self.latent, self.rotated, self.kv)
+
+    @property
     def row(self) -> int:
-        """Numbers of a token in the cache."""
+        """Numbers of a token and of a query."""
         return self.latent + self.rotated
 
     @property
@@ -69,7 +78,7 @@ class LatentProblem:
     @property
     def bytes(self) -> str:
         """Upper bound: full page tables once, queries and the result once."""
-        return f"{2 * PAGE_SIZE * self.row} * S * P + {2 * self.num_heads * (self.row + self.latent)} * T"
+        return f"{PAGE_SIZE * self.format.bytes_of_row} * S * P + {2 * self.num_heads * (self.row + self.latent)} * T"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +110,20 @@ def ragged_tile(problem: LatentProblem, target: CudaTarget) -> LatentTile:
     Measured on an H100, 16 heads, 4096 tokens: 0.95 ms; with 32 keys 1.38, of 32 rows by four warps 1.18.
     """
     rows, tile = (64, (64, 8, 2)) if target.has_wgmma else (32, (32, 4, 2))
+    if problem.format.powers:  # numbers are widened in registers
+        rows, tile = 32, (32, 8, 2)
     heads = min(rows, _power_of_two(problem.num_heads))
     return LatentTile(rows // heads, heads, *tile)
 
 
-def decode_tile(target: CudaTarget) -> LatentTile:
+def decode_tile(problem: LatentProblem, target: CudaTarget) -> LatentTile:
     """One token and 16 heads, one block on a multiprocessor, which has two blocks of keys in flight.
 
     More heads in a block are slower even where there are 128 of them (H100, 32 tokens of 1024 rows: 79 us for 16, 126
     for 64); of 16 heads 32 tokens take 28 us, and 31 with twice the blocks.
     """
     if target.shared_bytes >= 200 << 10:
-        return LatentTile(1, 16, 64, 4, 3, blocks=132)
+        return LatentTile(1, 16, 64, 8 if problem.format.powers else 4, 3, blocks=132)
     return LatentTile(1, 16, 32, 4, 2, blocks=132)
 
 
@@ -140,7 +151,7 @@ class LatentAttentionSpec:
     def operands(self) -> tuple[Pointer, ...]:
         p = self.problem
         lse = [Pointer("lse", DType.F32)] if self.expansion else []
-        return (*p.queries, Pointer("kv", DType.BF16), *p.batch, *self.scratch, *lse, Pointer("out", DType.BF16))
+        return (*p.queries, Pointer("kv", p.kv), *p.batch, *self.scratch, *lse, Pointer("out", DType.BF16))
 
     @property
     def scratch(self) -> tuple[Pointer, ...]:
@@ -202,8 +213,8 @@ class LatentAttentionSpec:
             "latent_attention.py.j2",
             spec=self,
             p=p,
-            block_l=max(16, _power_of_two(p.latent)),
-            block_r=max(16, _power_of_two(p.rotated)),
+            f=p.format,
+            block_r=padded(p.rotated),
             page_size=PAGE_SIZE,
             scale=p.scale * LOG2_E,
             fewest=FEWEST,
@@ -261,7 +272,7 @@ class CombineSpec:
             p=spec.problem,
             t=spec.tile,
             pages=spec.min_pages,
-            block_l=max(16, _power_of_two(spec.problem.latent)),
+            block_l=padded(spec.problem.latent),
             parts=PARTS,
             max_splits=MAX_SPLITS,
         )
@@ -309,9 +320,12 @@ def problem_of(operation: mlir.Operation) -> LatentProblem | str:
     q_latent, q_rope, kv, *_ = operation.operands
     attrs = latent_attention.attrs_of(operation)
     _, heads, latent = type_of(q_latent).shape
-    if {type_of(value).dtype for value in (q_latent, q_rope, kv)} != {DType.BF16} or attrs["page_size"] != PAGE_SIZE:
-        return f"queries and rows must be bf16, pages {PAGE_SIZE} rows; here {type_of(q_latent)}, {type_of(kv)}"
-    problem = LatentProblem(static(heads), static(latent), static(type_of(q_rope).shape[2]), attrs["scale"])
+    if {type_of(value).dtype for value in (q_latent, q_rope)} != {DType.BF16} or attrs["page_size"] != PAGE_SIZE:
+        return f"queries must be bf16, pages {PAGE_SIZE} rows; here {type_of(q_latent)}, {attrs['page_size']}"
+    rotated, rows = static(type_of(q_rope).shape[2]), type_of(kv).dtype
+    if rows not in ROWS:
+        return f"rows must be {', '.join(ROWS)}; here {rows}"
+    problem = LatentProblem(static(heads), static(latent), rotated, attrs["scale"], rows)
     if problem.scale <= 0 or problem.latent % 8 or problem.rotated % 8 or problem.latent > WIDEST:
         return f"latents of {problem.latent} + {problem.rotated} numbers with scale {problem.scale} have no kernel"
     return problem
@@ -322,7 +336,7 @@ def _lower(problem: LatentProblem, place: _Place, target: CudaTarget) -> Match:
     ragged = (place.step(LatentAttentionSpec(problem, ragged_tile(problem, target), target.has_tma)),)
     if target.deterministic:
         return Match((Variant(ragged),))
-    spec = LatentAttentionSpec(problem, decode_tile(target), target.has_tma)
+    spec = LatentAttentionSpec(problem, decode_tile(problem, target), target.has_tma)
     chunks = f"{place.dims['T']} - {place.dims['S']}"
     decode = (place.step(spec), place.step(CombineSpec(spec)))
     return Match((Variant(decode, Guard(chunks, -END, 0)), Variant(ragged, Guard(chunks, 1, END))), spec.temps)

@@ -12,6 +12,7 @@ import mlir.ir as mlir
 from warploom.codegen.cpu.kernels.groups import Columns, Range, columns_of, input_slot, kv_slot, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
+from warploom.codegen.cuda.kernels.latent_format import FACTS, LatentFormat
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.function import Function
@@ -66,6 +67,11 @@ class LatentWriteSpec:
         return (*q, *rows, *gain, *angles, Pointer("slots", DType.I32), Pointer("kv", self.kv), *out)
 
     @property
+    def format(self) -> LatentFormat:
+        """Of the rows in the cache."""
+        return LatentFormat(self.latent, self.rotated, self.kv)
+
+    @property
     def dims(self) -> tuple[str, ...]:
         return ("T",)
 
@@ -83,14 +89,17 @@ class LatentWriteSpec:
 
     @property
     def bytes(self) -> str:
-        numbers = 2 * (self.latent + self.rotated * (1 + self.num_heads)) * self.x.numpy.itemsize
-        return f"{numbers + 8 * self.half} * T"
+        read = self.latent + self.rotated * (1 + 2 * self.num_heads)
+        return f"{read * self.x.numpy.itemsize + self.format.bytes_of_row + 8 * self.half} * T"
 
     def source(self) -> str:
         return render(
             "latent_write.py.j2",
             spec=self,
             heads=HEADS,
+            facts=FACTS,
+            page_size=PAGE_SIZE,
+            block_runs=1 << (len(self.format.runs) - 1).bit_length(),
             block_l=1 << (self.latent - 1).bit_length(),
             block_r=1 << (self.rotated - 1).bit_length(),
         )

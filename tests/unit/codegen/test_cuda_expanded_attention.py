@@ -24,7 +24,9 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 START, MARGIN = 8, 16  # columns around the queries in their matrix
 
 
-def attend(e: Expansion, batch: Batch, matrix: np.ndarray, weights: list[np.ndarray], scale: float) -> np.ndarray:
+def attend(
+    e: Expansion, batch: Batch, matrix: np.ndarray, weights: list[np.ndarray], scale: float, kv: DType
+) -> np.ndarray:
     """The launches of `absorbed_attention` where keys are expanded; unwritten memory is NaN."""
     heads, tokens = e.num_heads, len(matrix)
     of_keys, of_values = weights
@@ -42,7 +44,7 @@ def attend(e: Expansion, batch: Batch, matrix: np.ndarray, weights: list[np.ndar
         heads, e.latent, e.plain, DType.BF16, queries, many_tile(e.latent, e.plain), pdl=False, expansion=e
     )
     run(to_latents, matrix, of_keys, *lengths, latents)
-    problem = LatentProblem(heads, e.latent, e.rotated, scale)
+    problem = LatentProblem(heads, e.latent, e.rotated, scale, kv)
     rest = LatentAttentionSpec(problem, LatentTile(4, 4, 32, 4, 1), pdl=False, expansion=e)
     run(rest, latents, batch.q_rope, batch.kv, *batch.batch, lse, mixed)
     tile = many_tile(e.value, e.latent)
@@ -50,7 +52,7 @@ def attend(e: Expansion, batch: Batch, matrix: np.ndarray, weights: list[np.ndar
         heads, e.value, e.latent, DType.BF16, Range(0, heads * e.latent), tile, pdl=False, expansion=e
     )
     run(to_values, mixed.reshape(tokens, -1), of_values, *lengths, out)
-    expand = ExpandLatentsSpec(e, (DType.BF16, DType.BF16), ExpandTile(64, 32, 4, 1), pdl=False)
+    expand = ExpandLatentsSpec(e, (DType.BF16, DType.BF16), ExpandTile(64, 16, 4, 1), pdl=False, kv=kv)
     run(expand, batch.kv, *weights, *batch.batch, *expanded)
     final = ExpandedAttentionSpec(ExpandedProblem(e, queries, scale), AttentionTile(64, 32, 4, 1), pdl=False)
     run(final, matrix, batch.q_rope, *expanded, *lengths, lse, out)
@@ -65,33 +67,42 @@ def meaning(e: Expansion, batch: Batch, matrix: np.ndarray, weights: list[np.nda
     return head_linear.evaluate(replace(batch, q_latent=q_latent).meaning(scale), of_values, n=e.value)
 
 
-def make(e: Expansion, sequences: list[tuple[int, int]], padding: int) -> tuple[Batch, np.ndarray, list[np.ndarray]]:
+def make(
+    e: Expansion, sequences: list[tuple[int, int]], padding: int, kv: DType = DType.BF16
+) -> tuple[Batch, np.ndarray, list[np.ndarray]]:
     rng = np.random.default_rng(3)
-    batch = make_batch(LatentProblem(e.num_heads, e.latent, e.rotated, 1.0), sequences, padding)
+    batch = make_batch(LatentProblem(e.num_heads, e.latent, e.rotated, 1.0, kv), sequences, padding)
     matrix = rng.standard_normal((len(batch.q_latent), START + e.num_heads * e.plain + MARGIN)).astype(BF16)
     shapes = (e.num_heads * e.latent, e.plain), (e.num_heads * e.value, e.latent)
     return batch, matrix, [(rng.standard_normal(shape) / e.latent**0.5).astype(BF16) for shape in shapes]
 
 
+WIDE = [(2, 48, 24, 16, 40), (3, 32, 16, 8, 16)]  # heads, latent, plain, rotated, value
+BATCHES = [
+    ([(150, 150)], 0, 256),
+    ([(1, 70), (140, 300), (0, 0), (5, 20)], 3, 384),
+    ([(130, 130), (129, 500), (2, 90), (128, 260)], 1, 640),  # room for some keys of the second, none of the last
+    ([(200, 200)], 0, 128),  # tokens of the chunk before those keys that there is room for
+]
+
+
 @pytest.mark.parametrize(
-    ("sequences", "padding", "room"),
+    ("sequences", "padding", "room", "sizes", "kv"),
     [
-        ([(150, 150)], 0, 256),
-        ([(1, 70), (140, 300), (0, 0), (5, 20)], 3, 384),
-        ([(130, 130), (129, 500), (2, 90), (128, 260)], 1, 640),  # room for some keys of the second, none of the last
-        ([(200, 200)], 0, 128),  # tokens of the chunk before those keys that there is room for
+        *((*batch, sizes, DType.BF16) for sizes in WIDE for batch in BATCHES),
+        (*BATCHES[1], (1, 256, 16, 8, 24), DType.F8),
+        (*BATCHES[3], WIDE[0], DType.I8),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("sizes", [(2, 48, 24, 16, 40), (3, 32, 16, 8, 16)], ids=str)
 def test_a_step_with_long_chunks_is_its_meaning(
-    sequences: list[tuple[int, int]], padding: int, room: int, sizes: tuple[int, int, int, int, int]
+    sequences: list[tuple[int, int]], padding: int, room: int, sizes: tuple[int, int, int, int, int], kv: DType
 ) -> None:
     heads, latent, plain, rotated, value = sizes
     e = Expansion(room, heads, latent, plain, rotated, value)
-    batch, matrix, weights = make(e, sequences, padding)
+    batch, matrix, weights = make(e, sequences, padding, kv)
     scale = (plain + rotated) ** -0.5
-    close(attend(e, batch, matrix, weights, scale), meaning(e, batch, matrix, weights, scale))
+    close(attend(e, batch, matrix, weights, scale, kv), meaning(e, batch, matrix, weights, scale))
 
 
 def test_keys_are_expanded_of_sequences_with_many_tokens_only() -> None:

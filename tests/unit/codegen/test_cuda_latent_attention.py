@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from tests.unit.codegen.latent_caches import latent_cache
 from tests.unit.codegen.triton_interpreter import run_kernel
 from tests.unit.frontend.published_configs import PUBLISHED
 from warploom.codegen.cpu.kernels.groups import Range
@@ -22,6 +23,7 @@ from warploom.frontend.trace import Limits, trace
 from warploom.ir.function import functions, path_of
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.ops.latent_attention import latent_attention, latent_write
+from warploom.ir.ops.latent_rows import read_rows
 from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.rope import rope
 from warploom.ir.types import DType, type_of
@@ -52,8 +54,8 @@ class Batch:
         return {"T": len(self.q_latent), "S": len(self.context_lens), "P": self.page_table.shape[1]}
 
     def meaning(self, scale: float) -> np.ndarray:
-        wide = (x.astype(np.float64) for x in (self.q_latent, self.q_rope, self.kv[None]))
-        return latent_attention.evaluate(*wide, *self.batch, layer=0, page_size=PAGE, scale=scale)
+        wide = (x.astype(np.float64) for x in (self.q_latent, self.q_rope))
+        return latent_attention.evaluate(*wide, self.kv[None], *self.batch, layer=0, page_size=PAGE, scale=scale)
 
 
 def make_batch(p: LatentProblem, sequences: list[tuple[int, int]], padding: int = 0) -> Batch:
@@ -71,11 +73,11 @@ def make_batch(p: LatentProblem, sequences: list[tuple[int, int]], padding: int 
     tokens = int(starts[-1]) + padding
     latents, turned = (rng.standard_normal((tokens, p.num_heads, n)).astype(BF16) for n in (p.latent, p.rotated))
     contexts = np.array([context for _, context in sequences], np.int32)
-    return Batch(latents, turned, kv.astype(BF16).reshape(count, 1, 1, -1), table, starts, contexts)
+    return Batch(latents, turned, latent_cache(kv, p.latent, p.kv), table, starts, contexts)
 
 
-def problem_of(heads: int, latent: int, rotated: int) -> LatentProblem:
-    return LatentProblem(heads, latent, rotated, (latent + rotated) ** -0.5)
+def problem_of(heads: int, latent: int, rotated: int, kv: DType = DType.BF16) -> LatentProblem:
+    return LatentProblem(heads, latent, rotated, (latent + rotated) ** -0.5, kv)
 
 
 def run(p: LatentProblem, batch: Batch, tile: LatentTile) -> np.ndarray:
@@ -100,6 +102,10 @@ def close(out: np.ndarray, expected: np.ndarray) -> None:
         (problem_of(5, 48, 16), [700, 1, 65], 2, LatentTile(1, 16, 32, 4, 1, blocks=500)),
         (problem_of(20, 40, 24), [129], 0, LatentTile(1, 16, 64, 4, 1, blocks=32, min_keys=128)),
         (problem_of(3, 16, 8), [2000, 40], 1, LatentTile(1, 16, 32, 4, 1, blocks=9)),
+        (problem_of(16, 512, 64, DType.F8), [1, 300, 64], 0, LatentTile(1, 16, 32, 4, 1, blocks=64)),
+        (problem_of(16, 512, 64, DType.I8), [1, 300, 64], 0, LatentTile(1, 16, 64, 4, 1, blocks=64)),
+        (problem_of(5, 48, 16, DType.I8), [700, 1, 65], 2, LatentTile(1, 16, 32, 4, 1, blocks=500)),
+        (problem_of(20, 40, 24, DType.F8), [129], 0, LatentTile(1, 16, 64, 4, 1, blocks=32, min_keys=128)),
     ],
     ids=str,
 )
@@ -121,6 +127,8 @@ def test_decode_finds_tokens_of_prompts_and_of_later_sequences() -> None:
         (problem_of(5, 48, 16), [(17, 17), (1, 130), (0, 0), (20, 90)], 3, LatentTile(8, 8, 32, 8, 1)),
         (problem_of(20, 40, 24), [(9, 40), (3, 3)], 1, LatentTile(1, 16, 32, 4, 1)),
         (problem_of(1, 16, 8), [(70, 200)], 70, LatentTile(64, 1, 64, 4, 1)),
+        (problem_of(5, 256, 16, DType.F8), [(17, 17), (1, 130), (0, 0), (20, 90)], 3, LatentTile(8, 8, 32, 8, 1)),
+        (problem_of(5, 48, 16, DType.I8), [(17, 17), (1, 130), (0, 0), (20, 90)], 3, LatentTile(8, 8, 32, 8, 1)),
     ],
     ids=str,
 )
@@ -146,21 +154,23 @@ def test_a_ragged_row_never_depends_on_its_neighbours() -> None:
     np.testing.assert_array_equal(run(problem, alone, tile).view(np.int16), together[42:].view(np.int16))
 
 
-@pytest.mark.parametrize(("latent", "rotated", "heads"), [(48, 16, 5), (512, 64, 16), (32, 24, 0)])
-def test_rows_are_normed_rotated_and_written(latent: int, rotated: int, heads: int) -> None:
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F8, DType.I8], ids=str)
+@pytest.mark.parametrize(("latent", "rotated", "heads"), [(48, 16, 5), (512, 64, 16), (384, 24, 0)])
+def test_rows_are_normed_rotated_and_written(latent: int, rotated: int, heads: int, dtype: DType) -> None:
     rng, tokens, width = np.random.default_rng(0), 6, 8 + latent + rotated * (heads + 1)
     matrix = rng.standard_normal((tokens, width)).astype(BF16)
     angle = rng.uniform(0, 6, (tokens, rotated // 2))
     cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     slots = np.array([3, -1, 128, 64, 0, 191], np.int32)
-    gain, kv = rng.uniform(0.5, 2, latent).astype(BF16), rng.standard_normal((3, 1, 1, PAGE * (latent + rotated)))
+    gain = (rng.uniform(0.5, 2, latent) * 2.0 ** (np.arange(latent) // 128)).astype(BF16)
+    cache = latent_cache(rng.standard_normal((3, PAGE, latent + rotated)).astype(np.float32), latent, dtype)
     places = [Range(start, width) for start in (8, 8 + latent, 8 + latent + rotated)]
     spec = LatentWriteSpec(
         latent=latent,
         rotated=rotated,
         num_heads=heads,
         x=DType.BF16,
-        kv=DType.BF16,
+        kv=dtype,
         gain=DType.BF16,
         eps=1e-6,
         half=rotated // 2,
@@ -172,11 +182,17 @@ def test_rows_are_normed_rotated_and_written(latent: int, rotated: int, heads: i
     wide = matrix.astype(np.float32)
     keys, queries = wide[:, 8 + latent :][:, None, :rotated], wide[:, 8 + latent + rotated :]
     row = rms_norm.evaluate(wide[:, 8 : 8 + latent], gain, eps=1e-6), rope.evaluate(keys, cos, sin)[:, 0]
-    cache = kv.astype(BF16)
+    row = [part.astype(BF16).astype(np.float32) for part in row]
     expected = latent_write.evaluate(cache[None], *row, slots, layer=0, page_size=PAGE)[0]
     out = [np.full((tokens, heads, rotated), np.nan, BF16)] if heads else []
     run_kernel(spec, [*[matrix] * (3 if heads else 2), gain, cos, sin, slots, cache, *out], {"T": tokens})
-    np.testing.assert_allclose(cache.astype(np.float32), expected.astype(np.float32), rtol=2**-7)
+    found, wanted = (
+        read_rows(x[None], 0, latent, rotated, np.arange(3), PAGE, np.dtype("f4")) for x in (cache, expected)
+    )
+    digits = {DType.BF16: (2**-7, 0), DType.F8: (2**-3, 2**-9), DType.I8: (0, 2**-5)}[dtype]  # one rounding apart
+    np.testing.assert_allclose(found, wanted, *digits)
+    if dtype is not DType.BF16:
+        assert np.mean(cache.view(np.int8) != expected.view(np.int8)) < 0.01
     if heads:
         turned = rope.evaluate(queries.reshape(tokens, heads, rotated), cos, sin)
         np.testing.assert_allclose(out[0].astype(np.float32), turned, rtol=2**-7, atol=1e-6)

@@ -8,6 +8,7 @@ import mlir.ir as mlir
 import numpy as np
 import pytest
 
+from tests.unit.codegen.latent_caches import latent_cache
 from tests.unit.codegen.plan_interpreter import run_entry
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.driver import plan_program
@@ -41,13 +42,16 @@ DEEPSEEK: dict[str, Any] = {
     "vocab_size": 50,
     "max_position_embeddings": 512,
 }
-CHUNKS = [(1, 40), (200, 330), (57, 60)]  # tokens and context of sequences; one is expanded
-SHORT = [(1, 40), (7, 60)]
-DECODES = [(1, 40), (1, 300)]
+LATENT = DEEPSEEK["kv_lora_rank"]
+SEQUENCES = {  # tokens and contexts; of the chunks one is expanded
+    "chunks": [(1, 40), (200, 330), (57, 60)],
+    "short": [(1, 40), (7, 60)],
+    "decodes": [(1, 40), (1, 300)],
+}
 
 
-def traced(target: CudaTarget) -> mlir.Module:
-    cache = CacheSpec(page_size=PAGE_SIZE, dtype=DType.BF16, k_layout=K_LAYOUT)
+def traced(target: CudaTarget, kv: DType = DType.BF16) -> mlir.Module:
+    cache = CacheSpec(page_size=PAGE_SIZE, dtype=kv, k_layout=K_LAYOUT)
     module = trace(DEEPSEEK, dummy_tensor, cache, Limits(512, 4, 512), activation=DType.BF16)
     for _ in run(module, pipeline(cuda(target), None)):
         pass
@@ -55,11 +59,22 @@ def traced(target: CudaTarget) -> mlir.Module:
 
 
 @pytest.mark.usefixtures("wl")
-@pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize("sequences", [CHUNKS, SHORT, DECODES], ids=["chunks", "short", "decodes"])
-def test_a_step_is_its_meaning(sequences: list[tuple[int, int]], deterministic: bool) -> None:
+@pytest.mark.parametrize(
+    ("sequences", "deterministic", "kv"),
+    [
+        *((sequences, deterministic, DType.BF16) for sequences in SEQUENCES for deterministic in (False, True)),
+        ("chunks", False, DType.F8),
+        ("decodes", False, DType.I8),
+        ("decodes", True, DType.F8),
+    ],
+)
+def test_a_step_is_its_meaning(sequences: str, deterministic: bool, kv: DType) -> None:
     target = CudaTarget("sm_80", deterministic)
-    module = traced(target)
+    module = traced(target, kv)
+    check_step(module, target, SEQUENCES[sequences], kv)
+
+
+def check_step(module: mlir.Module, target: CudaTarget, sequences: list[tuple[int, int]], kv: DType) -> None:
     step = functions(module)["step"]
     rng = np.random.default_rng(5)
     params = {}
@@ -84,7 +99,8 @@ def test_a_step_is_its_meaning(sequences: list[tuple[int, int]], deterministic: 
         "logit_rows": starts[1:] - 1,
     }
     arrays = {name: array.astype(np.int32) for name, array in inputs.items()}
-    cache = rng.standard_normal(type_of(step.inputs["kv"]).resolve(dims)).astype(DType.BF16.numpy)
+    rows = rng.standard_normal((dims["C"], PAGE_SIZE, LATENT + DEEPSEEK["qk_rope_head_dim"])).astype(np.float32)
+    cache = latent_cache(rows, LATENT, kv)[None]
     expected = evaluate(module, "step", {**arrays, "kv": cache.copy()}, params)["logits"]
     found = run_entry(plan_program(module, target), "step", arrays | params | {"kv": cache}, dims)["logits"]
     error = np.sqrt(np.square(found - expected).mean()) / np.sqrt(np.square(expected).mean())

@@ -1,6 +1,6 @@
 """Compile the kernels of mixtures of experts that `run_experts.py` checks and times on a GPU. Needs no GPU.
 
-    python tests/gpu/build_experts.py [--sweep NAME,...] [FOLDER]
+    python -m tests.gpu.build_experts [--sweep NAME,...] [FOLDER]
 
 writes FOLDER (default `.warploom/gpu/experts`), see `tools/tuning_programs.py`. What a sweep tries of the shapes of
 `TIMED` is left as jobs for the compiler there.

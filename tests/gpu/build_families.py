@@ -1,6 +1,6 @@
 """Here, without a GPU: tiny checkpoints of the families compiled for CUDA, and what transformers says of them.
 
-    python tests/gpu/build_families.py FOLDER [CASE ...]
+    python -m tests.gpu.build_families FOLDER [CASE ...]
 
 Writes FOLDER/<case>/artifact, FOLDER/<case>/deterministic and FOLDER/<case>/reference.npz: token ids, the logits of
 transformers in f32 on the weights rounded to bf16, with the near-ties of routers taken any way (near_ties.py), those

@@ -1,6 +1,6 @@
 """Compile the kernels that `run_kernels.py` checks and times on a GPU: all but linear layers. Needs no GPU.
 
-    python tests/gpu/build_kernels.py [FOLDER]
+    python -m tests.gpu.build_kernels [FOLDER]
 
 writes FOLDER (default `.warploom/gpu/kernels`): `kernels.json`, the cubins, and data with the results that the IR's
 meaning has. Nothing there needs the compiler any more.

@@ -1,6 +1,6 @@
 """Compile the kernels of latent attention that `run_latent.py` checks and times on a GPU. Needs no GPU.
 
-    python tests/gpu/build_latent.py [FOLDER]
+    python -m tests.gpu.build_latent [FOLDER]
 
 writes FOLDER (default `.warploom/gpu/latent`): `kernels.json` and the cubins. A program is a variant of a group.
 """

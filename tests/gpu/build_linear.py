@@ -1,6 +1,6 @@
 """Compile the linear kernels that `run_linear.py` checks and times on a GPU. Needs no GPU.
 
-    python tests/gpu/build_linear.py [--sweep REGEX] [--refine] [FOLDER]
+    python -m tests.gpu.build_linear [--sweep REGEX] [--refine] [FOLDER]
 
 writes FOLDER (default `.warploom/gpu/linear`), see `tools/tuning_programs.py`. Candidates are left to compile, as jobs
 for `codegen/cuda/worker.py`, to the many cores of the GPU machine.

@@ -1,6 +1,6 @@
 """Here, without a GPU: SmolLM2 with its real weights compiled for CUDA, and what the CPU says of five prompts.
 
-    python tests/gpu/build_smollm2.py MODEL.gguf FOLDER
+    python -m tests.gpu.build_smollm2 MODEL.gguf FOLDER
 
 The text is that of the CPU artifact of the same weights, in bf16; logits are those of f32 weights. Writes
 FOLDER/artifact, FOLDER/reference.npz (also how far transformers in bf16 is off), and FOLDER/parts/NN: the weights in

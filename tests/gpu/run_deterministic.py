@@ -1,6 +1,6 @@
 """On a GPU: the tokens of a request do not depend on its neighbours, with an artifact compiled `--deterministic`.
 
-    python3 tests/gpu/run_deterministic.py ARTIFACT
+    python -m tests.gpu.run_deterministic ARTIFACT
 
 Probes of several lengths, greedy and sampled, run alone, among 7 and among 31 requests of mixed lengths: tokens and
 log-probabilities have to be the same bits. So do the logits of a row, alone and in batches. Of an artifact that does

@@ -1,6 +1,6 @@
 """Check the CUDA device on a GPU with an artifact, and time its loading.
 
-    python tests/gpu/run_device.py ARTIFACT --out FILE.json [--tokens N]
+    python -m tests.gpu.run_device ARTIFACT --out FILE.json [--tokens N]
 
 Checks: every way of running a request gives the same tokens (graphs, direct launches, a second run, steps launched
 ahead with their tokens on the GPU); logits of padded decode steps equal those of direct launches; serving imports no

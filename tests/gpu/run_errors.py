@@ -1,6 +1,6 @@
 """On a GPU: what is refused is refused by name and with numbers, and leaves a GPU that works.
 
-    python3 tests/gpu/run_errors.py ARTIFACT          # for sm_90
+    python -m tests.gpu.run_errors ARTIFACT          # for sm_90
 
 Exit status 1 if a case is let through or fails otherwise than by a DeviceError.
 """

@@ -1,6 +1,6 @@
 """Check and time the kernels that `build_experts.py` compiled. Runs on the GPU machine.
 
-    python tests/gpu/run_experts.py FOLDER [SECONDS]
+    python -m tests.gpu.run_experts FOLDER [SECONDS]
 
 torch allocates, draws random numbers and is the oracle (f32). Timed: graphs of many launches with programmatic
 dependent launch, whose tokens go to other experts each time, medians; beside them the time that the bytes of the

@@ -1,6 +1,6 @@
 """On a GPU: the tiny checkpoints of the families against transformers (see build_families.py).
 
-    python3 tests/gpu/run_families.py FOLDER [PATTERN ...]
+    python -m tests.gpu.run_families FOLDER [PATTERN ...]
 
 Logits at 128 positions, of one prompt at once and of a prompt with 28 decodes, not further (root of mean square) from
 transformers in f32 than 1.5 times transformers in bf16, and none of them 5 times as far as is usual there. Greedy text

@@ -1,6 +1,6 @@
 """Check and time the kernels that `build_kernels.py` compiled. Runs on the GPU machine.
 
-    python tests/gpu/run_kernels.py FOLDER [--out JSON] [--only check|bench] [--families decode,ragged,...] [--small]
+    python -m tests.gpu.run_kernels FOLDER [--out JSON] [--only check|bench] [--families decode,ragged,...] [--small]
 
 needs cuda-bindings; torch allocates, draws random numbers and is the oracle (f32 without TF32). Timed: graphs of many
 launches with programmatic dependent launch, as they follow each other in a step, over caches and logits that rotate

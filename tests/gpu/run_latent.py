@@ -1,6 +1,6 @@
 """Check and time the kernels that `build_latent.py` compiled. Runs on the GPU machine.
 
-    python tests/gpu/run_latent.py FOLDER [--small]
+    python -m tests.gpu.run_latent FOLDER [--small]
 
 torch allocates, draws random numbers and is the oracle (f32): every form of the group, with unused memory NaN, twice
 with the same bits. Timed: graphs of many launches with programmatic dependent launch, medians. Exit status 1 if a check

@@ -1,6 +1,6 @@
 """Check and time the linear kernels that `build_linear.py` compiled. Runs on the GPU machine.
 
-    python tests/gpu/run_linear.py FOLDER OUT [--sweep] [--only check|bench] [--small]
+    python -m tests.gpu.run_linear FOLDER OUT [--sweep] [--only check|bench] [--small]
 
 needs cuda-bindings; torch allocates, draws random numbers and is the oracle (f64). Timed: graphs of many launches of
 our kernels with programmatic dependent launch, over weights that rotate through more than L2, medians. Writes JSON to

@@ -1,6 +1,6 @@
 """On a GPU: a decode step as one persistent kernel against the same step as a launch for each phase.
 
-    python3 tests/gpu/run_persistent.py ARTIFACT [--time]
+    python -m tests.gpu.run_persistent ARTIFACT [--time]
 
 The artifact's `@step` has to have a replacement that this GPU runs. Logits of single tokens over caches of noise, from
 empty to long, and over a cache that steps of one token have written themselves, are compared, in units of the spread

@@ -1,6 +1,6 @@
 """On a GPU: every kernel of a small model a few times, by graphs and directly, for compute-sanitizer.
 
-    compute-sanitizer --tool racecheck python3 tests/gpu/run_small.py ARTIFACT...
+    compute-sanitizer --tool racecheck python -m tests.gpu.run_small ARTIFACT...
 
 A toy (toy_model.py) or a model of two layers with dummy weights: a whole model takes the tools minutes. Exit status 1
 if graphs and direct launches give different tokens.

@@ -1,6 +1,6 @@
 """On a GPU: SmolLM2 with its real weights against what the CPU says (see build_smollm2.py).
 
-    python3 tests/gpu/run_smollm2.py ARTIFACT REFERENCE.npz
+    python -m tests.gpu.run_smollm2 ARTIFACT REFERENCE.npz
 
 Greedy text of 64 tokens on five prompts, four of which must be equal; logits at the last 32 positions of each prompt
 not further from f32 than those of transformers in bf16. Exit status 1 if not.

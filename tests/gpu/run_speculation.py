@@ -1,6 +1,6 @@
 """On a GPU: what verifying drafts costs and saves, and whether answers stay the same.
 
-    python3 tests/gpu/run_speculation.py ARTIFACT [--requests 1 8] [--tokens 96] [--itself] [--json FILE]
+    python -m tests.gpu.run_speculation ARTIFACT [--requests 1 8] [--tokens 96] [--itself] [--json FILE]
 
 Answers random prompts plainly, then drafts those very answers, all right or with every n-th token wrong, so that the
 acceptance is known; then with n-grams, then with itself as its draft model. Prints the time per output token and per

@@ -1,6 +1,6 @@
 """Check the runtime on a GPU with the toy model, token by token against its oracle, and time noise and launches.
 
-    python tests/gpu/run_toy.py artifacts/toy --out FILE.json     # made by tests/gpu/toy_model.py
+    python -m tests.gpu.run_toy artifacts/toy --out FILE.json     # made by tests/gpu/toy_model.py
 
 The checks are those of run_device.py and the oracle's; see there.
 """

@@ -1,6 +1,6 @@
 """On a GPU: compute-sanitizer's memcheck and racecheck over one small case of every kernel. Neither may find anything.
 
-    python3 tests/gpu/sanitize.py OUT [--kernels FOLDER] [--linear FOLDER] [--latent FOLDER] [--artifacts FOLDER...]
+    python -m tests.gpu.sanitize OUT [--kernels FOLDER] [--linear FOLDER] [--latent FOLDER] [--artifacts FOLDER...]
 
 takes what `build_kernels.py`, `build_linear.py` and `build_latent.py` made, and artifacts of tiny models
 (`build_families.py`), of which it runs a few steps. Only our kernels are instrumented, torch's are not. All runs go on

@@ -1,6 +1,6 @@
 """The model of `cuda_fake_model` with real kernels: all that the runtime does with a plan, with an exact oracle.
 
-    python tests/gpu/toy_model.py FOLDER [--weights-gb N]       # here: needs triton
+    python -m tests.gpu.toy_model FOLDER [--weights-gb N]       # here: needs triton
 
 A token is a hash of the history that its row reads from the cache, so any wrong pointer, dim, tensor map or order of
 kernels shows. `--weights-gb` adds a parameter of noise of that size, to time how it is made.

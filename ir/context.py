@@ -50,12 +50,11 @@ def parse(text: str) -> mlir.Module:
     try:
         return mlir.Module.parse(text)
     except mlir.MLIRError as error:
-        older = f"correct it; if an older warploom wrote it (as version {version}), compile the model again"
         raise IRError(
             "the program does not parse",
             expected=f"version {VERSION} of the dialect",
             found=_first_errors(str(error)),
-            fix=older if version < VERSION else "",
+            fix=_advice(str(error), version),
         ) from error
 
 
@@ -63,6 +62,16 @@ def version_of(text: str) -> int:
     """The version of the dialect that a program says it is written in: 1 if it does not say."""
     found = re.search(rf"\b{re.escape(STAMP)} = (\d+)", text)
     return 1 if found is None else int(found[1])
+
+
+def _advice(errors: str, version: int) -> str:
+    """What to do about a text that does not parse."""
+    unknown = re.search(r"unregistered operation '(wl\.\w+)'", errors)
+    parts = [
+        *([f"load the plugin that defines {unknown[1]}: --plugin PACKAGE"] if unknown else []),
+        *([f"if an older warploom wrote it (as version {version}), compile the model again"] * (version < VERSION)),
+    ]
+    return "; ".join(["correct it", *parts])
 
 
 def _first_errors(text: str) -> str:

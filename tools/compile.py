@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from warploom.errors import CompileError
+from warploom.tools.plugin_flag import add_plugin_flag
 from warploom.tools.reports import Summary, summarize
 from warploom.tools.table import count, size
 from warploom.tools.text_files import read_text
@@ -94,9 +95,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the artifact's folder; an artifact that is there is replaced "
         "(default: <model name>-<quantization>.warploom in the working directory)",
     )
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="PACKAGE", help="extend the compiler; may repeat"
-    )
+    add_plugin_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     parser.set_defaults(run=run)
 

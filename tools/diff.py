@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from warploom.errors import InvalidRequestError
 from warploom.runtime.artifact import Artifact, ir_folder, load
 from warploom.runtime.weights import numpy_dtype
 from warploom.tools.compile_extra import require_compiler
+from warploom.tools.plugin_flag import add_plugin_flag
 from warploom.tools.reports import decode_dims, running
 from warploom.tools.table import table
 
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("left", metavar="LEFT", help="an artifact, or an .mlir file (- is standard input)")
     parser.add_argument("right", metavar="RIGHT", help="the same")
     parser.add_argument("--text", action="store_true", help="of programs: print the lines that differ, too")
+    add_plugin_flag(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     if are_artifacts:
         rows, lines = list(artifact_differences(load(args.left), load(args.right))), list[str]()
     else:
-        rows, lines = _compare_programs(args.left, args.right)
+        rows, lines = _compare_programs(args.left, args.right, args.plugin)
     if args.text and are_artifacts:
         raise InvalidRequestError("--text is of programs", fix="give one stage of each, or leave out --text")
     if args.json:
@@ -158,14 +160,16 @@ def _launches(artifact: Artifact, target: str) -> dict[str, str]:
     return {kernel: str(count) for kernel, count in counts.items()}
 
 
-def _compare_programs(left: str, right: str) -> tuple[list[Difference], list[str]]:
+def _compare_programs(left: str, right: str, plugins: Sequence[str]) -> tuple[list[Difference], list[str]]:
     require_compiler("read IR programs")
     import mlir.ir as mlir
 
     from warploom.ir.context import new_context
     from warploom.ir.function import functions
+    from warploom.plugins import load_plugins
     from warploom.tools.program_files import read_program
 
+    load_plugins(plugins)
     with new_context(), mlir.Location.unknown():
         counts, texts = [], []
         for source in (left, right):

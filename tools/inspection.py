@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from warploom.tools.compile_extra import require_compiler
 from warploom.tools.dims_flag import parse_dims
 from warploom.tools.fusion_log import fusion_decisions
 from warploom.tools.kernel_forms import FORMS, kernel_text, kernels_named
+from warploom.tools.plugin_flag import add_plugin_flag
 from warploom.tools.reports import Summary, kernel_rows, launch_rows, memory_rows, summarize, weight_rows
 from warploom.tools.table import count, shown, size, table
 
@@ -65,6 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--dims", type=parse_dims, default={}, metavar="D=N,...", help="sizes to evaluate expressions at"
     )
     parser.add_argument("--verify", action="store_true", help="also check the hash of every byte of the weights")
+    add_plugin_flag(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -89,6 +91,8 @@ class TargetRow:
 def run(args: argparse.Namespace) -> None:
     """Print the view of a parsed command line."""
     _refuse_what_would_do_nothing(args)
+    if args.artifact.is_file() or args.html is not None or args.view == "ops":
+        _prepare_to_parse(args.plugin)
     if args.artifact.is_file():
         _show(_content_of_program(args), args)
         return
@@ -99,6 +103,13 @@ def run(args: argparse.Namespace) -> None:
         _explore(artifact, target, args.html, args.times)
     else:
         _show(_content_of_artifact(artifact, target, args), args)
+
+
+def _prepare_to_parse(plugins: Sequence[str]) -> None:
+    require_compiler("read programs")
+    from warploom.plugins import load_plugins
+
+    load_plugins(plugins)
 
 
 def _refuse_what_would_do_nothing(args: argparse.Namespace) -> None:
@@ -130,7 +141,6 @@ def _content_of_artifact(artifact: Artifact, target: str, args: argparse.Namespa
 
 def _content_of_program(args: argparse.Namespace) -> Any:
     """What a view shows of an IR program; other views are of artifacts."""
-    require_compiler("read programs")
     from warploom.tools.program_files import read_text
     from warploom.tools.program_report import entry_rows, op_rows
 
@@ -196,7 +206,6 @@ def _content(artifact: Artifact, view: str, name: str | None, target: str, dims:
     if view == "ops":
         from warploom.tools.program_report import op_rows
 
-        require_compiler("read IR stages")
         stages = _stages(artifact, target)
         return op_rows(str(artifact.path / (stages[-1] if name is None else _find_stage(stages, name)).file))
     if view == "fusion":

@@ -9,6 +9,8 @@ import msgspec
 
 from warploom.frontend.gguf_families import GGUF_FAMILIES
 from warploom.frontend.models.registry import Family, families
+from warploom.plugins import load_plugins
+from warploom.tools.plugin_flag import add_plugin_flag
 from warploom.tools.table import shown, table
 
 EPILOG = """\
@@ -34,12 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "List the model families that compile, and the targets on which they are checked."
     parser.epilog = EPILOG
     parser.add_argument("name", nargs="?", default="", help="part of a name")
+    add_plugin_flag(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
+    load_plugins(args.plugin)
     wanted = args.name.lower()
     found = [row for row in rows() if wanted in f"{row.family} {row.architectures}".lower()]
     print(msgspec.json.encode(found).decode() if args.json else table(found))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from warploom.errors import InvalidRequestError
 from warploom.tools.compile_extra import require_compiler
+from warploom.tools.plugin_flag import add_plugin_flag
 
 if TYPE_CHECKING:
     from warploom.ir.target import Target
@@ -38,9 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", metavar="QUANTIZATION", help="run what `compile` runs, for weights of this kind")
     parser.add_argument("--after", type=int, metavar="N", help="of the pipeline: leave out the first N")
     parser.add_argument("--target", metavar="NAME", help="for passes that ask: cpu, or a GPU: cuda:sm_90")
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="PACKAGE", help="extend the compiler; may repeat"
-    )
+    add_plugin_flag(parser)
     parser.add_argument("--print-after-all", action="store_true", help="print the program after every pass")
     parser.add_argument("--print-changed", action="store_true", help="print what every pass changed, as a diff")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the result there (default: print it)")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from warploom.errors import InvalidRequestError
 from warploom.tools.compile_extra import require_compiler
+from warploom.tools.plugin_flag import add_plugin_flag
 
 _EXAMPLES = """\
 examples:
@@ -39,9 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--property", metavar="NAME", help="of --pass: verify, meaning, idempotent or text (default: any)"
     )
     parser.add_argument("--target", metavar="NAME", help="for passes that ask: cpu, or a GPU: cuda:sm_90")
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="PACKAGE", help="extend the compiler; may repeat"
-    )
+    add_plugin_flag(parser)
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the result there (default: print it)")
     parser.set_defaults(run=run)
 

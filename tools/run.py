@@ -15,6 +15,7 @@ from warploom.runtime.manifest import MANIFEST_FILE
 from warploom.tools.compile_extra import require_compiler
 from warploom.tools.dims_flag import parse_dims
 from warploom.tools.number_flags import parse_bound, parse_count
+from warploom.tools.plugin_flag import add_plugin_flag
 from warploom.tools.table import shown, table
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save", type=Path, metavar="FOLDER", help="with --on cuda:ARCH: do not run it, but write all that a GPU needs"
     )
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="PACKAGE", help="extend the compiler; may repeat"
-    )
+    add_plugin_flag(parser)
     parser.add_argument("-o", "--out", type=Path, metavar="FILE.npz", help="also write the results there")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)

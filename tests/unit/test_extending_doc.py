@@ -121,6 +121,18 @@ def test_a_model_of_the_new_family_compiles_in_the_new_scheme(folder: Path) -> N
     assert "logits" in run_python(folder, *command, "--on", "cpu", "--against", "interpreter")
 
 
+def test_every_command_that_reads_programs_takes_plugins(folder: Path) -> None:
+    stage, cli = "snake-lm.warploom/ir/cpu/00-trace.mlir", ("-m", "warploom.tools.cli")
+    plugin = ("--plugin", "snakes")
+    assert "snake" in run_python(folder, *cli, "inspect", "snake-lm.warploom", "ops", "0", *plugin)
+    assert "snake" in run_python(folder, *cli, "inspect", stage, "ops", *plugin)
+    assert "page.html" in run_python(folder, *cli, "inspect", "snake-lm.warploom", "--html", "page.html", *plugin)
+    assert "no differences" in run_python(folder, *cli, "diff", stage, stage, *plugin)
+    assert "SnakeForCausalLM" in run_python(folder, *cli, "models", "snake", *plugin)
+    with pytest.raises(AssertionError, match=r"load the plugin that defines wl\.snake"):
+        run_python(folder, *cli, "opt", stage, "cse")
+
+
 def test_pass_rule_and_kernel_work_together(folder: Path) -> None:
     assert run_python(folder, "-c", FUSED_FOR_CUDA).split() == ["snake_bf16_gated"]
 

@@ -11,15 +11,18 @@ from statistics import median
 
 import msgspec
 
+from warploom.passes.cost import Device as CostDevice
+from warploom.passes.cost import device_named, step_us
 from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.cuda.device import CudaDevice
-from warploom.runtime.cuda.profile import KernelTime, StepTime, copy_bandwidth, fill_cache, time_kernels, time_step
+from warploom.runtime.cuda.profile import StepTime, copy_bandwidth, fill_cache, time_kernels, time_step
 from warploom.runtime.device import Device
 from warploom.runtime.devices import DeviceOptions, open_device
 from warploom.runtime.step_batch import StepBatch
 from warploom.tools.bench_plot import plot
 from warploom.tools.device_flags import add_device_flags
 from warploom.tools.status import status
+from warploom.tools.step_limits import Limits, Timed, beside_predictions, limits_of
 from warploom.tools.synthetic import ragged_batch
 from warploom.tools.table import count, shown, size, table
 
@@ -30,27 +33,14 @@ examples:
 
 Weights and cache are as large as in service, so they are not in any cache. `limit` is the time that the bytes take at
 the memory's measured read rate, or the flops at the measured matrix rate, whichever is longer; of a step: the sum.
-`gpu` is the time of the step on the GPU; `step` is the time from step to step with the next one launched ahead.
+`gpu` is the time of the step on the GPU; `pipelined` is the time from step to step with the next one launched ahead.
+`predicted` is what the compiler's cost model says (see docs/cost-model.md), and `off` how far that is from the time
+beside it. Kernels are timed apart; in a step each begins while the one before ends.
 """
 
 UNKNOWN = "-"
 _PROMPTS = (1024, 4096)
-# Measured: best read stream (bytes/s) and cuBLAS bf16 on large matrices (flop/s); bench/ and shared/reference.
-_MEASURED = {"H100": (3.17e12, 775e12)}
-_COPY_TO_READ = 1.05  # a read stream is this much faster than a copy, bytes read and written
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the machine can do at most, per second."""
-
-    copy_bytes: float
-    read_bytes: float
-    flops: float | None
-
-    def seconds(self, num_bytes: int, flops: int) -> float:
-        """Return the least time for some work."""
-        return max(num_bytes / self.read_bytes, flops / self.flops if self.flops else 0.0)
+CLOSE = 0.15  # what a prediction may be off by
 
 
 def _ms(seconds: float) -> str:
@@ -65,6 +55,10 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.0f} %" if fraction else UNKNOWN
 
 
+def _off(fraction: float | None) -> str:
+    return UNKNOWN if fraction is None else f"{100 * fraction:+.0f} %"
+
+
 def _size(num_bytes: int) -> str:
     return size(num_bytes) if num_bytes else UNKNOWN
 
@@ -75,10 +69,12 @@ def _count(number: int) -> str:
 
 @dataclass(frozen=True)
 class StepRow:
-    """One step. On the CPU only `alone` is known: the others are 0."""
+    """One step. On the CPU only `alone` is known: the others are 0. `off`: how far the prediction is, a fraction."""
 
     step: str
     gpu: float = shown(_ms)
+    predicted: float = shown(_ms)
+    off: float | None = shown(_off)
     limit: float = shown(_ms)
     of_limit: float = shown(_percent)
     pipelined: float = shown(_ms)
@@ -95,6 +91,8 @@ class KernelRow:
     kernel: str
     launches: int
     each: float = shown(_us)
+    predicted: float = shown(lambda seconds: _us(seconds) if seconds else UNKNOWN)
+    off: float | None = shown(_off)
     total: float = shown(_us)
     of_step: float = shown(_percent)
     of_limit: float = shown(_percent)
@@ -104,7 +102,7 @@ class KernelRow:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, and where."""
+    """What was measured, and where. `close`: the part of the kernels whose times were predicted within 15 %."""
 
     artifact: str
     device: str
@@ -112,6 +110,7 @@ class Report:
     limits: Limits | None
     steps: list[StepRow]
     kernels: dict[str, list[KernelRow]]
+    close: float | None = None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -164,12 +163,14 @@ def _usual_prompts(artifact: Artifact) -> list[int]:
 
 def _print(report: Report) -> None:
     if report.limits:
-        peak = f"; {count(int(report.limits.flops))}flop/s" if report.limits.flops else ""
+        peak = "".join(f"; {name} {count(int(flops))}flop/s" for name, flops in report.limits.flops.items())
         rates = f"copy {report.limits.copy_bytes / 1e12:.2f} TB/s, read {report.limits.read_bytes / 1e12:.2f} TB/s"
         print(f"{report.device}, {report.target}: {rates}{peak}\n")
     print(table(report.steps))
     for step, rows in report.kernels.items():
         print(f"\n{step}\n{table(rows)}")
+    if report.close is not None:
+        print(f"\n{100 * report.close:.0f} % of the kernels took within {100 * CLOSE:.0f} % of what was predicted")
 
 
 def measure(
@@ -209,39 +210,48 @@ def _measure_gpu(
     show: Callable[[str], None],
 ) -> Report:
     fill_cache(device)
-    copied = copy_bandwidth(device)
-    read, flops = next(
-        (rates for name, rates in _MEASURED.items() if name in device.gpu.name), (copied * _COPY_TO_READ, None)
-    )
-    limits = Limits(copied, read, flops)
+    known = device_named(device.gpu.name)
+    limits = limits_of(copy_bandwidth(device), known)
     steps, kernels = [], {}
     for name, batch in batches.items():
         show(name)
         timed = time_step(device, batch, repeats, time.perf_counter)
-        launches = time_kernels(device, batch, repeats)
-        steps.append(_step_row(name, len(batch.token_ids), timed, launches, limits))
+        launches = beside_predictions(device.program.plan, time_kernels(device, batch, repeats), known)
+        steps.append(_step_row(name, len(batch.token_ids), timed, launches, limits, known))
         kernels[name] = _kernel_rows(launches, limits)
-    return Report(str(artifact.path), device.gpu.name, device.target, limits, steps, kernels)
+    rows = [row for of_step in kernels.values() for row in of_step]
+    return Report(str(artifact.path), device.gpu.name, device.target, limits, steps, kernels, _close(rows))
 
 
-def _step_row(name: str, num_tokens: int, timed: StepTime, launches: Sequence[KernelTime], limits: Limits) -> StepRow:
-    limit = sum(limits.seconds(launch.bytes, launch.flops) for launch in launches)
+def _close(rows: Sequence[KernelRow]) -> float | None:
+    errors = [abs(row.off) for row in rows if row.off is not None]
+    return sum(error <= CLOSE for error in errors) / len(errors) if errors else None
+
+
+def _step_row(
+    name: str, num_tokens: int, timed: StepTime, launches: Sequence[Timed], limits: Limits, known: CostDevice | None
+) -> StepRow:
+    works = [launch.work for launch in launches]
+    limit = sum(limits.seconds(work) for work in works)
+    predicted = 0.0 if known is None else step_us(works, known) / 1e6
     return StepRow(
         step=name,
         gpu=timed.gpu,
+        predicted=predicted,
+        off=None if known is None else predicted / timed.gpu - 1,
         limit=limit,
         of_limit=limit / timed.gpu,
         pipelined=timed.pipelined,
         alone=timed.alone,
-        bytes=sum(launch.bytes for launch in launches),
-        flops=sum(launch.flops for launch in launches),
+        bytes=int(sum(work.bytes for work in works)),
+        flops=int(sum(work.flops for work in works)),
         tokens_per_second=num_tokens / timed.pipelined,
     )
 
 
-def _kernel_rows(launches: Sequence[KernelTime], limits: Limits) -> list[KernelRow]:
+def _kernel_rows(launches: Sequence[Timed], limits: Limits) -> list[KernelRow]:
     """One row per kernel, the longest first."""
-    by_kernel: dict[str, list[KernelTime]] = {}
+    by_kernel: dict[str, list[Timed]] = {}
     for launch in launches:
         by_kernel.setdefault(launch.kernel, []).append(launch)
     whole = sum(launch.seconds for launch in launches)
@@ -249,17 +259,20 @@ def _kernel_rows(launches: Sequence[KernelTime], limits: Limits) -> list[KernelR
     return sorted(rows, key=lambda row: -row.total)
 
 
-def _kernel_row(kernel: str, same: Sequence[KernelTime], whole: float, limits: Limits) -> KernelRow:
+def _kernel_row(kernel: str, same: Sequence[Timed], whole: float, limits: Limits) -> KernelRow:
     total = sum(launch.seconds for launch in same)
+    predicted = sum(launch.predicted or 0.0 for launch in same)
     return KernelRow(
         kernel=kernel,
         launches=len(same),
         each=total / len(same),
+        predicted=predicted / len(same),
+        off=predicted / total - 1 if predicted else None,
         total=total,
         of_step=total / whole,
-        of_limit=sum(limits.seconds(launch.bytes, launch.flops) for launch in same) / total,
-        bytes=sum(launch.bytes for launch in same),
-        flops=sum(launch.flops for launch in same),
+        of_limit=sum(limits.seconds(launch.work) for launch in same) / total,
+        bytes=int(sum(launch.work.bytes for launch in same)),
+        flops=int(sum(launch.work.flops for launch in same)),
     )
 
 
@@ -270,7 +283,7 @@ def _cpu_row(device: Device, name: str, batch: StepBatch, repeats: int) -> StepR
         device.execute(batch)
         times.append(time.perf_counter() - started)
     alone = median(times[1:])
-    return StepRow(name, 0.0, 0.0, 0.0, 0.0, alone, 0, 0, len(batch.token_ids) / alone)
+    return StepRow(name, 0.0, 0.0, None, 0.0, 0.0, 0.0, alone, 0, 0, len(batch.token_ids) / alone)
 
 
 def _numbers(text: str) -> list[int]:

@@ -7,9 +7,8 @@ the IR stages and joined with the plan: which kernels a call launches, their wor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +19,9 @@ from warploom.passes.cost import Work, cost, device_of
 from warploom.runtime.artifact import Artifact, ir_folder
 from warploom.runtime.expr import evaluate
 from warploom.runtime.plan import Launch, Plan
+from warploom.tools.bench_times import step_dims
 from warploom.tools.fusion_log import fusion_decisions
+from warploom.tools.predictions import works
 from warploom.tools.reports import decode_dims, memory_rows, running, summarize, weight_rows
 from warploom.tools.stage_graph import Node, stage_graph
 
@@ -32,7 +33,8 @@ SCENARIOS: dict[str, dict[str, int]] = {  # dims beyond those of decoding one to
     "decode 32": {"T": 32, "S": 32, "R": 32},
     "prefill 1024": {"T": 1024},
 }
-Times = Mapping[str, Mapping[str, float]]  # scenario -> kernel -> microseconds of one launch
+KernelTimes = Mapping[str, float]  # kernel -> microseconds of one launch
+Times = Mapping[str, KernelTimes]  # by step
 
 
 def explorer_page(artifact: Artifact, target: str, times: Times) -> str:
@@ -57,8 +59,11 @@ def explorer_data(artifact: Artifact, target: str, times: Times) -> dict[str, An
         "device": device_of(target).name,
         "stages": stages,
         "work": {
-            **{name: _predicted(plan, artifact, target, last, dims) for name, dims in SCENARIOS.items()},
-            **{f"{name}, measured": _measured(plan, page_size, last, name, times[name]) for name in times},
+            **{name: _work(plan, artifact, target, last, dims, {}) for name, dims in SCENARIOS.items()},
+            **{
+                f"{name}, measured": _work(plan, artifact, target, last, step_dims(name, page_size), times[name])
+                for name in times
+            },
         },
         "kernels": {
             name: {
@@ -94,62 +99,44 @@ def _packed(nodes: list[Node]) -> list[list[Any]]:
     return [list(asdict(node).values()) for node in nodes]
 
 
-def _predicted(
-    plan: Plan, artifact: Artifact, target: str, last: Mapping[str, Any], given: Mapping[str, int]
+def _work(
+    plan: Plan, artifact: Artifact, target: str, last: Mapping[str, Any], dims: Mapping[str, int], times: KernelTimes
 ) -> dict[str, list[list[list[Any]]]]:
-    """Per entry and node: [kernel, bytes, flops, microseconds, grid] of each launch."""
+    """Per entry and node: [kernel, bytes, flops, microseconds, tiles, predicted microseconds] of each launch.
+
+    Args:
+        times: measured; none: predicted times are shown, else those of kernels that were timed.
+    """
     device, page_size = device_of(target), artifact.target(target).kv.page_size
-
-    def row(dims: Mapping[str, int], launch: Launch) -> list[Any]:
-        info = plan.kernels[launch.kernel]
-        own = {name: evaluate(expr, dims) for name, expr in zip(info.dims, launch.dims, strict=True)}
-        work = Work(info.kind, evaluate(info.bytes, own), evaluate(info.flops, own))
-        tiles = evaluate(launch.tiles, dims)
-        return [launch.kernel, work.bytes, work.flops, round(cost(work, device).us, 2), tiles]
-
     found = {}
     for name, nodes in last["entries"].items():
-        entry = plan.entries[name]
-        dims = decode_dims(entry, page_size, given)
-        found[name] = _by_node(nodes, running(entry, dims), partial(row, dims))
+        here = decode_dims(plan.entries[name], page_size, dims)
+        launches = [one for one in running(plan.entries[name], here) if not times or one.kernel in times]
+        rows = [
+            _row(launch, work, cost(work, device).us, times, here)
+            for launch, work in zip(launches, works(plan, name, launches, here), strict=True)
+        ]
+        found[name] = _by_node(nodes, launches, rows)
     return found
 
 
-def _measured(
-    plan: Plan, page_size: int, last: Mapping[str, Any], step: str, kernels: Mapping[str, float]
-) -> dict[str, list[list[list[Any]]]]:
-    """As `_predicted`, of the launches of a step whose kernels were timed."""
-    found = {}
-    for name, nodes in last["entries"].items():
-        entry = plan.entries[name]
-        launches = running(entry, decode_dims(entry, page_size, _dims_of(step)))
-        found[name] = _by_node(
-            nodes,
-            [launch for launch in launches if launch.kernel in kernels],
-            lambda launch: [launch.kernel, 0, 0, round(kernels[launch.kernel], 2), 0],
-        )
-    return found
+def _row(launch: Launch, work: Work, predicted: float, times: KernelTimes, dims: Mapping[str, int]) -> list[Any]:
+    shown = times.get(launch.kernel, predicted)
+    tiles = evaluate(launch.tiles, dims)
+    return [launch.kernel, int(work.bytes), int(work.flops), round(shown, 2), tiles, round(predicted, 2)]
 
 
-def _dims_of(step: str) -> dict[str, int]:
-    """Dims of a step as `bench step` names it: `decode 8 at 256`, `prefill 1024`."""
-    kind, size, *_ = step.split()
-    return dict.fromkeys(("T", "S", "R") if kind == "decode" else ("T",), int(size))
-
-
-def _by_node(
-    nodes: list[list[Any]], launches: list[Launch], row: Callable[[Launch], list[Any]]
-) -> list[list[list[Any]]]:
+def _by_node(nodes: list[list[Any]], launches: list[Launch], rows: list[list[Any]]) -> list[list[list[Any]]]:
     """Which launches a node makes: they come in the order of the calls and bear their paths."""
     calls = [(index, node[PATH]) for index, node in enumerate(nodes) if node[GROUP]]
     found: list[list[list[Any]]] = [[] for _ in nodes]
     at = 0
-    for launch in launches:
+    for launch, row in zip(launches, rows, strict=True):
         while at < len(calls) and (calls[at][1] != launch.location or at < _latest_call(launch)):
             at += 1
         if at == len(calls):
             break
-        found[calls[at][0]].append(row(launch))
+        found[calls[at][0]].append(row)
     return found
 
 

@@ -11,31 +11,38 @@ from typing import Any
 import msgspec
 
 from warploom.errors import InvalidRequestError
+from warploom.passes.cost import device_of
 from warploom.runtime.artifact import Artifact, ir_folder, load
 from warploom.runtime.devices import survey
 from warploom.runtime.plan import Plan
+from warploom.tools.bench_times import kernel_times, step_dims, step_timed
 from warploom.tools.compile_extra import require_compiler
 from warploom.tools.dims_flag import parse_dims
 from warploom.tools.fusion_log import fusion_decisions
 from warploom.tools.kernel_forms import FORMS, kernel_text, kernels_named
 from warploom.tools.plugin_flag import add_plugin_flag
 from warploom.tools.reports import Summary, kernel_rows, launch_rows, memory_rows, summarize, weight_rows
+from warploom.tools.roofline import roofline_rows
 from warploom.tools.table import count, shown, size, table
 
 VIEWS = {
     "summary": "model, sizes, targets (default)",
     "targets": "what this machine makes of each target",
-    "kernels": "kernels: launches, flops and bytes of one call, where in the model",
+    "kernels": "kernels: launches, flops, bytes and predicted time of one call, where in the model",
     "weights": "packed parameters",
     "plan": "kernel calls in their order",
     "ops": "kinds of ops of the program after the last pass; `ops STAGE`: of another stage",
     "fusion": "which ops became one kernel, and why others did not",
     "memory": "what serving takes: weights, KV cache, arenas",
     "ir": "the program after each pass: `ir` lists the stages, `ir STAGE` prints one (name or number)",
-    "roofline": "predicted time of every kernel and what bounds it; beside measured ones with --times",
+    "roofline": "predicted time of a launch of every kernel, its parts, and what bounds it",
     "source": "`source KERNEL|MODULE.PATH` prints source or, with --form, PTX, SASS, ...; `source` lists the kernels",
 }
-OF_VIEWS = {"form": ("source",), "times": ("roofline",), "dims": ("kernels", "plan", "memory", "roofline", "source")}
+OF_VIEWS = {
+    "form": ("source",),
+    "times": ("roofline", "kernels"),
+    "dims": ("kernels", "plan", "memory", "roofline", "source"),
+}
 OF_PAGES = ("artifact", "target", "times", "html", "verify")
 
 
@@ -47,10 +54,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         f"views:\n{views}\nof an .mlir file: summary, ops, fusion\n\n"
         "flops, bytes, tiles and arenas are those of decoding one token of one sequence; others with\n"
         "--dims: T tokens, S sequences, R rows of logits, P pages of a sequence, C pages of the cache,\n"
-        "H tokens of history, B logit biases.\n\n"
+        "H tokens of history, B logit biases. Times are predicted by the compiler's cost model; with\n"
+        "--times they stand beside measured ones: of the first step in the file that has these dims.\n\n"
         "examples:\n  warploom inspect smollm2 kernels --dims T=512,R=1\n  warploom inspect smollm2 --verify --json\n"
         "  warploom inspect smollm2 source model.layers.0.mlp --form asm\n"
         "  warploom inspect smollm2 ops 00-trace\n  warploom inspect smollm2/ir/cpu/00-trace.mlir\n"
+        "  warploom bench step llama-8b --json > step.json\n"
+        "  warploom inspect llama-8b kernels --times step.json --dims T=32\n"
         "  warploom inspect llama-8b --html explorer.html --times step.json\n"
     )
     parser.add_argument(
@@ -130,8 +140,8 @@ def _refuse_what_would_do_nothing(args: argparse.Namespace) -> None:
 
 
 def _content_of_artifact(artifact: Artifact, target: str, args: argparse.Namespace) -> Any:
-    if args.view == "roofline":
-        return _roofline(artifact, target, args.dims, args.times)
+    if args.view in ("roofline", "kernels"):
+        return _times(artifact, target, args)
     if args.view == "source" and args.name is not None:
         plan = artifact.plan(target)
         kernels = kernels_named(plan, args.name)
@@ -173,23 +183,23 @@ def _show(content: Any, args: argparse.Namespace) -> None:
 def _explore(artifact: Artifact, target: str, out: Path, times: Path | None) -> None:
     """Write the explorer's page."""
     require_compiler("read IR stages")
-    from warploom.tools.bench_times import kernel_times
     from warploom.tools.explorer import explorer_page
 
     out.write_text(explorer_page(artifact, target, {} if times is None else kernel_times(times)))
     print(f"wrote {out}: open it in a browser")
 
 
-def _roofline(artifact: Artifact, target: str, dims: Mapping[str, int], times: Path | None) -> Any:
-    """Rows of predicted times at some dims; with measured times, of the first step that was timed."""
-    from warploom.passes.cost import device_of
-    from warploom.tools.bench_times import kernel_times
-    from warploom.tools.roofline import roofline_rows
-
-    plan = artifact.plan(target)
-    _check_dims(plan, dims)
-    measured = next(iter(kernel_times(times).values()), {}) if times is not None else {}
-    return roofline_rows(plan, artifact.target(target).kv.page_size, dims, device_of(target), measured)
+def _times(artifact: Artifact, target: str, args: argparse.Namespace) -> Any:
+    """Rows of predicted times at some dims; with measured times, of the step that was timed with these."""
+    plan, page_size = artifact.plan(target), artifact.target(target).kv.page_size
+    _check_dims(plan, args.dims)
+    dims, measured = args.dims, {}
+    if args.times is not None:
+        times = kernel_times(args.times)
+        step = step_timed(times, dims, page_size)
+        dims, measured = step_dims(step, page_size) | dims, times[step]
+    rows = roofline_rows if args.view == "roofline" else kernel_rows
+    return rows(plan, page_size, dims, device_of(target), measured)
 
 
 def _content(artifact: Artifact, view: str, name: str | None, target: str, dims: Mapping[str, int]) -> Any:
@@ -216,8 +226,8 @@ def _content(artifact: Artifact, view: str, name: str | None, target: str, dims:
 def _content_of_plan(artifact: Artifact, view: str, name: str | None, target: str, dims: Mapping[str, int]) -> Any:
     plan, page_size = artifact.plan(target), artifact.target(target).kv.page_size
     _check_dims(plan, dims)
-    if view in ("kernels", "source"):
-        return kernel_rows(plan, page_size, dims)
+    if view == "source":
+        return kernel_rows(plan, page_size, dims, device_of(target), {})
     if view == "weights":
         return weight_rows(artifact, plan)
     if view == "plan":

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from warploom.passes.cost import Device, Work, cost
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.cuda.replacements import chosen_launches
 from warploom.runtime.expr import evaluate
 from warploom.runtime.manifest import TargetInfo
 from warploom.runtime.plan import Buffer, Entry, Guard, Launch, Plan
 from warploom.runtime.weights import numpy_dtype
-from warploom.tools.table import count, shown, size
+from warploom.tools.predictions import works
+from warploom.tools.table import count, shown, size, us
 
 # One sequence that decodes one token. P and C are pages, enough for 128 tokens of context.
 DECODE_CONTEXT = 128
@@ -63,7 +65,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One kernel in one entry. `flops` and `bytes` are those of all its launches in one call of the entry."""
+    """One kernel in one entry: all its launches in one call of the entry.
+
+    Attributes:
+        predicted, measured: microseconds; measured 0: it was not.
+    """
 
     entry: str
     kernel: str
@@ -71,6 +77,8 @@ class KernelRow:
     launches: int
     flops: int = shown(count)
     bytes: int = shown(size)
+    predicted: float = shown(us)
+    measured: float = shown(us)
     location: str = ""
 
 
@@ -185,30 +193,40 @@ def running(entry: Entry, dims: Mapping[str, int]) -> list[Launch]:
     ]
 
 
-def kernel_rows(plan: Plan, page_size: int, given: Mapping[str, int]) -> list[KernelRow]:
-    """Return one row per entry and kernel, in the order of their first launch."""
+def kernel_rows(
+    plan: Plan, page_size: int, given: Mapping[str, int], device: Device, measured: Mapping[str, float]
+) -> list[KernelRow]:
+    """Return one row per entry and kernel, in the order of their first launch.
+
+    Args:
+        device: whose times are predicted.
+        measured: microseconds of a launch by kernel, possibly none.
+    """
     rows = []
     for entry_name, entry in plan.entries.items():
         dims = decode_dims(entry, page_size, given)
-        by_kernel: dict[str, list[Launch]] = {}
-        for launch in running(entry, dims):
-            by_kernel.setdefault(launch.kernel, []).append(launch)
-        rows += [_kernel_row(plan, entry_name, launches, dims) for launches in by_kernel.values()]
+        launches = running(entry, dims)
+        by_kernel: dict[str, list[tuple[Launch, Work]]] = {}
+        for launch, work in zip(launches, works(plan, entry_name, launches, dims), strict=True):
+            by_kernel.setdefault(launch.kernel, []).append((launch, work))
+        rows += [_kernel_row(plan, entry_name, same, device, measured) for same in by_kernel.values()]
     return rows
 
 
-def _kernel_row(plan: Plan, entry: str, launches: list[Launch], dims: Mapping[str, int]) -> KernelRow:
-    name = launches[0].kernel
-    info = plan.kernels[name]
-    own = [{own: evaluate(expr, dims) for own, expr in zip(info.dims, launch.dims, strict=True)} for launch in launches]
+def _kernel_row(
+    plan: Plan, entry: str, same: list[tuple[Launch, Work]], device: Device, measured: Mapping[str, float]
+) -> KernelRow:
+    first, _ = same[0]
     return KernelRow(
         entry=entry,
-        kernel=name,
-        kind=info.kind,
-        launches=len(launches),
-        flops=sum(evaluate(info.flops, values) for values in own),
-        bytes=sum(evaluate(info.bytes, values) for values in own),
-        location=launches[0].location,
+        kernel=first.kernel,
+        kind=plan.kernels[first.kernel].kind,
+        launches=len(same),
+        flops=int(sum(work.flops for _, work in same)),
+        bytes=int(sum(work.bytes for _, work in same)),
+        predicted=sum(cost(work, device).us for _, work in same),
+        measured=len(same) * measured.get(first.kernel, 0.0),
+        location=first.location,
     )
 
 

@@ -20,6 +20,11 @@ def count(number: int) -> str:
     return _scaled(number, ("", "k", "M", "G", "T"))
 
 
+def us(microseconds: float) -> str:
+    """Return a time; nothing for 0, which is no time."""
+    return f"{microseconds:.1f} us" if microseconds else ""
+
+
 def _scaled(number: int, units: Sequence[str]) -> str:
     value, unit = float(number), 0
     while abs(value) >= 999.5 and unit < len(units) - 1:

@@ -20,9 +20,8 @@ from warploom.runtime.cuda.graphs import capture
 from warploom.runtime.cuda.program import FEED, SAMPLE, STEP
 from warploom.runtime.cuda.step_shape import unpadded_dims
 from warploom.runtime.cuda.weights import fill_with_noise
-from warploom.runtime.expr import evaluate
 from warploom.runtime.manifest import RandomParam
-from warploom.runtime.plan import KernelInfo, Launch
+from warploom.runtime.plan import Launch
 from warploom.runtime.step_batch import StepBatch
 from warploom.runtime.weights import numpy_dtype
 
@@ -30,14 +29,16 @@ _COPIED_BYTES = 1 << 29
 
 
 class KernelTime(NamedTuple):
-    """One launch of a step: what it is, its median time, and the work that it cannot do without."""
+    """One launch of a step, and its median time.
+
+    Attributes:
+        dims: of the step, without padding: what it is needed for.
+    """
 
     entry: str
-    kernel: str
-    location: str
+    launch: Launch
+    dims: Mapping[str, int]
     seconds: float
-    bytes: int
-    flops: int
 
 
 class StepTime(NamedTuple):
@@ -93,8 +94,7 @@ def time_kernels(device: CudaDevice, batch: StepBatch, repeats: int) -> list[Ker
     launches = [(name, program.entries[name].launches[q.place]) for name in names for q in program.entries[name].queue]
     needed = {**shape.dims, **unpadded_dims(batch)}
     return [
-        _kernel_time(entry, launch, program.plan.kernels[launch.kernel], needed, seconds)
-        for (entry, launch), seconds in zip(launches, medians, strict=True)
+        KernelTime(entry, launch, needed, seconds) for (entry, launch), seconds in zip(launches, medians, strict=True)
     ]
 
 
@@ -149,12 +149,6 @@ def _pipelined_seconds(device: CudaDevice, batch: StepBatch, repeats: int, clock
         ticket = following
     device.result(ticket)
     return (clock() - start) / repeats
-
-
-def _kernel_time(entry: str, launch: Launch, info: KernelInfo, dims: Mapping[str, int], seconds: float) -> KernelTime:
-    own = {name: evaluate(expr, dims) for name, expr in zip(info.dims, launch.dims, strict=True)}
-    moved, computed = evaluate(info.bytes, own), evaluate(info.flops, own)
-    return KernelTime(entry, launch.kernel, launch.location, seconds, moved, computed)
 
 
 class _Events:

@@ -103,8 +103,9 @@ class AttentionProblem:
 
     @property
     def flops(self) -> str:
-        """Upper bound: each token attends its full page table."""
-        return f"{4 * PAGE_SIZE * self.num_heads * self.head_dim} * T * P"
+        """Upper bound: the last token of a sequence attends its full page table, others what is before them."""
+        each = 2 * self.num_heads * self.head_dim  # and key, of scores or of sums
+        return f"{each} * T * ({2 * PAGE_SIZE} * P - (T - 1) // S)"
 
     @property
     def bytes(self) -> str:

@@ -55,7 +55,7 @@ def test_decisions_name_what_they_save() -> None:
     module = block()
     fuse_heroes.fuse_heroes(module, replace(EAGER, name="cuda:sm_90"))
     (line,) = (str(line.value) for line in step(module).operation.attributes["wl.fusion"])
-    assert "fused rms_norm + linear + add (saves 9.4 us at 1 token, " in line
+    assert "fused rms_norm + linear + add (saves 9.0 us at 1 token, " in line
 
 
 @pytest.mark.usefixtures("wl")

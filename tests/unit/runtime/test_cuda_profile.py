@@ -1,4 +1,4 @@
-"""Timing steps over the fake driver: every launch once, with the work that its kernel says it does."""
+"""Timing steps over the fake driver: every launch once, with the dims that it is needed for."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def device(tmp_path: Path) -> Iterator[CudaDevice]:
 def test_every_launch_is_timed_between_two_events(device: CudaDevice) -> None:
     batch = ragged_batch(device, VOCAB_SIZE, [1, 1, 1], [5, 9, 2], temperature=1.0, seed=0)
     times = time_kernels(device, batch, 2)
-    assert [one.kernel for one in times] == ["feed_tokens", "write", "read_many", "copy", "sample"]
+    assert [one.launch.kernel for one in times] == ["feed_tokens", "write", "read_many", "copy", "sample"]
     assert [one.entry for one in times] == ["feed", "step", "step", "step", "sample"]
-    assert all((one.seconds, one.bytes, one.flops, one.location) == (0.00025, 1024, 0, "model") for one in times)
+    assert {one.seconds for one in times} == {0.00025}
+    assert {one.dims["T"] for one in times} == {3}, "four rows are computed, one of them is padding"
 
 
 def test_a_prompt_step_is_timed_as_it_is_served(device: CudaDevice) -> None:

@@ -13,12 +13,14 @@ from tests.cuda_fake_model import cuda_artifact, fake_cuda
 from tests.runtime_fakes import VOCAB_SIZE, FakeDevice
 from tests.unit.tools.conftest import RunCLI
 from warploom.errors import EngineError
+from warploom.passes.blocks import Product
+from warploom.passes.cost import Work, device_of
 from warploom.runtime.cuda import profile
 from warploom.runtime.cuda.device import CudaDevice
 from warploom.tools import bench_step
 from warploom.tools.bench_plot import plot
-from warploom.tools.bench_step import Limits
 from warploom.tools.cli import main
+from warploom.tools.step_limits import Limits
 from warploom.tools.synthetic import ragged_batch
 
 
@@ -38,10 +40,12 @@ def test_a_step_that_does_not_fit_in_the_cache_is_refused() -> None:
 
 
 def test_the_limit_is_the_slower_of_memory_and_arithmetic() -> None:
-    limits = Limits(copy_bytes=2.0, read_bytes=4.0, flops=8.0)
-    assert limits.seconds(8, 8) == 2.0
-    assert limits.seconds(8, 32) == 4.0
-    assert Limits(2.0, 4.0, None).seconds(8, 32) == 2.0
+    limits = Limits(copy_bytes=2.0, read_bytes=4.0, flops={"bf16": 8.0, "f8e4m3": 16.0})
+    assert limits.seconds(Work("linear", 8, 8)) == 2.0
+    assert limits.seconds(Work("linear", 8, 32)) == 4.0
+    assert limits.seconds(Work("linear", 8, 32, Product(1, 4, 4, "f8e4m3"))) == 2.0, "FP8 is twice as fast"
+    assert limits.seconds(Work("linear", 8, 32, Product(1, 4, 4, "i4"))) == 4.0, "others are multiplied as bf16"
+    assert Limits(2.0, 4.0, {}).seconds(Work("linear", 8, 32)) == 2.0
 
 
 def test_plot_shows_every_kernel_in_proportion() -> None:
@@ -68,6 +72,24 @@ def test_steps_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     _, one, three, _ = (section.split() for section in printed.split("\n\n")[1:])
     assert ("read_few" in one, "read_many" in one) == (True, False)
     assert ("read_few" in three, "read_many" in three) == (False, True)  # four rows, one of them padding
+
+
+def test_predictions_stand_beside_measured_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile, "_COPIED_BYTES", 1 << 20)
+    artifact = cuda_artifact(tmp_path / "model")
+    device = CudaDevice(artifact, api=fake_cuda(total_bytes=1 << 27), kv_bytes=20_000)
+    monkeypatch.setattr(bench_step, "open_device", lambda *_: device)
+    monkeypatch.setattr(bench_step, "device_named", lambda _: device_of("cuda:sm_90"))
+    steps = ["bench", "step", str(artifact.path), "--batch", "1", "--context", "9", "--prefill", "7"]
+    assert main([*steps, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (step, _), rows = report["steps"], report["kernels"]["decode 1 at 9"]
+    assert report["close"] == 0, "kernels of the fake take 250 us"
+    assert all(row["off"] == pytest.approx(row["predicted"] / row["each"] - 1) for row in rows)
+    assert 0 < step["predicted"] < sum(row["predicted"] * row["launches"] for row in rows)
+    assert step["off"] == pytest.approx(step["predicted"] / step["gpu"] - 1)
 
 
 def test_steps_on_the_cpu(tiny_artifact: Path, run_cli: RunCLI) -> None:

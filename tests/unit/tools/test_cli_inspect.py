@@ -125,14 +125,41 @@ def test_code_of_a_place_in_the_model_in_every_form(run_cli: RunCLI, tiny_artifa
 def test_roofline_says_what_bounds_a_kernel_and_how_good_the_model_is(
     view: Any, tiny_artifact: Path, tmp_path: Path
 ) -> None:
-    rows = view("roofline", "--dims", "T=512")
+    rows = view("roofline", "--dims", "T=128,P=8,C=8")
     attention = next(row for row in rows if row["kernel"].startswith("attention"))
     assert attention["predicted"] > 0
     assert attention["bound"] in ("launch", "memory", "compute")
     measured = [{"kernel": row["kernel"], "each": row["predicted"] / 1e6 / 2} for row in rows]
-    (tmp_path / "times.json").write_text(json.dumps({"kernels": {"prefill 512": measured}}))
-    timed = view("roofline", "--dims", "T=512", "--times", str(tmp_path / "times.json"))
+    (tmp_path / "times.json").write_text(json.dumps({"kernels": {"prefill 128": measured}}))
+    timed = view("roofline", "--times", str(tmp_path / "times.json"))
     assert {row["error"] for row in timed} == {"+100%"}
+    assert all(row["launch"] + max(row["memory"], row["compute"]) <= row["predicted"] for row in rows)
+
+
+def test_kernels_stand_beside_the_times_of_the_step_that_has_their_dims(
+    view: Any, tiny_artifact: Path, tmp_path: Path, run_cli: RunCLI
+) -> None:
+    def attention(*arguments: str) -> list[Any]:
+        return [row for row in view("kernels", *arguments) if row["kind"] == "attention"]
+
+    rows = view("kernels")
+    assert all(row["predicted"] > 0 == row["measured"] for row in rows)
+    file = tmp_path / "times.json"
+    each = {"decode 1 at 64": 1e-6, "decode 8 at 64": 2e-6}
+    file.write_text(
+        json.dumps({"kernels": {s: [{"kernel": row["kernel"], "each": t} for row in rows] for s, t in each.items()}})
+    )
+    for given, us in ((["--dims", "T=8"], 2), ([], 1)):
+        timed = view("kernels", "--times", str(file), *given)
+        assert all(row["measured"] == pytest.approx(us * row["launches"]) for row in timed)
+    one, many = (
+        next(row for row in view("kernels", *some) if row["kind"] == "attention")
+        for some in ([], ["--times", str(file)])
+    )
+    assert many["bytes"] < one["bytes"], "a context of 64, not of 128"
+    refused = run_cli("inspect", tiny_artifact, "kernels", "--times", file, "--dims", "T=3")
+    assert refused.returncode == 2
+    assert "expected: dims of one of: decode 1 at 64, decode 8 at 64" in refused.stderr
 
 
 @pytest.mark.parametrize("name", VIEWS)

@@ -111,6 +111,9 @@ def test_measured_times_colour_the_graph(page: Path) -> None:
         'const at = document.getElementById("at"); at.value = "decode 1 at 256, measured"; at.onchange()',
     )
     assert number_of(dom, r'class="time"[^>]*>7\.0 us') > 5
+    side = dom[dom.index("<aside") : dom.index("</aside>")]
+    assert "<th>predicted</th>" in side
+    assert number_of(side, r"us \([+−]\d+ %\)") > 5, "predictions stand beside them"
 
 
 @needs_chromium

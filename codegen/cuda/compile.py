@@ -36,6 +36,7 @@ _TRITON_TYPE = {
     DType.I32: "i32",
     DType.I64: "i64",
 }
+_READ = {"cubin", "ptx", "ttir", "resources", "tensormaps"}  # of an answer, when the kernel is taken from the cache
 WORKER = "warploom.codegen.cuda.worker"
 Answer = dict[str, Any]
 
@@ -244,7 +245,7 @@ def _read(path: Path) -> Answer | None:
         entry: Answer = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return entry
+    return entry if isinstance(entry, dict) and entry.keys() >= _READ else None
 
 
 def _write(path: Path, answer: Answer) -> None:

@@ -70,7 +70,7 @@ def test_a_kernel_is_compiled_once(cache_folder: Path, monkeypatch: pytest.Monke
     assert compile_kernels([Kernel()], SM_90) == [kernel]
 
 
-def test_what_the_result_depends_on_is_in_the_key() -> None:
+def test_what_the_result_depends_on_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [
         job_of(Kernel(), SM_90),
         job_of(Kernel(DOUBLE + "# other\n"), SM_90),
@@ -80,13 +80,17 @@ def test_what_the_result_depends_on_is_in_the_key() -> None:
         job_of(Kernel(), CudaTarget("sm_80")),
     ]
     assert len({job.key for job in jobs}) == len(jobs)
+    key = jobs[0].key
+    monkeypatch.setattr(compiler, "_triton_version", lambda: "3.7.0")
+    assert jobs[0].key != key
 
 
 def test_a_damaged_cache_entry_is_made_again(cache_folder: Path) -> None:
     (first,) = compile_kernels([Kernel()], SM_90)
     (entry,) = cache_folder.rglob("*.json")
-    entry.write_text(entry.read_text()[:100])
-    assert compile_kernels([Kernel()], SM_90) == [first]
+    for damaged in (entry.read_text()[:100], "{}", "[]", "null", '{"cubin": ""}'):
+        entry.write_text(damaged)
+        assert compile_kernels([Kernel()], SM_90) == [first]
     assert json.loads(entry.read_text())["num_warps"] == 4
 
 

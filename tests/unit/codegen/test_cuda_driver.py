@@ -219,5 +219,17 @@ def test_two_kernels_of_one_name_are_refused(wl: mlir.Context) -> None:
         compile_entries(module, TARGET, families=[cast(Template, SimpleNamespace(KIND="linear", match=same_name))])
 
 
+def test_a_family_that_forgets_an_operand_is_named(wl: mlir.Context) -> None:
+    module = step_module()
+    fuse_heroes(module, cuda(TARGET))
+
+    def forgetful(group: Any, target: CudaTarget) -> Match:
+        spec = SimpleNamespace(name=group.name, operands=("x", "w"), dims=(), grid=(1, 1, 1))
+        return one_launch(cast(CudaKernelSpec, spec), (), {})
+
+    with pytest.raises(CompileError, match=r"(?s)has 2 operands.*0 slots"):
+        compile_entries(module, TARGET, families=[cast(Template, SimpleNamespace(KIND="linear", match=forgetful))])
+
+
 def test_all_families_are_found() -> None:
     assert "linear" in {template.KIND for template in templates()}

@@ -80,6 +80,17 @@ def test_returning_the_old_cache_is_refused(wl: mlir.Context) -> None:
         planned(builder.finish({"kv": new, "before": kv}), module)
 
 
+def test_returning_a_view_of_the_old_cache_is_refused(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    group = make_write(module, 0)
+    builder, (kv, k, slots) = cache_builder(module)
+    with builder.point:
+        view = reshape(kv, shape=(1, *KV.shape))
+        new = call(group, kv, k, slots)
+    with pytest.raises(CompileError, match=r"func.return .* reads the old value later"):
+        planned(builder.finish({"kv": new, "before": view}), module)
+
+
 def test_a_cache_that_is_not_donated_is_refused(wl: mlir.Context) -> None:
     module = mlir.Module.create()
     group = make_write(module, 0)

@@ -48,6 +48,11 @@ def test_own_cubin_then_an_earlier_one_then_ptx(capability: int, choice: tuple[s
     assert (chosen.target, chosen.form) == choice
 
 
+def test_machine_code_is_of_one_generation_and_ptx_of_any_earlier_one() -> None:
+    chosen = choose_target(targets("sm_80", "sm_89"), gpu(90))
+    assert (chosen.target, chosen.form) == ("cuda:sm_89", "ptx")
+
+
 def test_a_choice_says_what_it_looked_at() -> None:
     considered = choose_target(targets("sm_80", "sm_89", "sm_90", "sm_100"), gpu(89)).considered
     assert dict(considered) == {

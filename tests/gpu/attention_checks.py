@@ -11,9 +11,9 @@ from kernel_bench import ROTATED, Arrays, Bench, Case
 
 
 def small_batches(family: str, problem: Case) -> Iterator[tuple[str, Arrays]]:
-    """A page, its boundary, and padding: few blocks."""
+    """A page, its boundary, parts to combine, and padding: few blocks."""
     if family == "decode":
-        yield "small", step(problem, [(1, 64), (1, 65), (1, 200), (0, 0)], padding=1)
+        yield "small", step(problem, [(1, 64), (1, 65), (1, 300), (0, 0)], padding=1)
         return
     yield "small", step(problem, [(1, 65), (70, 70), (17, 130)], padding=3)
 
@@ -117,6 +117,7 @@ def bench_ragged(bench: Bench, case: Case) -> Iterator[Case]:
             arrays, written = projected(problem, arrays)
             arrays["kv"] = written["kv"]
         dims = dims_of(arrays)
+        arrays |= {temp: memory.normal_() for temp, memory in bench.temps(name, dims).items()}
         visible = sum(q * c - q * (q - 1) // 2 for q, c in sequences)
         us = bench.time([bench.bind(name, arrays, dims)] * 20)
         yield {"label": label, "us": us, "flops": 4 * problem["num_heads"] * problem["head_dim"] * visible}

@@ -128,11 +128,13 @@ class Collection:
 def describe(spec: Any, kernel: CompiledKernel) -> Case:
     """What a launcher has to know of a kernel."""
     names = [operand.name for operand in spec.operands]
-    temps = getattr(spec, "temps", ())
     first = next((names.index(name) for name in ("parts", "adjusted", "chunks") if name in names), 0)
+    temps = dict(zip(names[first:], getattr(spec, "temps", ()), strict=False))
+    if isinstance(spec, HopperAttentionSpec):
+        temps = spec.scratch
     described = [
         {"name": name, "shape": [str(d) for d in t.type.shape], "dtype": str(t.type.dtype), "zeroed": t.zeroed}
-        for name, t in zip(names[first:], temps, strict=False)
+        for name, t in temps.items()
     ]
     maps = [operand for operand in spec.operands if isinstance(operand, TensorMap)]
     return {
@@ -167,7 +169,9 @@ def attention_cases(collection: Collection) -> None:
         collection.add("decode", "check", [decode], problem=facts)
         collection.add("ragged", "check", [*before, ragged], problem=facts)
         if takes(problem, TARGET):
-            collection.add("hopper", "check", [*before, HopperAttentionSpec(problem)], problem=facts)
+            hopper = HopperAttentionSpec(problem)
+            left = [replace(spec, fresh=hopper.fresh) for spec in before]
+            collection.add("hopper", "check", [*left, hopper], problem=facts)
     for stages, keys in ((2, 128), (4, 64)):
         collection.add("hopper", "bench", [HopperAttentionSpec(LLAMA, keys, stages)], problem=facts_of(LLAMA))
     for tile in DECODE_TILES:

@@ -13,7 +13,7 @@ import mlir.ir as mlir
 
 from warploom.codegen.cpu.kernels.groups import input_slot, kv_slot, only_op, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Variant
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.kernels import hopper_attention
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, decode_tile_for, few_sequences
@@ -147,13 +147,19 @@ def lower(attended: Attended, target: CudaTarget) -> Match:
     so only one of them is deterministic: the ragged.
     """
     problem = attended.problem
-    ragged = tuple(attended.step(spec) for spec in _prompt_kernels(problem, target))
-    if target.deterministic:
-        return Match((Variant(ragged),))
     tile = decode_tile_for(problem, target)
     spec = DecodeAttentionSpec(problem, tile, target.has_tma)
-    temps = {operand.name: Slot("temp", index) for index, operand in enumerate(spec.scratch)}
+    prompts = _prompt_kernels(problem, target)
+    memory: dict[str, Temp] = {}
+    if isinstance(prompts[-1], hopper_attention.HopperAttentionSpec):
+        memory |= prompts[-1].scratch
+    if not target.deterministic:
+        memory |= dict(zip((operand.name for operand in spec.scratch), spec.temps, strict=True))
+    temps = {name: Slot("temp", index) for index, name in enumerate(memory)}
     scratched = Attended(problem, {**attended.slots, **temps}, attended.dims)
+    ragged = tuple(scratched.step(spec) for spec in prompts)
+    if target.deterministic:
+        return Match((Variant(ragged),), tuple(memory.values()))
     decode: tuple[Step, ...] = (scratched.step(spec),)
     ranges: list[tuple[tuple[Step, ...], int, int]]
     tokens, sequences = attended.dims["T"], attended.dims["S"]
@@ -163,16 +169,18 @@ def lower(attended: Attended, target: CudaTarget) -> Match:
         ranges = [(free, -END, few), (decode, few + 1, PROMPTS - 1), (ragged, PROMPTS, END)]
     else:
         value, ranges = f"{tokens} - {sequences}", [(decode, -END, 0), (ragged, 1, END)]
-    return Match(tuple(Variant(steps, Guard(value, low, high)) for steps, low, high in ranges), spec.temps)
+    return Match(tuple(Variant(steps, Guard(value, low, high)) for steps, low, high in ranges), tuple(memory.values()))
 
 
 def _prompt_kernels(problem: AttentionProblem, target: CudaTarget) -> list[CudaKernelSpec]:
     """What computes any batch, in order."""
     kernels: list[CudaKernelSpec] = []
+    on_hopper = hopper_attention.takes(problem, target)
     if problem.projection is not None:
         keys = replace(problem.projection, q=None)
         shape = 0, problem.num_kv_heads, problem.head_dim
-        kernels.append(RopeKvWriteSpec(*shape, DType.BF16, problem.kv, keys, target.has_tma, problem.scaled))
-    if hopper_attention.takes(problem, target):
+        fresh = on_hopper and hopper_attention.HopperAttentionSpec(problem).fresh
+        kernels.append(RopeKvWriteSpec(*shape, DType.BF16, problem.kv, keys, target.has_tma, problem.scaled, fresh))
+    if on_hopper:
         return [*kernels, hopper_attention.HopperAttentionSpec(problem)]
     return [*kernels, RaggedAttentionSpec(problem, tile_for(problem, target), target.has_tma)]

@@ -5,7 +5,9 @@ numbering of blocks it shares. One warp brings pages by TMA; two groups of four 
 the exponentials of one block of keys behind the matrix products of another.
 
 Pages of 8-bit floats are brought by a group of four warps, which also makes them f16, exactly; q and the weights of the
-softmax are f16 then. Pages of i8 are left to `ragged_attention`: with their exponents they are no whole number of rows.
+softmax are f16 then. That takes longer than the products, so `rope_kv_write` leaves what it writes to the cache as f16
+too: blocks of keys of which none is older than the step come from there, as most of a prompt's do. Pages of i8 are left
+to `ragged_attention`: with their exponents they are no whole number of rows.
 
 The block's first four warps only start the others. Triton tells those what to do through shared memory, in the order
 that `barrier.sync 1` of the whole block makes (in the PTX: before the others read, after they have read, and when they
@@ -23,12 +25,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import Operand, Options, Pointer, TensorMap
+from warploom.codegen.cuda.kernel import Operand, Options, Pointer, Temp, TensorMap
 from warploom.codegen.cuda.kernels.attended_work import OfPages
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E, AttentionProblem
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
-from warploom.ir.types import DType
+from warploom.ir.types import DType, tensor
 
 ROWS = 128
 HEAD_DIMS = 64, 128  # of which TMA brings 128 bytes of a page at once
@@ -48,6 +50,18 @@ class HopperAttentionSpec(OfPages):
         return f"hopper_{self.problem.name}_{ROWS}x{self.keys}_s{self.num_stages}"
 
     @property
+    def fresh(self) -> bool:
+        """Whether keys and values of this step's tokens come as f16 [T, 2, num_kv_heads, head_dim]."""
+        return self.problem.kv is DType.F8 and self.problem.projection is not None
+
+    @property
+    def scratch(self) -> dict[str, Temp]:
+        """The operands that `rope_kv_write` leaves for this kernel."""
+        p = self.problem
+        shape = "T", 2, p.num_kv_heads, p.head_dim
+        return {"fresh": Temp(tensor(shape, DType.F16))} if self.fresh else {}
+
+    @property
     def operands(self) -> tuple[Operand, ...]:
         p = self.problem
         lines = f"C * {2 * p.num_kv_heads * PAGE_SIZE}", p.head_dim
@@ -57,7 +71,10 @@ class HopperAttentionSpec(OfPages):
         block = PAGE_SIZE, swizzle // p.kv.numpy.itemsize
         maps = {"kv": TensorMap("kv", p.kv, lines, block, layout)}
         pages = (maps.get(pointer.name, pointer) for pointer in p.page_inputs)
-        return (*p.query_inputs, *pages, Pointer("out", DType.BF16))
+        wide = "NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)"
+        rows = "T", 2 * p.num_kv_heads * p.head_dim
+        fresh = (TensorMap("fresh", DType.F16, rows, (self.keys, ATOM), wide),) if self.fresh else ()
+        return (*p.query_inputs, *pages, *fresh, Pointer("out", DType.BF16))
 
     @property
     def dims(self) -> tuple[str, ...]:

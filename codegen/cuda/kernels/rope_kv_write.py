@@ -29,6 +29,8 @@ class RopeKvWriteSpec:
 
     Products are rounded once, to x, the dtype of q, k and v. Without q num_heads is 0, and only the cache is written.
     `scaled`: what is written stands on scales [2, num_kv_heads], of the keys and the values of each head.
+    `fresh`: the numbers of a cache of 8-bit floats also go to fresh [T, 2, num_kv_heads, head_dim] as f16, which holds
+    them exactly, for attention that would widen them for every block of queries.
     """
 
     num_heads: int
@@ -39,11 +41,13 @@ class RopeKvWriteSpec:
     projection: Projection
     pdl: bool
     scaled: bool = False
+    fresh: bool = False
 
     @property
     def name(self) -> str:
         shape = f"{self.num_heads}x{self.num_kv_heads}x{self.head_dim}"
-        return f"rope_kv_write_{self.x}_{self.kv}{'_scaled' if self.scaled else ''}_{shape}_{self.projection}"
+        kind = f"{'_scaled' if self.scaled else ''}{'_fresh' if self.fresh else ''}"
+        return f"rope_kv_write_{self.x}_{self.kv}{kind}_{shape}_{self.projection}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
@@ -52,7 +56,8 @@ class RopeKvWriteSpec:
         angles = [Pointer(name, DType.F32) for name in names]
         keys = Pointer("k", self.x), Pointer("v", self.x)
         scales = (Pointer("scales", DType.F32),) if self.scaled else ()
-        return (*q, *keys, *angles, Pointer("slots", DType.I32), *scales, Pointer("kv", self.kv), *out)
+        fresh = (Pointer("fresh", DType.F16),) if self.fresh else ()
+        return (*q, *keys, *angles, Pointer("slots", DType.I32), *scales, Pointer("kv", self.kv), *fresh, *out)
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -77,7 +82,7 @@ class RopeKvWriteSpec:
 
     @property
     def bytes(self) -> str:
-        read, written = self.x.numpy.itemsize, self.kv.numpy.itemsize
+        read, written = self.x.numpy.itemsize, self.kv.numpy.itemsize + (2 if self.fresh else 0)
         heads = 2 * read * self.num_heads + 2 * (read + written) * self.num_kv_heads
         return f"{heads * self.head_dim + 8 * self.projection.half} * T"
 

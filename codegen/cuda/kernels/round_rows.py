@@ -47,6 +47,15 @@ class RoundRowsSpec:
         return 1 << (self.k - 1).bit_length()
 
     @property
+    def of_bf16(self) -> bool:
+        """Whether what is divided is bf16. Then an inverse and two fused products give the quotient of IEEE.
+
+        Markstein (1990): a quotient to the last bit, corrected by its exact remainder times the inverse, is rounded
+        right, unless all bits of the divisor are ones. max|x| / 448 of an x of eight bits has none such.
+        """
+        return self.x is DType.BF16 or self.norm is not None
+
+    @property
     def options(self) -> Options:
         return Options(num_warps=max(1, min(16, self.block // (32 * COLUMNS_PER_THREAD))), pdl=self.pdl)
 

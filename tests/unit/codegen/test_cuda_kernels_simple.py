@@ -88,6 +88,27 @@ def test_rope_kv_write_is_its_meaning(
     close(cache, expected[0], kv if kv is not DType.F32 else x)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_fresh_numbers_are_those_of_the_cache(scaled: bool) -> None:
+    """To the bit, in the order of tokens; nothing for tokens that have no slot."""
+    rng = np.random.default_rng(4)
+    tokens, kv_heads, size = 5, 3, 64
+    packed = rng.standard_normal((tokens, 2 * kv_heads * size)).astype(DType.BF16.numpy)
+    keys, values = Range(0, packed.shape[1]), Range(kv_heads * size, packed.shape[1])
+    projection = Projection(None, keys, values, 0)
+    spec = RopeKvWriteSpec(0, kv_heads, size, DType.BF16, DType.F8, projection, pdl=False, scaled=scaled, fresh=True)
+    scales = rng.uniform(0.5, 2, (2, kv_heads)).astype(np.float32)
+    slots = np.array([PAGE + 5, -1, 0, PAGE - 1, 2 * PAGE], np.int32)
+    cache = np.zeros((3, 2, kv_heads, PAGE, size), DType.F8.numpy)
+    fresh = np.full((tokens, 2, kv_heads, size), np.nan, np.float16)
+    run_kernel(spec, [packed, packed, slots, *([scales] if scaled else []), cache, fresh], {"T": tokens})
+    written = slots >= 0
+    stored = cache[slots[written] // PAGE, :, :, slots[written] % PAGE]
+    np.testing.assert_array_equal(fresh[written], stored.astype(np.float16))
+    assert stored.astype(np.float32).any(axis=(1, 2, 3)).all()
+    assert np.isnan(fresh[~written]).all()
+
+
 @pytest.mark.parametrize(
     "table",
     [

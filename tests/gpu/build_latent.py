@@ -50,6 +50,8 @@ PROBLEMS = {
     "small": problem(5, 64, 40, 16, 24, 2048),
     "lite_fp8": problem(16, 512, 128, 64, 128, 24576, DType.F8),
     "lite_int8": problem(16, 512, 128, 64, 128, 24576, DType.I8),
+    "two_runs_fp8": problem(5, 256, 40, 64, 24, 2048, DType.F8),
+    "two_runs_int8": problem(21, 256, 40, 64, 24, 2048, DType.I8),
     "small_fp8": problem(5, 64, 40, 16, 24, 2048, DType.F8),
     "small_int8": problem(5, 64, 40, 16, 24, 2048, DType.I8),
 }
@@ -76,7 +78,12 @@ def main() -> None:
             temp: {"shape": list(map(str, t.type.shape)), "dtype": str(t.type.dtype)}
             for temp, t in zip(temps, found.temps, strict=True)
         }
-        facts = {"problem": name, "sizes": asdict(p.expansion), "queries": asdict(p.queries), "temps": shapes}
+        facts: dict[str, Any] = {
+            "problem": name,
+            "sizes": asdict(p.expansion),
+            "queries": asdict(p.queries),
+            "temps": shapes,
+        }
         facts |= {"kv": str(p.attention.kv), "runs": runs_of(p.attention.latent, p.attention.rotated, p.attention.kv)}
         for form, variant in zip(FORMS, found.variants, strict=True):
             steps = list(variant.steps)

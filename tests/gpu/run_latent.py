@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernel_bench import ROTATED, TORCH, Arrays, Bench, bits, number
+
+from tests.gpu.kernel_bench import ROTATED, TORCH, Arrays, Bench, bits, number
 
 PAGE, PEAK = 64, 798e12  # tokens; flop/s of an H100, measured
 LITE = ("lite", "lite_fp8", "lite_int8")

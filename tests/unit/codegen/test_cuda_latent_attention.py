@@ -182,8 +182,8 @@ def test_rows_are_normed_rotated_and_written(latent: int, rotated: int, heads: i
     wide = matrix.astype(np.float32)
     keys, queries = wide[:, 8 + latent :][:, None, :rotated], wide[:, 8 + latent + rotated :]
     row = rms_norm.evaluate(wide[:, 8 : 8 + latent], gain, eps=1e-6), rope.evaluate(keys, cos, sin)[:, 0]
-    row = [part.astype(BF16).astype(np.float32) for part in row]
-    expected = latent_write.evaluate(cache[None], *row, slots, layer=0, page_size=PAGE)[0]
+    narrow = [part.astype(BF16).astype(np.float32) for part in row]
+    expected = latent_write.evaluate(cache[None], *narrow, slots, layer=0, page_size=PAGE)[0]
     out = [np.full((tokens, heads, rotated), np.nan, BF16)] if heads else []
     run_kernel(spec, [*[matrix] * (3 if heads else 2), gain, cos, sin, slots, cache, *out], {"T": tokens})
     found, wanted = (

@@ -14,7 +14,7 @@ import mlir.ir as mlir
 from warploom.codegen.cpu.kernels.groups import Columns, Range, columns_of, input_slot, kv_slot, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
-from warploom.codegen.cuda.kernels import hopper_expanded_attention
+from warploom.codegen.cuda.kernels import hopper_expanded_attention, hopper_latent_decode
 from warploom.codegen.cuda.kernels.expand_latents import ExpandLatentsSpec, expand_tile
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSpec, ExpandedProblem, expanded_tile
 from warploom.codegen.cuda.kernels.expansion import Expansion, room_for
@@ -136,7 +136,7 @@ def lower(problem: AbsorbedProblem, place: Place, target: CudaTarget) -> Match:
     The choice is by tokens, and CHUNKS more if there are chunks.
     """
     pdl = target.has_tma
-    decode = LatentAttentionSpec(problem.attention, decode_tile(problem.attention, target), pdl)
+    decode = _decode(problem.attention, target)
     ragged = LatentAttentionSpec(problem.attention, ragged_tile(problem.attention, target), pdl)
     scratch = {o.name: temp for o, temp in zip(decode.scratch, decode.temps, strict=True)}
     temps = problem.temps | scratch
@@ -160,6 +160,13 @@ def lower(problem: AbsorbedProblem, place: Place, target: CudaTarget) -> Match:
         Variant(_expanded(problem, place, target), Guard(value, CHUNKS + LONG, END)),
     ]
     return Match(tuple(variants), tuple(temps.values()))
+
+
+def _decode(attention: LatentProblem, target: CudaTarget) -> LatentAttentionSpec:
+    """The kernel of single tokens."""
+    if hopper_latent_decode.takes(attention, target):
+        return hopper_latent_decode.HopperLatentDecodeSpec(attention, hopper_latent_decode.TILE, target.has_tma)
+    return LatentAttentionSpec(attention, decode_tile(attention, target), target.has_tma)
 
 
 def _maps(

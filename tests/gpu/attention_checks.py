@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from attention_inputs import attention, dims_of, held, projected, step, stored
-from kernel_bench import ROTATED, Arrays, Bench, Case
+
+from tests.gpu.attention_inputs import attention, dims_of, held, projected, step, stored
+from tests.gpu.kernel_bench import ROTATED, Arrays, Bench, Case
 
 
 def small_batches(family: str, problem: Case) -> Iterator[tuple[str, Arrays]]:

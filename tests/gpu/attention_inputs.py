@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from kernel_bench import TORCH, Arrays, Case
+
+from tests.gpu.kernel_bench import TORCH, Arrays, Case
 
 PAGE = 64
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rounded_rows import LARGEST, scales_of
 
+from tests.gpu.rounded_rows import LARGEST, scales_of
 from warploom.tools.kernel_launcher import number
 from warploom.tools.tuning_runs import LoadedPrograms
 

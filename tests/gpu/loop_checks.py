@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from kernel_bench import Bench, Case
+
+from tests.gpu.kernel_bench import Bench, Case
 
 # What tests/tolerances.py allows.
 TOLERANCES = {"f32": (1e-5, 1e-5), "f16": (2e-3, 2e-3), "bf16": (1.6e-2, 1e-2)}

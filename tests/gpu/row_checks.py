@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from attention_inputs import PAGE
-from kernel_bench import TORCH, Arrays, Bench, Case
+
+from tests.gpu.attention_inputs import PAGE
+from tests.gpu.kernel_bench import TORCH, Arrays, Bench, Case
 
 
 def check_rope(bench: Bench, case: Case) -> Iterator[tuple[str, list[str]]]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from linear_programs import Bench as LinearBench
-from linear_programs import make_weight, values_of
 
+from tests.gpu.linear_programs import Bench as LinearBench
+from tests.gpu.linear_programs import make_weight, values_of
 from warploom.tools.kernel_launcher import Graph, number
 
 READ, PEAK = 3.17e12, 798e12  # of an H100, measured: bytes/s, flop/s

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from attention_checks import bench_decode, bench_ragged, check_attention
-from kernel_bench import Bench, Case
-from loop_checks import check_loops
-from row_checks import bench_embed, bench_norm, bench_rope, check_embed, check_norm, check_rope
-from sampling_checks import bench_sample, bench_top_logprobs, check_sample, check_top_logprobs
+
+from tests.gpu.attention_checks import bench_decode, bench_ragged, check_attention
+from tests.gpu.kernel_bench import Bench, Case
+from tests.gpu.loop_checks import check_loops
+from tests.gpu.row_checks import bench_embed, bench_norm, bench_rope, check_embed, check_norm, check_rope
+from tests.gpu.sampling_checks import bench_sample, bench_top_logprobs, check_sample, check_top_logprobs
 
 BANDWIDTH = 3.0  # TB/s of a copy on an H100
 PEAK = 798.0  # TFLOP/s, cuBLAS bf16 8192^3 on random data

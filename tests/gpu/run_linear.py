@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from linear_programs import Arrays, Bench, Row, addresses, in_range, label, make_arrays, reference, rounded_by
-from rounded_rows import wrong_rows
 
+from tests.gpu.linear_programs import Arrays, Bench, Row, addresses, in_range, label, make_arrays, reference, rounded_by
+from tests.gpu.rounded_rows import wrong_rows
 from warploom.tools.tuning_runs import ROTATED, room_of, timed_tokens
 
 BANDWIDTH = 3.17e12  # bytes/s, measured read stream of an H100

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from kernel_bench import ROTATED, Arrays, Bench, Case
-from kernel_data import sample_inputs
+
+from tests.gpu.kernel_bench import ROTATED, Arrays, Bench, Case
+from tests.gpu.kernel_data import sample_inputs
 
 SMALL_VOCAB = 50000
 

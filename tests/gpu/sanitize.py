@@ -23,7 +23,6 @@ from typing import NamedTuple
 SANITIZER = "/usr/local/cuda/bin/compute-sanitizer"
 TOOLS = ("memcheck", "racecheck")
 FAMILIES = ("decode", "ragged", "hopper", "rope,embed,norm", "sample,top_logprobs", "loops")
-HERE = Path(__file__).parent
 CLEAN = re.compile(r"(ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards displayed)")
 
 
@@ -44,15 +43,15 @@ def runs(
     for tool in TOOLS:
         if kernels is not None:
             for family in FAMILIES:
-                script = [str(HERE / "run_kernels.py"), str(kernels), "--families", family, *small]
+                script = ["tests.gpu.run_kernels", str(kernels), "--families", family, *small]
                 yield Run(tool, family, script, beginnings(kernels))
         if linear is not None:
-            script = [str(HERE / "run_linear.py"), str(linear), str(out / f"linear-{tool}"), *small]
+            script = ["tests.gpu.run_linear", str(linear), str(out / f"linear-{tool}"), *small]
             yield Run(tool, "linear", script, beginnings(linear))
         if latent is not None:
-            yield Run(tool, "latent", [str(HERE / "run_latent.py"), str(latent), "--small"], beginnings(latent))
+            yield Run(tool, "latent", ["tests.gpu.run_latent", str(latent), "--small"], beginnings(latent))
         for artifact in artifacts:
-            yield Run(tool, artifact.parent.name, [str(HERE / "run_small.py"), str(artifact)])
+            yield Run(tool, artifact.parent.name, ["tests.gpu.run_small", str(artifact)])
 
 
 def beginnings(folder: Path) -> frozenset[str]:
@@ -65,7 +64,7 @@ def execute(run: Run, out: Path, seconds: float) -> str | None:
     log = out / f"{run.tool}-{run.name}.txt"
     chosen = [part for name in sorted(run.kernels) for part in ("--kernel-name", f"kns={name}")]
     options = ["--tool", run.tool, "--report-api-errors", "no", "--print-limit", "1000", *chosen]
-    command = [SANITIZER, *options, sys.executable, *run.script]
+    command = [SANITIZER, *options, sys.executable, "-m", *run.script]
     # Memory of its own for every tensor, so that the tool knows where it ends.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     begin = time.monotonic()

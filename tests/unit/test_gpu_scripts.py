@@ -22,3 +22,12 @@ def test_a_script_says_how_it_is_called(path: Path) -> None:
 def test_a_script_finds_its_imports_when_it_is_called_so() -> None:
     command = [sys.executable, "-c", "import tests.gpu.build_smollm2"]
     assert subprocess.run(command, cwd=ROOT, check=False, timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/gpu").glob("*.py")), ids=lambda path: path.stem)
+def test_what_lies_beside_it_is_imported_by_its_whole_name(path: Path) -> None:
+    """A bare name would be found by `python tests/gpu/run_x.py` and by nothing else."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    names |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    assert not [name for name in names if name and (path.parent / f"{name}.py").exists()]

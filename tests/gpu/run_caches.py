@@ -23,7 +23,7 @@ CHUNK, DECODES = 100, 28  # tokens at the end
 
 def errors(folder: Path, ids: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     """By part."""
-    device, count = CudaDevice(load(folder), max_tokens=1024, max_seqs=8), len(ids)
+    device, count = CudaDevice(load(folder), max_tokens=1024, max_seqs=128), len(ids)
     late = count - DECODES
     try:
         whole = step(device, ids, 0, count, 0)

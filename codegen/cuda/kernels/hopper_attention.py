@@ -51,7 +51,10 @@ class HopperAttentionSpec(OfPages):
 
     @property
     def fresh(self) -> bool:
-        """Whether keys and values of this step's tokens come as f16 [T, 2, num_kv_heads, head_dim]."""
+        """Whether keys and values of this step's tokens come as f16 [T, 2, num_kv_heads, head_dim].
+
+        Like decodes that take k and v from registers, this counts on slots that are those of the tokens' positions.
+        """
         return self.problem.kv is DType.F8 and self.problem.projection is not None
 
     @property

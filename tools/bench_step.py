@@ -21,6 +21,7 @@ from warploom.runtime.devices import DeviceOptions, open_device
 from warploom.runtime.step_batch import StepBatch
 from warploom.tools.bench_plot import plot
 from warploom.tools.device_flags import add_device_flags
+from warploom.tools.number_flags import parse_positive
 from warploom.tools.status import status
 from warploom.tools.step_limits import Limits, Timed, beside_predictions, limits_of
 from warploom.tools.synthetic import ragged_batch
@@ -119,7 +120,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
     parser.add_argument("--batch", type=_numbers, default=[1, 8, 32, 128], metavar="N,...", help="decode: sequences")
-    parser.add_argument("--context", type=int, default=256, metavar="N", help="decode: tokens of each sequence")
+    parser.add_argument(
+        "--context", type=parse_positive, default=256, metavar="N", help="decode: tokens of each sequence"
+    )
     parser.add_argument(
         "--prefill",
         type=_numbers,
@@ -127,7 +130,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="prompt lengths (default: 1024 and 4096, if a step takes them)",
     )
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of sampling (default: 1)")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="runs of which medians are taken")
+    parser.add_argument(
+        "--repeats", type=parse_positive, default=20, metavar="N", help="runs of which medians are taken"
+    )
     add_device_flags(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw where the time goes")
@@ -289,6 +294,6 @@ def _cpu_row(device: Device, name: str, batch: StepBatch, repeats: int) -> StepR
 def _numbers(text: str) -> list[int]:
     """`1,8,32` as a list; nothing as none."""
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
+        return [parse_positive(part) for part in text.split(",") if part.strip()]
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form 1,8,32") from None

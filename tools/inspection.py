@@ -64,7 +64,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  warploom inspect llama-8b --html explorer.html --times step.json\n"
     )
     parser.add_argument(
-        "artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote, or an .mlir file"
+        "artifact",
+        type=Path,
+        metavar="ARTIFACT",
+        help="the folder that `warploom compile` wrote, or an .mlir file; - is standard input",
     )
     parser.add_argument("view", nargs="?", default="summary", choices=VIEWS, metavar="VIEW", help="see below")
     parser.add_argument("name", nargs="?", metavar="NAME", help="a stage or a kernel")
@@ -101,9 +104,10 @@ class TargetRow:
 def run(args: argparse.Namespace) -> None:
     """Print the view of a parsed command line."""
     _refuse_what_would_do_nothing(args)
-    if args.artifact.is_file() or args.html is not None or args.view == "ops":
+    is_program = args.artifact.is_file() or str(args.artifact) == "-"
+    if is_program or args.html is not None or args.view == "ops":
         _prepare_to_parse(args.plugin)
-    if args.artifact.is_file():
+    if is_program:
         _show(_content_of_program(args), args)
         return
     artifact = load(args.artifact, verify=args.verify)

@@ -34,6 +34,13 @@ def test_synthetic_steps_are_steps_that_a_device_takes() -> None:
     assert len(set(later.page_table[later.page_table > 0].tolist())) == np.count_nonzero(later.page_table)
 
 
+@pytest.mark.parametrize("flag", ["--repeats=0", "--context=0", "--context=-1", "--batch=1,0", "--prefill=0"])
+def test_steps_of_nothing_are_wrong_usage(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "step", "artifact", flag])
+    assert f"argument {flag.partition('=')[0]}" in capsys.readouterr().err
+
+
 def test_a_step_that_does_not_fit_in_the_cache_is_refused() -> None:
     with pytest.raises(EngineError, match="too few pages"):
         ragged_batch(FakeDevice(num_pages=2, page_size=4), VOCAB_SIZE, [1], [100], temperature=1.0, seed=0)

@@ -193,6 +193,12 @@ def test_what_is_not_there_is_named(run_cli: RunCLI, tiny_artifact: Path, argume
     assert "fix" in result.stderr or "expected" in result.stderr
 
 
+def test_a_program_comes_from_standard_input_too(run_cli: RunCLI, tiny_artifact: Path) -> None:
+    stage = tiny_artifact / "ir/cpu/00-trace.mlir"
+    piped = run_cli("inspect", "-", "ops", stdin=stage.read_text())
+    assert (piped.returncode, piped.stdout) == (0, run_cli("inspect", stage, "ops").stdout)
+
+
 def test_verify_finds_a_changed_weight(run_cli: RunCLI, tiny_artifact: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_artifact, tmp_path / "copy")
     weights = next((copy / "weights").iterdir())

@@ -131,6 +131,14 @@ def values_of(p: Problem, arrays: Arrays) -> torch.Tensor:
     return values.view(p["n"], p["k"])
 
 
+def makes_bf16(program: Row) -> bool:
+    """Whether quantized weights become bf16, as they mean, before the product: by a kernel, or in a wide ring."""
+    weight, tile = program["problem"]["weight"], program["choice"]["tile"]
+    by_row = weight["groups"] == 1 and not weight["offset"]
+    scaled_first = tile["type"] == "ring" and tile["block_t"] >= 64 and weight["dtype"] in ("i4", "i8") and not by_row
+    return scaled_first or any(step["kernel"].startswith("unpack") for step in program["steps"])
+
+
 def rounded_by(program: Row, temps: list[torch.Tensor], tokens: int) -> list[torch.Tensor]:
     """Numbers and scales of the rows of x that a program rounded first; empty if it rounds none."""
     first = program["steps"][0]

@@ -21,7 +21,18 @@ from typing import Any
 
 import torch
 
-from tests.gpu.linear_programs import Arrays, Bench, Row, addresses, in_range, label, make_arrays, reference, rounded_by
+from tests.gpu.linear_programs import (
+    Arrays,
+    Bench,
+    Row,
+    addresses,
+    in_range,
+    label,
+    make_arrays,
+    makes_bf16,
+    reference,
+    rounded_by,
+)
 from tests.gpu.rounded_rows import wrong_rows
 from warploom.tools.tuning_runs import ROTATED, room_of, timed_tokens
 
@@ -78,7 +89,7 @@ def check_program(bench: Bench, program: Row, counts: tuple[int, ...], limit: in
                 launch(bench.stream)
             torch.cuda.synchronize()
             runs.append(arrays["out"].clone())
-        unpacked = any(step["kernel"].startswith("unpack") for step in program["steps"])
+        unpacked = makes_bf16(program)
         rounded = rounded_by(program, temps, tokens)
         if rounded:
             failures += wrong_rows(arrays["x"][:tokens], p["norm"], arrays["gain"], rounded)

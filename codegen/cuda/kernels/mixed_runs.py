@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
@@ -30,7 +31,7 @@ def length_of(problem: LinearProblem) -> int:
     """Columns of a run: no more than a group has, nor half a block of packed numbers."""
     group = problem.k // problem.weight.groups
     half = split_block(problem.k) // 2 if problem.weight.dtype is DType.I4 else LONGEST
-    return min(group, half, LONGEST)
+    return math.gcd(group, half, LONGEST)
 
 
 def runs_of(problem: LinearProblem, columns: int) -> list[Run]:
@@ -40,7 +41,7 @@ def runs_of(problem: LinearProblem, columns: int) -> list[Run]:
         return [Run(first, (first,), (first,)) for first in range(0, columns, length)]
     block = split_block(problem.k)
     half = block // 2
-    shared = problem.k // problem.weight.groups >= block  # both numbers of a byte are of one group
+    shared = problem.k // problem.weight.groups % block == 0  # both numbers of a byte are of one group
     return [
         Run(
             start // 2 + first,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.kernel import Operand, Options, Pointer, TensorMap
-from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
+from warploom.codegen.cuda.kernels.linear_problem import TMA_BYTES, LinearProblem
 from warploom.codegen.cuda.kernels.mixed_runs import Run, length_of, runs_of
 from warploom.codegen.cuda.kernels.tiles import RingTile
 from warploom.codegen.cuda.kernels.token_work import OfTokens
@@ -22,6 +22,12 @@ from warploom.ir.types import DType
 from warploom.runtime.expr import Expr
 
 FIRST_FOR_WARP_GROUPS = 64  # tokens
+SHORTEST = 32  # columns of a mixed product: what a warp multiplies at once
+
+
+def rings(problem: LinearProblem) -> bool:
+    """Whether rows come by TMA, and tensor cores find whole products in a group of columns; x is prepared."""
+    return problem.operands_by_tma and (problem.is_plain or length_of(problem) >= SHORTEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,9 @@ class RingSpec(OfTokens):
             "x": _tile("x", p.x, ("T", p.k), (t.block_t, t.block_k)),
             "w": _tile("w", p.weight.stored, (p.n, stored[0]), (t.block_n, stored[1])),
         }
+        if self.sides_by_tma:
+            size = (p.n, p.weight.groups), (t.block_n, self.sides)
+            maps |= {name: _tile(name, p.weight.scale, *size, swizzled=False) for name in ("scale", "offset")}
         dtypes = {"partials": DType.F32, "counters": DType.I32}
         extra = (Pointer(name, dtypes[name]) for name in self.extra_operands)
         return (*(maps.get(operand.name, operand) for operand in p.operands), *extra)
@@ -89,7 +98,38 @@ class RingSpec(OfTokens):
         """What one stage of the ring holds."""
         t = self.tile
         weight = self.parts * t.block_n * self.problem.weight.bits // 8
-        return t.block_k * (weight + t.block_t * self.problem.x.numpy.itemsize)
+        return t.block_k * (weight + t.block_t * self.problem.x.numpy.itemsize) + self.side_bytes
+
+    @property
+    def by_row(self) -> bool:
+        """Whether all numbers of a row share a scale, which then multiplies the whole sum."""
+        return self.problem.weight.groups == 1 and not self.problem.weight.offset
+
+    @property
+    def sides(self) -> int:
+        """Scales of a row that belong to a piece; 0: groups are longer."""
+        return self.tile.block_k // self.group
+
+    @property
+    def sides_by_tma(self) -> bool:
+        """Whether scales and offsets come through the ring; else by address, when their piece is multiplied."""
+        weight = self.problem.weight
+        if self.problem.is_plain or self.by_row or self.sides * self.group != self.tile.block_k:
+            return False
+        size = weight.scale.numpy.itemsize  # TMA takes what begins at multiples of TMA_BYTES, and is as long
+        return weight.groups * size % TMA_BYTES == 0 and self.sides * size % TMA_BYTES == 0
+
+    @property
+    def side_bytes(self) -> int:
+        """What a stage holds of scales and offsets."""
+        kinds = len(self.problem.weight.operands) - 1
+        size = self.sides * self.problem.weight.scale.numpy.itemsize if self.sides_by_tma else 0
+        return kinds * self.parts * self.tile.block_n * size
+
+    @property
+    def scales_numbers(self) -> bool:
+        """Whether numbers are scaled before they are multiplied: of so many tokens there are more sums to scale."""
+        return self.by_warp_groups and not self.problem.is_plain and not self.by_row
 
     @property
     def by_warp_groups(self) -> bool:
@@ -126,6 +166,21 @@ class RingSpec(OfTokens):
         return self.tiles_n * -(-tokens // self.tile.block_t)
 
     @property
+    def registers(self) -> int:
+        """About what a thread needs: sums, a product of its own if its scale waits, numbers of W, scales, and x."""
+        t, threads = self.tile, 32 * self.tile.num_warps
+        sums = t.block_n * t.block_t // threads
+        scaled_last = self.problem.is_plain or self.by_row or self.scales_numbers
+        waiting = 0 if scaled_last else 4 if self.problem.weight.offset else 1  # or sums of x with it
+        if self.problem.is_plain:
+            return self.parts * sums
+        columns = self.run * (2 if self.problem.weight.dtype is DType.I4 else 1)
+        x = 0 if self.by_warp_groups else columns * t.block_t // 64
+        kinds = 0 if self.by_row or self.sides_by_tma else len(self.problem.weight.operands) - 1
+        sides = kinds * max(1, self.sides) * self.parts * t.block_n * 4 // threads
+        return (self.parts + waiting) * sums + columns * t.block_n // (2 * threads) + sides + x
+
+    @property
     def options(self) -> Options:
         return Options(num_warps=self.tile.num_warps, pdl=True)
 
@@ -137,9 +192,9 @@ class RingSpec(OfTokens):
         return f"{self.problem.name} of up to {t.block_t} tokens a block, {t.block_n} outputs, {t.num_stages} stages"
 
 
-def _tile(name: str, dtype: DType, shape: tuple[Expr, ...], block: tuple[int, int]) -> TensorMap:
-    """A matrix that comes in tiles, laid out in shared memory as tensor cores read them."""
+def _tile(name: str, dtype: DType, shape: tuple[Expr, ...], block: tuple[int, int], swizzled: bool = True) -> TensorMap:
+    """A matrix that comes in tiles, laid out in shared memory as tensor cores read them, or row by row."""
     size = dtype.numpy.itemsize
-    swizzle = min(128, block[1] * size)
+    swizzle = min(128, block[1] * size) if swizzled else 0
     layout = f"NVMMASharedLayout(swizzle_byte_width={swizzle},element_bitwidth={8 * size},rank=2)"
     return TensorMap(name, dtype, shape, block, layout)

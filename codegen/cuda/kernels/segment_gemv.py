@@ -25,6 +25,7 @@ from warploom.ir.types import DType
 SEGMENTS = 8  # of a piece of a row
 BYTES = 64  # of a segment
 ROWS_OF_WARP = 2
+FOUR = ["low_0", "low_1", "high_0", "high_1"]  # sums of a segment whose low and high numbers are of two groups each
 
 
 def segments(problem: LinearProblem) -> bool:
@@ -32,7 +33,8 @@ def segments(problem: LinearProblem) -> bool:
     weight = problem.weight
     if weight.dtype is DType.BF16 or weight.is_mxfp4 or weight.offset or problem.x is DType.F8:
         return False
-    return problem.k * weight.bits % (8 * SEGMENTS * BYTES) == 0 and problem.k // weight.groups % 64 == 0
+    group, four = problem.k // weight.groups, weight.bits == 4 and weight.scale.numpy.itemsize == 2
+    return problem.k * weight.bits % (8 * SEGMENTS * BYTES) == 0 and (group % 64 == 0 or (four and group == 32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,12 @@ class SegmentSpec(OfOneToken):
         """Names of the sums of a segment that have scales of their own; none if all of a row share theirs."""
         if self.problem.weight.groups == 1:
             return []
-        return ["all"] if self.group >= self.block else ["low", "high"]
+        return ["all"] if self.group % self.block == 0 else FOUR if self.group == 32 else ["low", "high"]
+
+    @property
+    def run(self) -> int:
+        """Bytes of a segment that are multiplied at once: their low numbers are of one group, and their high ones."""
+        return BYTES // 2 if self.scaled == FOUR else BYTES
 
     @property
     def options(self) -> Options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.kernel import Options, Pointer
@@ -11,6 +12,7 @@ from warploom.ir.layouts import split_block
 from warploom.ir.types import DType
 
 ROWS = 4  # of a block
+UNIT = 8  # bytes that a thread reads at once, and turns into as much of `wide` as it can store at once
 BYTES = 512  # of a row that a block reads at once, at most
 
 
@@ -49,6 +51,11 @@ class UnpackSpec:
     def block(self) -> int:
         """Bytes of a row that a block reads."""
         return min(BYTES, 1 << (self.row_bytes - 1).bit_length())
+
+    @property
+    def unit(self) -> int:
+        """Bytes that are neighbours and whose numbers are of one group, or of one low and one high."""
+        return math.gcd(UNIT, self.row_bytes, self.k // self.weight.groups, self.half or UNIT)
 
     @property
     def rows(self) -> int:

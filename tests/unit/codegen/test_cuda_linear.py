@@ -311,6 +311,7 @@ def test_deterministic_kernels_sum_each_row_in_one_order(problem: LinearProblem)
     [
         LinearProblem(400, 1024, norm=Norm(1e-5, DType.F32), epilogue="swiglu", weight=F8, rounded=True),
         LinearProblem(136, 1024, weight=Weight(DType.I4, 16, DType.F16), epilogue="residual", bias=DType.BF16),
+        LinearProblem(136, 1024, weight=Weight(DType.I4, 32, DType.F16)),
     ],
     ids=key_of,
 )
@@ -323,7 +324,10 @@ def test_segments_which_the_interpreter_cannot_run_compile_and_fit(problem: Line
 
 def test_segments_are_whole_and_of_one_group() -> None:
     assert not segments(LinearProblem(64, 576, weight=F8))
-    assert not segments(LinearProblem(64, 1024, weight=Weight(DType.I4, 32, DType.F16)))  # groups of 32
+    assert segments(LinearProblem(64, 1024, weight=Weight(DType.I4, 32, DType.F16)))
+    assert not segments(LinearProblem(64, 1024, weight=Weight(DType.I4, 32, DType.F32)))  # four scales are too long
+    assert not segments(LinearProblem(64, 1024, weight=Weight(DType.I4, 64, DType.F16)))  # groups of 16
+    assert not segments(LinearProblem(64, 3072, weight=Weight(DType.I4, 32, DType.F16)))  # of 96
     assert not segments(LinearProblem(64, 1024, weight=Weight(DType.I4, 8, DType.F16, offset=True)))
     assert not segments(LinearProblem(64, 1024))
 

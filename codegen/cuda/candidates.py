@@ -8,6 +8,7 @@ from itertools import product
 import msgspec
 
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
+from warploom.codegen.cuda.kernels.ring_gemm import RingSpec, rings
 from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
 from warploom.codegen.cuda.kernels.stream_gemv import StreamSpec, streams
 from warploom.codegen.cuda.kernels.tiles import (
@@ -20,6 +21,7 @@ from warploom.codegen.cuda.kernels.tiles import (
     SkinnyTile,
     StreamTile,
 )
+from warploom.codegen.cuda.nearest import MOST_REGISTERS, narrowed
 from warploom.ir.types import DType
 
 SMALL_WEIGHT = 1 << 23  # elements; below it time goes to latency, and few tiles are worth a try
@@ -104,13 +106,18 @@ def _all(problem: LinearProblem) -> Iterator[Choice]:
 
 def _one_of_each_quantized(problem: LinearProblem) -> Iterator[Choice]:
     """Code paths of quantized weights."""
-    rings = problem.operands_by_tma and (problem.is_plain or problem.k % 256 == 0)
-    if rings:
-        yield Choice(16, RingTile(64, 16, 128, num_warps=4, num_stages=3))
-        yield Choice(64, RingTile(128, 32, 256, num_warps=4, num_stages=2, splits=2))
+    if rings(problem) and (problem.is_plain or problem.k % 256 == 0):
+        for end, tile in (
+            (16, RingTile(64, 16, 128, num_warps=4, num_stages=3)),
+            (64, RingTile(128, 32, 256, num_warps=4, num_stages=2, splits=2)),
+            (128, RingTile(64, 64, 128, num_warps=4, num_stages=3)),
+            (256, RingTile(128, 128, 128, num_warps=8, num_stages=2, splits=2)),
+        ):
+            if RingSpec(problem, tile).registers <= MOST_REGISTERS:
+                yield Choice(end, tile)
     if not problem.is_plain:
         yield Choice(None, MixedTile(64, 32, num_warps=4, num_stages=3))
-        yield Choice(None, MixedTile(128, 64, num_warps=8, num_stages=2))
+        yield Choice(None, narrowed(problem, MixedTile(128, 64, num_warps=8, num_stages=2)))
         yield Choice(None, GemmTile(64, 64, 64, num_warps=4, num_stages=3))
         return
     yield Choice(None, GemmTile(64, 64, 64, num_warps=4, num_stages=3))
@@ -121,7 +128,7 @@ def _one_of_each_quantized(problem: LinearProblem) -> Iterator[Choice]:
 
 def _all_quantized(problem: LinearProblem) -> Iterator[Choice]:
     for tokens in (8, 16, 32, 64, 128):
-        if problem.operands_by_tma and (tokens > 8 or not problem.is_plain):
+        if rings(problem) and (tokens > 8 or not problem.is_plain):
             yield from (Choice(tokens, tile) for tile in _ring(problem, tokens))
     if problem.is_plain:
         yield from (Choice(None, tile) for tile in _gemm(problem))
@@ -192,20 +199,19 @@ def _ring(problem: LinearProblem, tokens: int) -> Iterator[RingTile]:
     parts = 2 if problem.epilogue == "swiglu" else 1
     sizes = {16: (64, 128, 256), 8: (128, 256, 512), 4: (128, 256, 512, 1024)}[problem.weight.bits]
     for outputs, columns, splits in product((64, 128), sizes, (1, 2, 3, 4)):
-        stage = columns * (parts * outputs * problem.weight.bits // 8 + tokens * problem.x.numpy.itemsize)
-        pieces = -(-problem.k // columns)
-        blocks = -(-problem.width // outputs) * splits
+        warps = 8 if outputs * parts * tokens > 8192 and outputs == 128 else 4
+        spec = RingSpec(problem, RingTile(outputs, tokens, columns, warps, num_stages=1, splits=splits))
+        blocks = spec.tiles_n * splits
         if not problem.is_plain and problem.k % columns:
             continue
-        if outputs * parts == 256 or -(-pieces // splits) * (splits - 1) >= pieces:
+        if spec.registers > MOST_REGISTERS or spec.per_split * (splits - 1) >= spec.pieces:
             continue
         if (splits > 1 and blocks > 640) or blocks < 96:
             continue
-        warps = 8 if outputs * parts * tokens > 8192 and outputs == 128 else 4
         for room in (75 << 10, 113 << 10, 227 << 10):  # three to one blocks of a multiprocessor
-            stages = min((room - 1024) // stage, -(-pieces // splits), 8)
-            if stages >= 2 and stages * stage > 40 << 10:
-                yield RingTile(outputs, tokens, columns, warps, stages, splits)
+            stages = min((room - 1024) // spec.stage_bytes, spec.per_split, 8)
+            if stages >= 2 and stages * spec.stage_bytes > 40 << 10:
+                yield msgspec.structs.replace(spec.tile, num_stages=stages)
 
 
 def _gemm(problem: LinearProblem) -> Iterator[GemmTile]:

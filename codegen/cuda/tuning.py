@@ -10,7 +10,7 @@ import msgspec
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, short
-from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
+from warploom.codegen.cuda.kernels.ring_gemm import RingSpec, rings
 from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
 from warploom.codegen.cuda.kernels.stream_gemv import streams
 from warploom.codegen.cuda.kernels.tiles import (
@@ -23,15 +23,15 @@ from warploom.codegen.cuda.kernels.tiles import (
     SkinnyTile,
     StreamTile,
 )
+from warploom.codegen.cuda.nearest import LARGEST_UNPACKED, LONGEST_CODE, MOST_REGISTERS, fitted, nearest, splits_for
 from warploom.ir.types import DType
 
 TUNING = Path(__file__).parents[1] / "tuning"
 FULL = 96  # blocks that keep most of a large GPU busy
 UNPACKED_FROM = 256  # tokens, from which on it pays to make quantized weights bf16 first
-LARGEST_UNPACKED = 1 << 28  # elements of such a weight
 RING_COLUMNS = 128
 LONG_ROW = 8192  # columns
-LONGEST_CODE = 128  # products of a warp, one after another
+NO_END = 1 << 31
 STREAMS = 264  # blocks of a GEMV of quantized weights: two of a multiprocessor of an H100
 HALF_OF_SHARED = 112 << 10  # of a multiprocessor of Hopper, less what a block itself needs
 
@@ -63,7 +63,7 @@ def choices_for(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...
         return default_choices(problem, target)[-1:]
     same = problem.x is not DType.F32 or problem.norm is not None  # a norm makes bf16 of f32
     tuned: Mapping[str, tuple[Choice, ...]] = table(target.arch).linear if same else {}
-    choices = tuned.get(key_of(problem)) or default_choices(problem, target)
+    choices = tuned.get(key_of(problem)) or _untuned(problem, tuned, target)
     return tuple(_invariant(problem, choices, target)) if target.deterministic else choices
 
 
@@ -81,6 +81,21 @@ def _invariant(problem: LinearProblem, choices: Iterable[Choice], target: CudaTa
             tile = msgspec.structs.replace(tile, splits=1)
         if not isinstance(tile, GemvTile):
             yield Choice(choice.up_to, tile)
+
+
+def _untuned(problem: LinearProblem, tuned: Mapping[str, tuple[Choice, ...]], target: CudaTarget) -> tuple[Choice, ...]:
+    """Tiles of the nearest layer that was tuned, by rule where they do not fit or nothing is near."""
+    rules = default_choices(problem, target)
+    near = nearest(problem, tuned)
+    return rules if near is None else tuple(_fitted(problem, near, choice, rules) for choice in tuned[near])
+
+
+def _fitted(problem: LinearProblem, near: str, choice: Choice, rules: tuple[Choice, ...]) -> Choice:
+    tile = fitted(problem, near, choice.tile)
+    if tile is not None:
+        return msgspec.structs.replace(choice, tile=tile)
+    rule = next(rule for rule in rules if rule.up_to is None or (choice.up_to or NO_END) <= rule.up_to)
+    return msgspec.structs.replace(rule, up_to=choice.up_to)
 
 
 def default_choices(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
@@ -114,24 +129,24 @@ def _skinny(problem: LinearProblem, tokens: int, target: CudaTarget) -> SkinnyTi
 def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
     """Tiles of quantized weights: a GEMV, a ring for few tokens where there is one, then one kind for all."""
     mixed = not problem.prepared().is_plain
-    rings = []
-    if target.has_wgmma and problem.prepared().operands_by_tma and (not mixed or problem.k % RING_COLUMNS == 0):
-        rings = [Choice(t, _ring(problem, t)) for t in ((16, 32, 64) if mixed else (16, 32, 64, 128))]
+    found = []
+    if target.has_wgmma and rings(problem.prepared()) and (not mixed or problem.k % RING_COLUMNS == 0):
+        found = [Choice(t, _ring(problem, t)) for t in (16, 32, 64, 128)]
     one = [Choice(1, _one_token(problem, target), fused_norm=True)] if streams(problem) else []
-    if rings and problem.weight.dtype is DType.I4 and problem.epilogue == "swiglu":
+    if found and problem.weight.dtype is DType.I4 and problem.epilogue == "swiglu":
         one = []  # two streams of four bits: a GEMV has too few registers to be faster than the ring
     if mixed:
-        few = rings or [Choice(16, MixedTile(64, 16, num_warps=4, num_stages=4))]
+        few = found or [Choice(16, MixedTile(64, 16, num_warps=4, num_stages=4))]
         some = MixedTile(64, 64, num_warps=4, num_stages=3)
         if problem.n * problem.k > LARGEST_UNPACKED or target.deterministic:
             return (*one, *few, Choice(None, some))
         return (*one, *few, Choice(UNPACKED_FROM, some), Choice(None, _gemms(problem.unpacked(), target)[1]))
     large = target.has_tma and _is_large(target) and problem.operands_by_tma
-    small = GemmTile(64 if rings else 16, 128, 128 if large else 64, num_warps=4, num_stages=3, tma=large)
+    small = GemmTile(64 if found else 16, 128, 128 if large else 64, num_warps=4, num_stages=3, tma=large)
     if not large:
         return (*one, Choice(128, small), Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3)))
     many = GemmTile(128, 256, 128, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
-    return (*one, *rings, Choice(512, small), Choice(None, many if problem.out is DType.BF16 else small))
+    return (*one, *found, Choice(512, small), Choice(None, many if problem.out is DType.BF16 else small))
 
 
 def _one_token(problem: LinearProblem, target: CudaTarget) -> StreamTile | SegmentTile:
@@ -154,12 +169,21 @@ def _stream(problem: LinearProblem) -> StreamTile:
 
 def _ring(problem: LinearProblem, tokens: int) -> RingTile:
     """As many stages as fit half a multiprocessor, split until there are blocks for most of the GPU."""
-    spec = RingSpec(problem.prepared(), RingTile(64, tokens, RING_COLUMNS, num_warps=4, num_stages=1))
-    splits = 1
-    while spec.tiles_n * splits < FULL and spec.pieces // (2 * splits) >= 8:
-        splits *= 2
-    stages = max(2, min(8, HALF_OF_SHARED // spec.stage_bytes, spec.pieces // splits))
-    return msgspec.structs.replace(spec.tile, num_stages=stages, splits=splits)
+    tile = RingTile(64, tokens, _ring_columns(problem, tokens), num_warps=4, num_stages=1)
+    spec = RingSpec(problem.prepared(), tile)
+    if spec.registers > MOST_REGISTERS:
+        return _ring(problem, tokens // 2)
+    splits = splits_for(spec.tiles_n, FULL, spec.pieces)
+    stages = max(2, min(8, HALF_OF_SHARED // spec.stage_bytes, -(-spec.pieces // splits)))
+    return msgspec.structs.replace(tile, num_stages=stages, splits=splits)
+
+
+def _ring_columns(problem: LinearProblem, tokens: int) -> int:
+    """Fewer bits and few tokens, more columns: there is as much to multiply for every wait."""
+    columns = RING_COLUMNS * (1 if tokens > 32 else 16 // problem.weight.bits)
+    while problem.k % columns and columns > RING_COLUMNS:
+        columns //= 2
+    return columns
 
 
 def _gemms(problem: LinearProblem, target: CudaTarget) -> tuple[GemmTile, GemmTile]:

@@ -49,8 +49,9 @@ def four_bits(k: int, group: int = 128, scale: DType = DType.BF16, offset: bool 
 
 
 LLAMA_8B_F8 = {f"{name}_f8": replace(p, weight=F8, rounded=True) for name, p in LLAMA_8B.items() if name != "head"}
-LLAMA_8B_I8 = {f"{name}_i8": replace(p, weight=Weight(DType.I8, 1)) for name, p in LLAMA_8B.items() if name != "qkv"}
+LLAMA_8B_I8 = {f"{name}_i8": replace(p, weight=Weight(DType.I8, 1)) for name, p in LLAMA_8B.items()}
 LLAMA_8B_I4 = {f"{name}_i4": replace(p, weight=four_bits(p.k)) for name, p in LLAMA_8B.items()}
+LLAMA_8B_G32 = {f"{name}_g32": replace(p, weight=four_bits(p.k, 32, DType.F16)) for name, p in LLAMA_8B.items()}
 # Shapes that fit no tile: ragged rows of W, ragged columns, f32 in and out.
 SMALL = {
     "plain": LinearProblem(200, 320),
@@ -75,6 +76,12 @@ SMALL = {
     "i4_1024": LinearProblem(136, 1024, weight=four_bits(1024), bias=DType.BF16, out=DType.F32),
     "i4_offsets": LinearProblem(192, 1024, weight=four_bits(1024, 128, offset=True)),
     "i4_offsets_32": LinearProblem(192, 512, weight=four_bits(512, 32, offset=True), out=DType.F32),
+    "i4_16": LinearProblem(192, 1024, weight=four_bits(1024, 16, DType.F16)),
+    "i4_32": LinearProblem(192, 1024, weight=four_bits(1024, 32, DType.F16)),
+    "i4_rows": LinearProblem(192, 1024, weight=four_bits(1024, 1024, DType.F16)),
+    "i4_32_swiglu_offsets": LinearProblem(384, 1024, epilogue="swiglu", weight=four_bits(1024, 32, DType.F16, True)),
+    "i4_swiglu_offsets": LinearProblem(384, 2048, epilogue="swiglu", weight=four_bits(2048, 128, DType.F16, True)),
+    "i8_32": LinearProblem(136, 1024, epilogue="residual", weight=Weight(DType.I8, 32, DType.F16)),
     "i4_576": LinearProblem(128, 576, weight=four_bits(576, 64)),
     "i8": LinearProblem(200, 768, norm=NORM, weight=Weight(DType.I8, 1)),
     "i8_swiglu": LinearProblem(256, 320, epilogue="swiglu", weight=Weight(DType.I8, 1)),
@@ -103,10 +110,10 @@ def collect(sweep: str | None, refine: bool, only: str | None) -> Programs:
             collection.add("check", name, problem, (choice,))
     for name, problem in INVARIANT.items():
         collection.add("check", name, problem, choices_for(problem, CudaTarget("sm_90", deterministic=True)))
-    for name, problem in (LLAMA_8B_F8 | LLAMA_8B_I8 | LLAMA_8B_I4).items():
+    for name, problem in (LLAMA_8B_F8 | LLAMA_8B_I8 | LLAMA_8B_I4 | LLAMA_8B_G32).items():
         if not name.startswith("head"):
             collection.add("check", name, problem, choices_for(problem, TARGET)[:1])  # of one token, as it is chosen
-    for name, problem in (LLAMA_8B | LLAMA_8B_F8 | LLAMA_8B_I8 | LLAMA_8B_I4 | SMOLLM2).items():
+    for name, problem in (LLAMA_8B | LLAMA_8B_F8 | LLAMA_8B_I8 | LLAMA_8B_I4 | LLAMA_8B_G32 | SMOLLM2).items():
         if only and not re.search(only, name):
             continue
         collection.add("bench", name, problem, choices_for(problem, TARGET))

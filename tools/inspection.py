@@ -43,7 +43,6 @@ OF_VIEWS = {
     "times": ("roofline", "kernels"),
     "dims": ("kernels", "plan", "memory", "roofline", "source"),
 }
-OF_PAGES = ("artifact", "target", "times", "html", "verify")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -21,10 +21,12 @@ from warploom.frontend.trace import trace
 from warploom.ir.function import functions
 from warploom.ir.interpreter import evaluate, evaluate_exports
 from warploom.ir.op import op_of
-from warploom.ir.ops.quantize import quantize, quantize_affine
+from warploom.ir.ops.quantize import quantize, quantize_affine, quantize_static
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.rewrite import is_op, users
 from warploom.ir.types import DType, type_of
+from warploom.passes.hoist_weights import hoist_weights
+from warploom.passes.merge_linears import merge_linears
 from warploom.passes.pipeline import pipeline, run
 from warploom.passes.quantization.activation_aware import best_scales
 from warploom.passes.quantization.scheme import Rules, families, scheme
@@ -157,6 +159,47 @@ def test_a_quantized_checkpoint_keeps_its_numbers_and_its_meaning(op: Any) -> No
     heroes = [op for f in functions(after).values() for op in f.ops if is_op(op, quantized_linear, scaled_linear)]
     assert heroes
     np.testing.assert_allclose(logits(after, tensors), expected, rtol=1e-4, atol=1e-5)
+
+
+def fp8_checkpoint(group: int, scales: dict[str, float]) -> tuple[mlir.Module, dict[str, np.ndarray]]:
+    """@step on FP8 weights that a checkpoint holds, linears merged and activations quantized; and its parameters.
+
+    Args:
+        group: columns of a scale, 0: all.
+        scales: of the inputs of projections of layer 0, by their names.
+    """
+    config = {**CONFIG, "num_hidden_layers": 1}
+    tensors = stored(
+        random_tensors(config), quantize.evaluate, {"dtype": "f8e4m3", "group": group, "scale_dtype": "f32"}
+    )
+    for name, scale in scales.items():
+        (path,) = (key.removesuffix(".weight") for key in tensors if key.endswith(f"{name}.weight"))
+        known, array = f"{path}.input_scale", np.full(1, scale, np.float32)
+        tensors[known] = LazyTensor(known, (1,), "f32", "test", partial(np.asarray, array))
+    module = trace(config, partial(require, tensors), CACHE, LIMITS)
+    quantize_weights(module, Rules({"lm_head": "f32", "*": "checkpoint"}))
+    merge_linears(module)
+    quantize_activations(module, EAGER, tensors)
+    hoist_weights(module)
+    return module, dict(evaluate_exports(module, lambda name: tensors[name].load()))
+
+
+@pytest.mark.usefixtures("wl")
+def test_merged_linears_share_the_largest_static_scale_if_all_have_one() -> None:
+    module, params = fp8_checkpoint(
+        0, {"q_proj": 0.5, "k_proj": 2.0, "v_proj": 1.0, "gate_proj": 4.0, "down_proj": 3.0}
+    )
+    step = functions(module)["step"].ops
+    static = [op for op in step if is_op(op, quantize_static)]
+    assert [params[op.operands[1].owner.attributes["name"].value].item() for op in static] == [2.0, 3.0], "q k v; down"
+    assert formats(module).keys() == {"linear", "scaled_linear"}, "up has none: it and gate, and o, are scaled by token"
+    assert sum(is_op(op, quantize) for op in step) == 2
+
+
+@pytest.mark.usefixtures("wl")
+def test_weights_with_scales_of_blocks_meet_activations_as_they_are() -> None:
+    module, _ = fp8_checkpoint(32, {"q_proj": 0.5, "k_proj": 2.0, "v_proj": 1.0})
+    assert formats(module).keys() == {"linear", "quantized_linear"}
 
 
 @pytest.mark.usefixtures("wl")

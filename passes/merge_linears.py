@@ -78,9 +78,9 @@ def _merge(group: list[mlir.Operation]) -> None:
 
 
 def _biases(group: list[mlir.Operation]) -> list[Bias]:
-    """The biases of all, of one dtype and no work at run time; none if some have none."""
+    """The biases of all, no work at run time, and of the dtype of what all read; none if some have none."""
     found = [bias for op in group if (bias := bias_of(op)) is not None and is_weight(bias.bias)]
-    return found if len(found) == len(group) and len({type_of(b.bias).dtype for b in found}) == 1 else []
+    return found if len(found) == len(group) else []
 
 
 def _hoist_operand(value: mlir.Value, anchor: mlir.Operation) -> None:

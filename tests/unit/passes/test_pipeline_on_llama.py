@@ -12,6 +12,7 @@ from tests.unit.passes.tiny_llama import CONFIG as TINY
 from tests.unit.passes.tiny_llama import LAYERS, LIMITS, random_tensors, traced
 from warploom.codegen.cpu.target import CPU
 from warploom.errors import CompileError
+from warploom.ir.context import print_module
 from warploom.ir.function import Function, functions
 from warploom.ir.interpreter import evaluate, evaluate_exports
 from warploom.ir.op import op_of
@@ -22,7 +23,9 @@ from warploom.ir.ops.quantize import quantize
 from warploom.ir.ops.shape import concat
 from warploom.ir.rewrite import entries, is_op, is_weight
 from warploom.ir.types import type_of
+from warploom.passes.assign_layouts import assign_layouts
 from warploom.passes.donate import IN_PLACE
+from warploom.passes.merge_linears import merge_linears
 from warploom.passes.pipeline import pipeline, run
 
 QUANTIZATIONS = ["f32", "bf16", "int8", "int4", "*.self_attn=int8,lm_head=bf16,*=int4:zeros"]
@@ -136,3 +139,13 @@ def step_inputs() -> dict[str, np.ndarray]:
     assert LIMITS.max_context >= 18
     arrays = {name: np.array(value, np.int32) for name, value in ints.items()}
     return arrays | {"kv": rng.standard_normal(shape).astype(np.float32)}
+
+
+@pytest.mark.usefixtures("wl")
+def test_packed_weights_are_not_merged() -> None:
+    module = traced()
+    assign_layouts(module, CPU)
+    before = print_module(module)
+    assert 'layout = "row"' not in before
+    merge_linears(module)
+    assert print_module(module) == before

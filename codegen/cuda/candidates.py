@@ -20,7 +20,9 @@ from warploom.codegen.cuda.kernels.tiles import (
     SegmentTile,
     SkinnyTile,
     StreamTile,
+    WarpTile,
 )
+from warploom.codegen.cuda.kernels.warp_gemm import warps_take
 from warploom.codegen.cuda.nearest import MOST_REGISTERS, narrowed
 from warploom.ir.types import DType
 
@@ -56,7 +58,7 @@ def neighbours(choice: Choice) -> Iterator[Choice]:
     elif isinstance(tile, RingTile):
         steps = [{"num_stages": tile.num_stages + n} for n in (-2, -1, 1, 2)]
         steps += [{"splits": n} for n in (1, 2, 3, 4, 6, 8) if choice.up_to is not None]
-    elif isinstance(tile, MixedTile):
+    elif isinstance(tile, MixedTile | WarpTile):
         steps = [{"num_stages": tile.num_stages + n} for n in (-1, 1)]
     else:
         steps = [{"group": n} for n in (1, 4, 16, 32)] + [{"num_stages": tile.num_stages + n} for n in (-1, 1)]
@@ -88,6 +90,7 @@ def _one_of_each(problem: LinearProblem) -> Iterator[Choice]:
     if problem.operands_by_tma:
         yield Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3, blocks=132, tma=True))
         yield Choice(None, GemmTile(128, 256, 64, num_warps=8, num_stages=3, tma=True, halves=True))
+    yield from (Choice(None, tile) for tile in _warps(problem))
 
 
 def _all(problem: LinearProblem) -> Iterator[Choice]:
@@ -102,6 +105,7 @@ def _all(problem: LinearProblem) -> Iterator[Choice]:
         for tokens in (16, 32, 64, 128):
             yield from (Choice(tokens, tile) for tile in _ring(problem, tokens))
     yield from (Choice(None, tile) for tile in _gemm(problem))
+    yield from (Choice(None, tile) for tile in _warps(problem))
 
 
 def _one_of_each_quantized(problem: LinearProblem) -> Iterator[Choice]:
@@ -124,6 +128,7 @@ def _one_of_each_quantized(problem: LinearProblem) -> Iterator[Choice]:
     if problem.operands_by_tma:
         yield Choice(None, GemmTile(128, 128, 128, num_warps=8, num_stages=3, blocks=132, tma=True))
         yield Choice(None, GemmTile(128, 256, 128, num_warps=8, num_stages=3, tma=True, halves=True))
+    yield from (Choice(None, tile) for tile in _warps(problem))
 
 
 def _all_quantized(problem: LinearProblem) -> Iterator[Choice]:
@@ -132,6 +137,7 @@ def _all_quantized(problem: LinearProblem) -> Iterator[Choice]:
             yield from (Choice(tokens, tile) for tile in _ring(problem, tokens))
     if problem.is_plain:
         yield from (Choice(None, tile) for tile in _gemm(problem))
+        yield from (Choice(None, tile) for tile in _warps(problem))
         return
     for outputs, tokens, warps, stages in product((64, 128), (64, 128, 256), (4, 8), (2, 3, 4)):
         if 4096 <= outputs * tokens * (1 if warps == 4 else 0.5) <= 16384 and (outputs, warps) != (64, 8):
@@ -241,6 +247,12 @@ def _gemm(problem: LinearProblem) -> Iterator[GemmTile]:
         if problem.n * problem.k > SMALL_WEIGHT or (outputs <= 128 and columns == 64):
             for blocks in (0, 132, 264):
                 yield GemmTile(tokens, outputs, columns, warps, stages, blocks=blocks, tma=True, halves=halves)
+
+
+def _warps(problem: LinearProblem) -> Iterator[WarpTile]:
+    if warps_take(problem):
+        yield WarpTile(128, num_stages=6)
+        yield WarpTile(256, num_stages=4 if problem.epilogue == "swiglu" else 3)
 
 
 def _gemm_of_bytes(problem: LinearProblem) -> Iterator[GemmTile]:

@@ -21,6 +21,7 @@ from warploom.codegen.cuda.kernels.tiles import (
     SkinnyTile,
     StreamTile,
     Tile,
+    WarpTile,
 )
 from warploom.ir.layouts import split_block
 from warploom.ir.types import DType
@@ -74,8 +75,8 @@ def fitted(problem: LinearProblem, key: str, tile: Tile) -> Tile | None:
         return msgspec.structs.replace(tile, splits=splits) if problem.operands_by_tma or not tile.tma else None
     if isinstance(tile, MixedTile):
         return narrowed(problem, tile)
-    if not isinstance(tile, GemmTile):
-        return None
+    if isinstance(tile, WarpTile):  # measured for its own layers; others get as large a tile of the usual sort
+        tile = GemmTile(128, tile.block_n, 128, num_warps=8, num_stages=4, group=tile.group, tma=True)
     plain = problem.prepared().is_plain
     multiplied = problem.prepared() if plain else problem.unpacked().prepared()
     small = plain or problem.n * problem.k <= LARGEST_UNPACKED

@@ -22,7 +22,10 @@ from warploom.codegen.cuda.kernels.tiles import (
     SegmentTile,
     SkinnyTile,
     StreamTile,
+    Tile,
+    WarpTile,
 )
+from warploom.codegen.cuda.kernels.warp_gemm import warps_take
 from warploom.codegen.cuda.nearest import LARGEST_UNPACKED, LONGEST_CODE, MOST_REGISTERS, fitted, nearest, splits_for
 from warploom.ir.types import DType
 
@@ -63,8 +66,15 @@ def choices_for(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...
         return default_choices(problem, target)[-1:]
     same = problem.x is not DType.F32 or problem.norm is not None  # a norm makes bf16 of f32
     tuned: Mapping[str, tuple[Choice, ...]] = table(target.arch).linear if same else {}
-    choices = tuned.get(key_of(problem)) or _untuned(problem, tuned, target)
+    choices = tuned.get(key_of(problem), ())
+    if not choices or not all(_takes(choice.tile, problem) for choice in choices):
+        choices = _untuned(problem, tuned, target)
     return tuple(_invariant(problem, choices, target)) if target.deterministic else choices
+
+
+def _takes(tile: Tile, problem: LinearProblem) -> bool:
+    """Whether a tile is one for this problem too: it may differ from the tuned one in what its key leaves out."""
+    return not isinstance(tile, WarpTile) or warps_take(problem)
 
 
 def _invariant(problem: LinearProblem, choices: Iterable[Choice], target: CudaTarget) -> Iterator[Choice]:

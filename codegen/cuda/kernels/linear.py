@@ -27,8 +27,10 @@ from warploom.codegen.cuda.kernels.tiles import (
     SkinnyTile,
     StreamTile,
     Tile,
+    WarpTile,
 )
 from warploom.codegen.cuda.kernels.unpack_weight import UnpackSpec
+from warploom.codegen.cuda.kernels.warp_gemm import WarpGemmSpec, warps_take
 from warploom.codegen.cuda.tuning import choices_for
 from warploom.errors import CompileError
 from warploom.ir.function import Function
@@ -139,7 +141,7 @@ def _check_end(problem: LinearProblem, choice: Choice) -> None:
 
 def linear_spec(
     problem: LinearProblem, tile: Tile, target: CudaTarget
-) -> GemvSpec | StreamSpec | SegmentSpec | SkinnySpec | RingSpec | MixedSpec | GemmSpec:
+) -> GemvSpec | StreamSpec | SegmentSpec | SkinnySpec | RingSpec | MixedSpec | GemmSpec | WarpGemmSpec:
     """The kernel of a problem with a tile."""
     if isinstance(tile, StreamTile):
         return StreamSpec(problem, tile, target.has_tma)
@@ -153,6 +155,10 @@ def linear_spec(
         return RingSpec(problem, tile)
     if isinstance(tile, MixedTile):
         return MixedSpec(problem, tile, target.has_tma)
+    if isinstance(tile, WarpTile):
+        if not warps_take(problem):
+            raise CompileError(f"{problem.name} has no kernel with this tile", found=f"{tile}", fix="tune it again")
+        return WarpGemmSpec(problem, tile)
     return GemmSpec(problem, tile, target.has_tma)
 
 

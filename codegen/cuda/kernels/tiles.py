@@ -112,7 +112,23 @@ class GemmTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gem
     halves: bool = False
 
 
-Tile: TypeAlias = GemvTile | StreamTile | SegmentTile | SkinnyTile | RingTile | MixedTile | GemmTile
+class WarpTile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="warps"):
+    """Many tokens on Hopper's tensor cores, warps that multiply and a warp that brings tiles of 128 tokens.
+
+    Attributes:
+        block_n: rows of W of a tile; of gate and up together.
+        num_stages: of the ring.
+        group: tiles of this many token blocks are computed together, so that they find W in L2.
+        blocks: of a persistent grid.
+    """
+
+    block_n: int
+    num_stages: int
+    group: int = 8
+    blocks: int = 132
+
+
+Tile: TypeAlias = GemvTile | StreamTile | SegmentTile | SkinnyTile | RingTile | MixedTile | GemmTile | WarpTile
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -28,7 +28,9 @@ from warploom.codegen.cuda.kernels.tiles import (
     SegmentTile,
     SkinnyTile,
     StreamTile,
+    WarpTile,
 )
+from warploom.codegen.cuda.kernels.warp_gemm import WarpGemmSpec
 from warploom.codegen.cuda.tuning import choices_for, key_of, table
 from warploom.errors import CompileError
 from warploom.ir.layouts import pack_array, unpack_array
@@ -320,6 +322,34 @@ def test_segments_which_the_interpreter_cannot_run_compile_and_fit(problem: Line
     spec = SegmentSpec(problem, SegmentTile(ahead=3, blocks=5, num_warps=4))
     (kernel,) = compile_kernels([spec], SM_90)
     assert kernel.resources.spill_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("problem", "tile"),
+    [
+        (LinearProblem(28672, 4096, epilogue="swiglu"), WarpTile(256, num_stages=4)),
+        (LinearProblem(200, 328, bias=DType.F32), WarpTile(256, num_stages=3)),
+        (LinearProblem(4096, 14336, DType.F8, epilogue="residual", weight=F8), WarpTile(128, num_stages=6)),
+    ],
+    ids=lambda value: key_of(value) if isinstance(value, LinearProblem) else "",
+)
+def test_warps_for_copies_compile_and_fit(problem: LinearProblem, tile: WarpTile) -> None:
+    """Like attention of prompts: one group of warps starts the others, two multiply, one brings tiles."""
+    (kernel,) = compile_kernels([WarpGemmSpec(problem, tile)], SM_90)
+    assert kernel.resources.num_warps == 16
+    assert kernel.resources.spill_bytes == 0
+    assert "bar.sync \t0, 128" not in kernel.ptx, "the first warps have a barrier of their own"
+    assert kernel.ptx.index("cp.async.bulk.tensor") < kernel.ptx.rindex("griddepcontrol.wait")
+
+
+def test_a_problem_that_its_tuned_tile_does_not_take_gets_others() -> None:
+    tuned = LinearProblem(4096, 4096, epilogue="residual", weight=F8, rounded=True)
+    assert any(isinstance(choice.tile, WarpTile) for choice in choices_for(tuned, SM_90))
+    wide = replace(tuned, out=DType.F32)
+    assert key_of(wide) == key_of(tuned)
+    lowered(wide, *choices_for(wide, SM_90))
+    with pytest.raises(CompileError, match="no kernel with this tile"):
+        lowered(wide, Choice(None, WarpTile(128, num_stages=6)))
 
 
 def test_segments_are_whole_and_of_one_group() -> None:

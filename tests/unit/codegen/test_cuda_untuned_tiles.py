@@ -22,6 +22,7 @@ from warploom.codegen.cuda.kernels.tiles import (
     SkinnyTile,
     StreamTile,
     Tile,
+    WarpTile,
 )
 from warploom.codegen.cuda.nearest import LARGEST_UNPACKED, MOST_REGISTERS, nearest
 from warploom.codegen.cuda.tuning import choices_for, key_of, table
@@ -90,13 +91,13 @@ def test_tiles_are_of_the_sort_that_is_fast(model: str, form: str) -> None:
         assert narrow_ring or isinstance(one, GemvTile if bits == 16 else StreamTile | SegmentTile), (problem, one)
         for tokens in FEW:
             tile = tiles_at(problem, tokens)
-            sort = RingTile | SkinnyTile | GemvTile if tokens < 64 else RingTile | SkinnyTile | GemmTile
+            sort = RingTile | SkinnyTile | GemvTile if tokens < 64 else RingTile | SkinnyTile | GemmTile | WarpTile
             assert isinstance(tile, sort), (problem, tokens, tile)
             assert bits == 16 or tokens > 64 or isinstance(tile, RingTile)
             assert not isinstance(tile, MixedTile)
         for tokens in MANY if problem.out is DType.BF16 else ():  # rows of a head are few
             packed = bits < 16 and not problem.rounded and problem.n * problem.k > LARGEST_UNPACKED
-            assert isinstance(tiles_at(problem, tokens), MixedTile if packed else GemmTile)
+            assert isinstance(tiles_at(problem, tokens), MixedTile if packed else GemmTile | WarpTile)
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -23,9 +23,10 @@ interpreter does not run it, so it is checked on a GPU only.
 
 Programmatic dependent launch: with `options.pdl` a kernel starts while its predecessor still runs. It must execute
 `gdc_wait()` in every block before it reads what a kernel may have written and before it writes anything at all (this
-makes the order of any two kernels transitive); only weights, which nothing writes, and inputs of the step other than
-`token_ids`, which are copied before its first kernel starts, may be read earlier. Then `gdc_launch_dependents()` as
-early as possible.
+makes the order of any two kernels transitive); only weights, which nothing writes, inputs of the step other than
+`token_ids`, which are copied before its first kernel starts, and what earlier steps left that no kernel of this one
+writes, may be read earlier. `gdc_launch_dependents()` comes as early as possible: where what the next kernel loads is
+not in the way of what this one loads.
 
 Batch invariance: with `target.deterministic` the numbers of a row must not depend on what else is in the batch: one
 variant for all sizes, or variants with equal sequences of float operations per row. Without it, equal batches still

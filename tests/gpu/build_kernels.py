@@ -31,7 +31,12 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, TensorMap
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
-from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, DecodeTile, decode_tile_for
+from warploom.codegen.cuda.kernels.decode_attention import (
+    DecodeAttentionSpec,
+    DecodeTile,
+    decode_tile_for,
+    few_sequences,
+)
 from warploom.codegen.cuda.kernels.embed import EmbedSpec
 from warploom.codegen.cuda.kernels.hopper_attention import HopperAttentionSpec, takes
 from warploom.codegen.cuda.kernels.linear_problem import Weight
@@ -155,6 +160,13 @@ def facts_of(problem: AttentionProblem) -> Case:
     return {**asdict(problem), "sinks": problem.sinks and str(problem.sinks), "kv": str(problem.kv)}
 
 
+def decode_cases(collection: Collection, use: str, problem: AttentionProblem) -> None:
+    """A problem with the tiles that artifacts take, by the number of sequences."""
+    few = few_sequences(problem, TARGET)
+    for tile in (decode_tile_for(problem, TARGET), *([few[1]] if few else [])):
+        collection.add("decode", use, [DecodeAttentionSpec(problem, tile, True)], problem=facts_of(problem))
+
+
 def attention_cases(collection: Collection) -> None:
     """Every shape to check with its own tiles; Llama-3.1-8B's with many to time."""
     for problem in ATTENTION:
@@ -164,9 +176,8 @@ def attention_cases(collection: Collection) -> None:
             written = replace(problem.projection, q=None)
             shape = 0, problem.num_kv_heads, problem.head_dim
             before.append(RopeKvWriteSpec(*shape, BF16, problem.kv, written, True, problem.scaled))
-        decode = DecodeAttentionSpec(problem, decode_tile_for(problem, TARGET), True)
         ragged = RaggedAttentionSpec(problem, tile_for(problem, TARGET), True)
-        collection.add("decode", "check", [decode], problem=facts)
+        decode_cases(collection, "check", problem)
         collection.add("ragged", "check", [*before, ragged], problem=facts)
         if takes(problem, TARGET):
             hopper = HopperAttentionSpec(problem)
@@ -180,8 +191,7 @@ def attention_cases(collection: Collection) -> None:
     for fused in (projected(32, 8, 128, kv=dtype, scaled=dtype is DType.F8) for dtype in (BF16, DType.F8, DType.I8)):
         if takes(fused, TARGET):
             collection.add("hopper", "bench", [HopperAttentionSpec(fused)], problem=facts_of(fused))
-        spec = DecodeAttentionSpec(fused, decode_tile_for(fused, TARGET), True)
-        collection.add("decode", "bench", [spec], problem=facts_of(fused))
+        decode_cases(collection, "bench", fused)
     for narrow in (attention_of(32, 8, 128, kv=dtype) for dtype in (DType.F8, DType.I8)):
         ragged = RaggedAttentionSpec(narrow, tile_for(narrow, TARGET), True)
         collection.add("ragged", "bench", [ragged], problem=facts_of(narrow))

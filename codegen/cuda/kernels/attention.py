@@ -163,10 +163,11 @@ def lower(attended: Attended, target: CudaTarget) -> Match:
     decode: tuple[Step, ...] = (scratched.step(spec),)
     ranges: list[tuple[tuple[Step, ...], int, int]]
     tokens, sequences = attended.dims["T"], attended.dims["S"]
-    if few := few_sequences(tile, problem):
-        free = (scratched.step(replace(spec, tile=replace(tile, maxnreg=None))),)
+    if few := few_sequences(problem, target):
+        most, its_tile = few
+        first = (scratched.step(replace(spec, tile=its_tile)),)
         value = f"min(max({tokens} - {sequences}, 0), 1) * {PROMPTS} + {sequences}"
-        ranges = [(free, -END, few), (decode, few + 1, PROMPTS - 1), (ragged, PROMPTS, END)]
+        ranges = [(first, -END, most), (decode, most + 1, PROMPTS - 1), (ragged, PROMPTS, END)]
     else:
         value, ranges = f"{tokens} - {sequences}", [(decode, -END, 0), (ragged, 1, END)]
     return Match(tuple(Variant(steps, Guard(value, low, high)) for steps, low, high in ranges), tuple(memory.values()))

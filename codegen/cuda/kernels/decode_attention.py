@@ -9,11 +9,19 @@ With a projection the kernel is all that attention does in a step: it rotates q,
 token's run rotates and writes its key and value. It reads those of this step's tokens where the projection left them,
 not from the cache, so that no block waits for another; which relies on `slots` being the places of the tokens in their
 sequences (or negative), as those of `@step` are.
+
+Then the first keys of a block's run may be loaded before the previous kernel is waited for, as `early` says. They are
+of earlier steps, whose kernels have ended: the inputs of a step are copied before its first kernel starts, and a copy
+waits for all that was enqueued before it (programmatic dependent launch is between neighbouring kernels only). In this
+step rows of this layer are written by this kernel alone, and only those of `slots`: no sequence reads them from the
+cache, for they are at or beyond what each sequence has of earlier steps, in pages that no two sequences share unless
+they are full. So at short contexts nothing is waited for but q, and one block a head needs no combining. The next
+kernel may start when those keys are there: before, they would queue behind the weights that it asks for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Options, Pointer, Temp
@@ -24,6 +32,9 @@ from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.types import DType, tensor
 
 MAX_SPLITS = 32
+MULTIPROCESSORS = 132  # of an H100
+EARLY_BYTES = 128 << 10  # of keys and values, in 16 bits as they are multiplied, that a block loads early
+COMBINED_AT_ONCE = 64  # numbers of a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,7 @@ class DecodeTile:
         blocks: about as many as the GPU holds at once; more would wait for those, and mostly have nothing to do.
         min_keys: of a block: reading less takes less time than combining.
         maxnreg: cap on the registers of a thread, where that lets all blocks be held.
+        early: keys that a block loads before it waits for the previous kernel; 0: none, as without a projection.
     """
 
     blocks: int = 512
@@ -41,6 +53,7 @@ class DecodeTile:
     num_warps: int = 4
     num_stages: int = 3
     maxnreg: int | None = None
+    early: int = 0
 
 
 def decode_tile_for(problem: AttentionProblem, target: CudaTarget) -> DecodeTile:
@@ -55,12 +68,26 @@ def decode_tile_for(problem: AttentionProblem, target: CudaTarget) -> DecodeTile
     return DecodeTile(num_stages=1 + max(1, min(3, ahead)), maxnreg=128 if is_capped else None)
 
 
-def few_sequences(tile: DecodeTile, problem: AttentionProblem) -> int:
-    """Up to how many sequences a kernel without the cap on registers holds all of its blocks as well.
+def few_sequences(problem: AttentionProblem, target: CudaTarget) -> tuple[int, DecodeTile] | None:
+    """Up to how many sequences another tile is faster, and that tile.
 
-    It is faster then: a step of one sequence of 8192 takes 5.6 instead of 5.9 ms.
+    On Hopper, with a projection: one block on a multiprocessor, which loads 128 KiB of keys and values early. For
+    sequences of 256 and of 8192 a step of Llama-3.1-8B in bf16 takes 5.00 and 5.61 ms for one (5.29 and 5.78 without),
+    5.58 and 11.1 for 16 (5.73 and 11.3), 5.97 and 16.9 for 32 (6.01 and 17.1). What 8-bit caches save in bytes they
+    need in warps that widen, and few are on a multiprocessor then: 8 sequences of 8192 are slower.
+
+    Else kernels whose registers are capped, without the cap: one sequence of 8192 takes 5.6 instead of 5.9 ms.
     """
-    return 0 if tile.maxnreg is None else tile.blocks * 3 // 4 // (MAX_SPLITS * problem.num_kv_heads)
+    tile = decode_tile_for(problem, target)
+    if problem.projection is not None and target.has_wgmma:
+        early = min(tile.min_keys, EARLY_BYTES // (2 * 2 * problem.block_d))
+        ahead = min(4, EARLY_BYTES // (2 * 2 * problem.block_d * PAGE_SIZE))
+        few = DecodeTile(MULTIPROCESSORS, num_warps=8, num_stages=1 + ahead, early=early)
+        most = 2 * MULTIPROCESSORS // problem.num_kv_heads if problem.kv is DType.BF16 else 1
+        return most, few
+    if tile.maxnreg is not None:
+        return tile.blocks * 3 // 4 // (MAX_SPLITS * problem.num_kv_heads), replace(tile, maxnreg=None)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +102,8 @@ class DecodeAttentionSpec(OfPages):
     def name(self) -> str:
         t = self.tile
         cap = "" if t.maxnreg is None else f"_r{t.maxnreg}"
-        return f"decode_{self.problem.name}_m{t.min_keys}_b{t.blocks}_w{t.num_warps}_s{t.num_stages}{cap}"
+        early = f"_e{self.early}" if self.early else ""
+        return f"decode_{self.problem.name}_m{t.min_keys}_b{t.blocks}_w{t.num_warps}_s{t.num_stages}{cap}{early}"
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
@@ -116,10 +144,17 @@ class DecodeAttentionSpec(OfPages):
         return self.problem.num_kv_heads, "T", self.splits
 
     @property
+    def early(self) -> int:
+        """Keys that are loaded before the previous kernel is waited for; of this step there must be none among them."""
+        return self.tile.early if self.problem.projection else 0
+
+    @property
     def options(self) -> Options:
         return Options(self.tile.num_warps, self.tile.num_stages, self.tile.maxnreg, self.pdl)
 
     def source(self) -> str:
+        combined = 1 << (self.problem.group - 1).bit_length()
+        at_once = COMBINED_AT_ONCE * 32 * self.tile.num_warps // (combined * self.problem.block_d)
         return render(
             "decode_attention.py.j2",
             spec=self,
@@ -127,6 +162,8 @@ class DecodeAttentionSpec(OfPages):
             page_size=PAGE_SIZE,
             rows=max(16, 1 << (self.problem.group - 1).bit_length()),
             max_splits=MAX_SPLITS,
+            combined=combined,
+            at_once=min(MAX_SPLITS, at_once),
             log2_e=LOG2_E,
         )
 

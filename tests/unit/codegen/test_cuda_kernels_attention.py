@@ -200,19 +200,23 @@ def test_decode_is_its_meaning(problem: AttentionProblem, contexts: list[int], p
     close(run_decode(problem, batch, tile), batch.meaning(problem))
 
 
-@pytest.mark.parametrize(("kv", "kinds"), [(DType.BF16, "ddddr"), (DType.I8, "fdddr")])
-def test_kernels_are_chosen_by_tokens_and_sequences(kv: DType, kinds: str) -> None:
-    """One sequence of an i8 cache is decoded without a cap on registers; d, f: decode; r: a prompt is among them."""
-    problem = AttentionProblem(32, 8, 128, 128**-0.5, kv=kv)
-    names = ("q", "kv", "page_table", "query_start", "context_lens", "out")
+@pytest.mark.parametrize(
+    ("kv", "fused", "kinds"),
+    [(DType.BF16, False, "ddddr"), (DType.I8, False, "fdddr"), (DType.BF16, True, "eeedr"), (DType.I8, True, "edddr")],
+)
+def test_kernels_are_chosen_by_tokens_and_sequences(kv: DType, fused: bool, kinds: str) -> None:
+    """e, f, d: decode, with keys that are loaded early or without a cap on registers; r: a prompt is among them."""
+    problem = projected_problem(32, 8, 128, 64, kv=kv) if fused else AttentionProblem(32, 8, 128, 128**-0.5, kv=kv)
+    names = ("q", "k", "v", "cos", "sin", "slots", "kv", "page_table", "query_start", "context_lens", "out")
     attended = Attended(problem, {name: Slot("input", 0) for name in names}, {n: n for n in "TSPC"})
     found = lower(attended, CudaTarget("sm_90"))
     for (tokens, sequences), kind in zip(((1, 1), (1, 2), (2, 2), (64, 1024), (8192, 1)), kinds, strict=True):
         dims = {"T": tokens, "S": sequences, "P": 4, "C": 99}
         (taken,) = (v for v in found.variants if v.when and v.when.min <= evaluate(v.when.value, dims) <= v.when.max)
         spec = taken.steps[-1].spec
-        assert isinstance(spec, DecodeAttentionSpec) == (kind in "df")
+        assert isinstance(spec, DecodeAttentionSpec) == (kind in "def")
         if isinstance(spec, DecodeAttentionSpec):
+            assert spec.early == (256 if kind == "e" else 0)
             assert spec.options.maxnreg == (128 if kv is DType.I8 and kind == "d" else None)
 
 
@@ -261,10 +265,13 @@ PROJECTED = [
 ]
 
 
+@pytest.mark.parametrize("tile", [DecodeTile(min_keys=64), DecodeTile(min_keys=128, early=64)], ids=str)
 @pytest.mark.parametrize(("problem", "sequences", "padding"), PROJECTED, ids=str)
-def test_decode_rotates_and_writes(problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int) -> None:
+def test_decode_rotates_and_writes(
+    problem: AttentionProblem, sequences: list[tuple[int, int]], padding: int, tile: DecodeTile
+) -> None:
     given = make_projected(problem, sequences, padding)
-    spec, dims = DecodeAttentionSpec(problem, DecodeTile(min_keys=64), pdl=False), given.attended.dims
+    spec, dims = DecodeAttentionSpec(problem, tile, pdl=False), given.attended.dims
     out, cache, temps = (
         np.full(given.attended.q.shape, np.nan, BF16),
         given.kv.copy(),

@@ -14,9 +14,9 @@ from tests.property.motifs import HIDDEN, Builder
 from warploom.ir.ops.activation import silu, swiglu
 from warploom.ir.ops.columns import place_columns
 from warploom.ir.ops.dequantize import dequantize
-from warploom.ir.ops.elementwise import add, as_dtype, cast
+from warploom.ir.ops.elementwise import add, as_dtype, cast, mul
 from warploom.ir.ops.linear import linear
-from warploom.ir.ops.norm import along_columns, layer_norm, rms_norm
+from warploom.ir.ops.norm import along_columns, along_rows, layer_norm, rms_norm
 from warploom.ir.ops.quantize import quantize
 from warploom.ir.ops.quantized_linear import quantized_linear
 from warploom.ir.ops.shape import concat, constant, gather, slice_axis
@@ -102,6 +102,16 @@ def _biased(choose: Builder, x: mlir.Value) -> mlir.Value:
     return silu(add(y, along_columns(bias, y)))
 
 
+def _by_row(choose: Builder, x: mlir.Value) -> mlir.Value:
+    """What has as many rows as columns, so that only its place says which is meant: a bias of rows, or some of them."""
+    rows = choose.choice([HIDDEN, 2 * HIDDEN])
+    y = _quantized(choose, choose.input(tensor((rows, HIDDEN)), -1, 1), HIDDEN)
+    if rows > HIDDEN:
+        y = slice_axis(y, axis=0, start=0, stop=HIDDEN)
+        return mul(y, y) if choose.integer(0, 1) else y
+    return add(y, along_rows(choose.parameter(tensor((HIDDEN,)), -1, 1), y))
+
+
 def _normed(choose: Builder, x: mlir.Value) -> mlir.Value:
     gain = choose.parameter(tensor((HIDDEN,)), 0.5, 1.5)
     if choose.integer(0, 1):
@@ -109,5 +119,12 @@ def _normed(choose: Builder, x: mlir.Value) -> mlir.Value:
     return as_dtype(rms_norm(x, gain, eps=1e-2), choose.choice([DType.F32, DType.BF16]))
 
 
-BEFORE: tuple[Callable[[Builder, mlir.Value], mlir.Value] | None, ...] = (_gate, _halves, _biased, _normed, None)
+BEFORE: tuple[Callable[[Builder, mlir.Value], mlir.Value] | None, ...] = (
+    _gate,
+    _halves,
+    _biased,
+    _by_row,
+    _normed,
+    None,
+)
 FORMATS = (narrow_stream, product_on_a_grid, ordered_columns)

@@ -15,12 +15,15 @@ from warploom.frontend.models.inputs import CacheSpec
 from warploom.frontend.tensors import require
 from warploom.frontend.trace import Limits, trace
 from warploom.ir.context import print_module
-from warploom.ir.function import functions
+from warploom.ir.dims import DimRange
+from warploom.ir.function import FunctionBuilder, functions
 from warploom.ir.interpreter import evaluate, evaluate_exports
 from warploom.ir.ops.elementwise import add, cast
 from warploom.ir.ops.linear import linear
+from warploom.ir.ops.norm import rms_norm
+from warploom.ir.ops.parameters import param
 from warploom.ir.rewrite import is_op, producer
-from warploom.ir.types import DType, type_of
+from warploom.ir.types import DType, tensor, type_of
 from warploom.ir.verify import verify
 from warploom.passes import keep_sums_wide as pass_module
 from warploom.passes.dce import dce
@@ -91,3 +94,22 @@ def test_what_is_left_alone(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = print_module(module)
     keep_sums_wide(module)
     assert print_module(module) == before
+
+
+@pytest.mark.usefixtures("wl")
+def test_a_product_that_others_read_too_is_not_computed_twice() -> None:
+    module = mlir.Module.create()
+    builder = FunctionBuilder(module, "step", {"T": DimRange(1, 4)})
+    x = builder.input("x", tensor(("T", 8)))
+    with builder.point:
+        gain = param(name="gain", shape=(8,), dtype="f32")
+        weight = param(name="weight", shape=(8, 8), dtype="bf16")
+        rows = cast(x, dtype="bf16")
+        product = linear(rms_norm(rows, gain, eps=1e-5), weight, n=8, layout="row")
+        total = rms_norm(add(rows, product), gain, eps=1e-5)
+    function = builder.finish({"total": total, "product": product})
+    keep_sums_wide(module)
+    dce(module)
+    verify(module)
+    assert set(sums(module)) == {DType.F32}
+    assert sum(is_op(op, linear) for op in function.ops) == 1

@@ -64,10 +64,10 @@ FIT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "smollm2-360m": (_config("Llama", (960, 2560, 15, 5, 64), 32, 49152, **TIED), ("bf16",)),
 }
 HELD_OUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "qwen2.5-7b": (_config("Qwen2", (3584, 18944, 28, 4, 128), 2, 152064), ALL),
+    "qwen2.5-7b": (_config("Qwen2", (3584, 18944, 28, 4, 128), 2, 152064), ("bf16", "int8", "int4")),
     "qwen3-1.7b": (_config("Qwen3", (2048, 6144, 16, 8, 128), 4, 151936, **TIED), ("bf16", "fp8")),
     "tinyllama-1.1b": (_config("Llama", (2048, 5632, 32, 4, 64), 5, 32000), ("bf16", "int4")),
     "gemma-2-9b": (_config("Gemma2", (3584, 14336, 16, 8, 256), 2, 256000, **TIED, **GEMMA_2), ("bf16", "int8")),
     "qwen2.5-0.5b": (_config("Qwen2", (896, 4864, 14, 2, 64), 24, 151936, **TIED), ("bf16",)),
-    "phi-3-mini": (_config("Phi3", (3072, 8192, 32, 32, 96), 2, 32064), ("bf16", "int8")),
+    "phi-3-mini": (_config("Phi3", (3072, 8192, 32, 32, 96), 2, 32064), ("bf16", "fp8")),
 }

@@ -48,7 +48,7 @@ def build(models: Mapping[str, tuple[Mapping[str, Any], Iterable[str]]], folder:
                 (checkpoint / "config.json").write_text(json.dumps(config))
                 options = ["--target", "cuda:sm_90", "--quantization", scheme, "--dummy-weights"]
                 command = [sys.executable, "-m", "warploom.tools.cli", "compile", str(checkpoint), *options]
-                subprocess.run([*command, "-o", str(folder / f"{name}.{scheme}")], check=True, capture_output=True)
+                subprocess.run([*command, "-o", str(folder / f"{name}.{scheme}")], check=True, stdout=subprocess.DEVNULL)
             yield f"{name}.{scheme}"
 
 

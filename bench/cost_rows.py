@@ -47,8 +47,9 @@ def build(models: Mapping[str, tuple[Mapping[str, Any], Iterable[str]]], folder:
                 checkpoint.mkdir()
                 (checkpoint / "config.json").write_text(json.dumps(config))
                 options = ["--target", "cuda:sm_90", "--quantization", scheme, "--dummy-weights"]
+                options += ["-o", str(folder / f"{name}.{scheme}")]
                 command = [sys.executable, "-m", "warploom.tools.cli", "compile", str(checkpoint), *options]
-                subprocess.run([*command, "-o", str(folder / f"{name}.{scheme}")], check=True, stdout=subprocess.DEVNULL)
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             yield f"{name}.{scheme}"
 
 

@@ -210,6 +210,7 @@ def _place_returned(draft: _Draft) -> None:
                 f"the result {name} of @{draft.function.name} is not its donated input, updated in place, but a copy",
                 expected="kernels that write into it (kv_write in the target's key layout, latent_write)",
                 found=f"{memory.name}, computed anew",
+                fix="use a program that was traced for this target: others lay out keys differently",
             )
         if memory.kind == "temp":
             memory.name, memory.kind, memory.last = name, "result", len(draft.calls)

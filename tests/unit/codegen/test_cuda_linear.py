@@ -68,6 +68,7 @@ MIXED = {
     "i4": LinearProblem(72, 256, weight=Weight(DType.I4, 2, DType.BF16), norm=Norm(1e-5, DType.BF16)),
     "i4_small_groups": LinearProblem(50, 128, weight=Weight(DType.I4, 4, DType.F16), epilogue="residual"),
     "i4_offsets": LinearProblem(72, 256, weight=Weight(DType.I4, 2, DType.F32, offset=True), out=DType.F32),
+    "i4_groups_across_blocks": LinearProblem(40, 768, weight=Weight(DType.I4, 4, DType.F16)),  # of 192 columns
     "i4_small_offsets": LinearProblem(40, 192, weight=Weight(DType.I4, 6, DType.BF16, offset=True), epilogue="swiglu"),
 }
 QUANTIZED_TILES = {

@@ -12,7 +12,7 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.kernels.linear import linear_spec, lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
-from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
+from warploom.codegen.cuda.kernels.ring_gemm import RingSpec, rings
 from warploom.codegen.cuda.kernels.tiles import (
     GemmTile,
     GemvTile,
@@ -117,6 +117,15 @@ def test_tiles_keep_the_gpu_busy_and_fit_it(model: str, form: str) -> None:
             assert ring.per_split * (tile.splits - 1) < ring.pieces, "a split without columns"
             least = 72 if problem.n * problem.k >= 1 << 22 else 32
             assert ring.tiles_n * tile.splits >= least, (problem, tile)
+
+
+def test_groups_of_16_are_no_rings_of_few_tokens() -> None:
+    """A warp multiplies 32 columns at once there; products of fewer were wrong on a GPU."""
+    problem = LinearProblem(4096, 4096, weight=Weight(DType.I4, 256, DType.F16), epilogue="residual")
+    assert not rings(problem)
+    assert rings(replace(problem, weight=Weight(DType.I4, 128, DType.F16)))
+    assert not any(isinstance(tiles_at(problem, tokens), RingTile) for tokens in FEW)
+    assert isinstance(tiles_at(problem, 1), StreamTile)
 
 
 def test_the_nearest_is_of_the_same_kind() -> None:

@@ -25,6 +25,7 @@ from warploom.tools.tuning_programs import Programs
 
 TARGET = CudaTarget("sm_90")
 NORM = Norm(1e-5, DType.F32)
+FEW = 384  # tokens, up to which layers of quantized weights are checked as they are chosen
 
 LLAMA_8B = {
     "qkv": LinearProblem(6144, 4096, norm=NORM),
@@ -112,7 +113,9 @@ def collect(sweep: str | None, refine: bool, only: str | None) -> Programs:
         collection.add("check", name, problem, choices_for(problem, CudaTarget("sm_90", deterministic=True)))
     for name, problem in (LLAMA_8B_F8 | LLAMA_8B_I8 | LLAMA_8B_I4 | LLAMA_8B_G32).items():
         if not name.startswith("head"):
-            collection.add("check", name, problem, choices_for(problem, TARGET)[:1])  # of one token, as it is chosen
+            few = 1 if problem.rounded else FEW
+            chosen = tuple(c for c in choices_for(problem, TARGET) if c.up_to is not None and c.up_to <= few)
+            collection.add("check", name, problem, chosen or choices_for(problem, TARGET)[:1])
     for name, problem in (LLAMA_8B | LLAMA_8B_F8 | LLAMA_8B_I8 | LLAMA_8B_I4 | LLAMA_8B_G32 | SMOLLM2).items():
         if only and not re.search(only, name):
             continue

@@ -168,7 +168,7 @@ def _usual_prompts(artifact: Artifact) -> list[int]:
 
 def _print(report: Report) -> None:
     if report.limits:
-        peak = "".join(f"; {name} {count(int(flops))}flop/s" for name, flops in report.limits.flops.items())
+        peak = "".join(f"; {name} {flops / 1e12:.0f} Tflop/s" for name, flops in report.limits.flops.items())
         rates = f"copy {report.limits.copy_bytes / 1e12:.2f} TB/s, read {report.limits.read_bytes / 1e12:.2f} TB/s"
         print(f"{report.device}, {report.target}: {rates}{peak}\n")
     print(table(report.steps))

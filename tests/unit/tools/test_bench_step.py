@@ -90,6 +90,11 @@ def test_predictions_stand_beside_measured_times(
     monkeypatch.setattr(bench_step, "open_device", lambda *_: device)
     monkeypatch.setattr(bench_step, "device_named", lambda _: device_of("cuda:sm_90"))
     steps = ["bench", "step", str(artifact.path), "--batch", "1", "--context", "9", "--prefill", "7"]
+    assert main(steps) == 0
+    printed = capsys.readouterr().out
+    assert "read 3.17 TB/s; bf16 775 Tflop/s; f8e4m3 1550 Tflop/s" in printed
+    assert printed.endswith("0 % of the kernels took within 15 % of what was predicted\n")
+    device = CudaDevice(artifact, api=fake_cuda(total_bytes=1 << 27), kv_bytes=20_000)
     assert main([*steps, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     (step, _), rows = report["steps"], report["kernels"]["decode 1 at 9"]

@@ -18,6 +18,8 @@ from warploom.ir.ops.parameters import checkpoint, export, param
 from warploom.ir.ops.shape import concat
 from warploom.ir.types import DType, type_of
 
+FLOATS = ("f32", "f16", "bf16")
+
 
 @dataclass
 class Weights:
@@ -56,12 +58,12 @@ class Weights:
         """The parameter `<prefix><name>`, which must have this shape.
 
         Raises:
-            CheckpointError: it is missing or has another shape.
+            CheckpointError: it is missing, has another shape, or holds no numbers that a weight could have.
         """
         full = self.prefix + name
         if full not in self.params:
             parts, stored = self.parts(name, shape), self.require(full, shape)
-            self.params[full] = self._ordered(_values(parts), stored) if parts else self._param(stored)
+            self.params[full] = self._ordered(_values(parts), stored) if parts else self._param(_floats(stored))
         return self.params[full]
 
     def _ordered(self, values: mlir.Value, stored: LazyTensor) -> mlir.Value:
@@ -87,7 +89,7 @@ class Weights:
             tensors = [replace(tensor, parts=(), order=None) for tensor in tensors]
         together = stack(full, tensors)
         if together is not None:
-            return self._param(together)
+            return self._param(_floats(together))
         parts = stack_parts(full, tensors)
         if parts:
             return _values([self._param(part) for part in parts])
@@ -103,6 +105,18 @@ class Weights:
             export(stored, name=tensor.name)
         result: mlir.Value = param(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
         return result
+
+
+def _floats(tensor: LazyTensor) -> LazyTensor:
+    """The tensor, which holds floats that weights come in, or was made of quantized ones."""
+    if tensor.dtype not in FLOATS:
+        raise CheckpointError(
+            f"tensor {tensor.name} in {tensor.source} holds numbers that no weight comes in",
+            expected=", ".join(FLOATS),
+            found=tensor.dtype,
+            fix="convert it to one of these; if it is quantized, config.json has to say how, as `quantization_config`",
+        )
+    return tensor
 
 
 def _values(parts: Sequence[mlir.Value]) -> mlir.Value:

@@ -111,6 +111,16 @@ CASES: dict[str, tuple[Change, type[errors.WarploomError], list[str]]] = {
         errors.CheckpointError,
         [DOWN, "[64, 96]", "[64, 95]"],
     ),
+    "integers": (
+        edit_weights(lambda t: t.update({DOWN: np.zeros((64, 96), np.int32)})),
+        errors.CheckpointError,
+        [DOWN, "model.safetensors", "i32", "bf16", "quantization_config"],
+    ),
+    "wide floats": (
+        edit_weights(lambda t: t.update({DOWN: t[DOWN].astype(float)})),
+        errors.CheckpointError,
+        [DOWN, "f64"],
+    ),
     "truncated weights": (truncate, errors.CheckpointError, ["model.safetensors", "bytes"]),
 }
 

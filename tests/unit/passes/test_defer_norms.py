@@ -62,3 +62,16 @@ def test_a_weight_is_not_rounded_where_activations_are_not(wl: mlir.Context) -> 
     assert "wl.rms_norm" in ops
     assert "weights of bf16 would be rounded once more, and activations of f32 are not" in line
     assert "wl.rms_norm" not in decided(EAGER, x="f32", weight="f32")[0]
+
+
+def test_a_weight_that_others_read_is_not_stored_twice(wl: mlir.Context) -> None:
+    module = mlir.Module.create()
+    builder = FunctionBuilder(module, "step", {"T": DimRange(1, 64)})
+    rows = builder.input("x", tensor(("T", 512)))
+    with builder.point:
+        gain, matrix = (param(name=n, shape=s, dtype="f32") for n, s in (("g", (512,)), ("w", (256, 512))))
+        normed, plain = (linear(x, matrix, n=256, layout="row") for x in (rms_norm(rows, gain, eps=1e-5), rows))
+        step = builder.finish({"y": normed, "z": plain})
+    defer_norms(module, EAGER)
+    assert "wl.rms_norm" in [op.name for op in step.ops]
+    assert "others read a weight too" in recorded(step)[0]

@@ -33,6 +33,7 @@ LONGEST_CODE = 128  # products of a warp of segments, one after another
 LARGEST_UNPACKED = 1 << 28  # elements of a quantized weight that is made bf16 first
 ROOMS = (75 << 10, 113 << 10, 227 << 10)  # of shared memory: three to one blocks of a multiprocessor
 MOST_REGISTERS = 208  # as a ring counts them: with more of these the compiler spilled
+LARGEST_F32 = 128 * 128  # results of a tile that are f32: they leave through shared memory, beside the stages
 MOST_SUMS = 128  # of a thread of a mixed product
 WASTE = 1.15  # of a row's last piece
 
@@ -80,7 +81,8 @@ def fitted(problem: LinearProblem, key: str, tile: Tile) -> Tile | None:
     plain = problem.prepared().is_plain
     multiplied = problem.prepared() if plain else problem.unpacked().prepared()
     small = plain or problem.n * problem.k <= LARGEST_UNPACKED
-    return tile if small and multiplied.operands_by_tma else None
+    leaves = problem.out is DType.BF16 or tile.block_t * tile.block_n <= LARGEST_F32
+    return tile if small and leaves and multiplied.operands_by_tma else None
 
 
 def _whole_rows(problem: LinearProblem, tile: GemvTile) -> GemvTile:

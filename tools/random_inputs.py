@@ -67,7 +67,7 @@ def random_inputs(module: mlir.Module, function: Function, dims: Mapping[str, in
     types = {name: type_of(value) for name, value in function.inputs.items()}
     arrays = {name: _uniform(rng, name, type_, dims) for name, type_ in types.items()}
     if types.keys() >= PAGED and ("token_ids" in types or "T" in dims):
-        arrays |= _ragged_batch(rng, types, dims, _page_size(module))
+        arrays |= _ragged_batch(rng, types, dims, page_size_of(module))
     for name in types.keys() & {"penalty_tokens", "bias_tokens"}:
         arrays[name] = _distinct(rng, types[name].resolve(dims), types["logits"].resolve(dims)[-1])
     return {name: arrays[name] for name in types}
@@ -111,7 +111,8 @@ def _distinct(rng: np.random.Generator, shape: tuple[int, ...], vocab: int) -> n
     return np.stack([rng.permutation(vocab)[: shape[1]] for _ in range(shape[0])]).astype(np.int32).reshape(shape)
 
 
-def _page_size(module: mlir.Module) -> int:
+def page_size_of(module: mlir.Module) -> int:
+    """Return the tokens of a page of the cache that a program writes or attends."""
     sizes = (
         int(op.attributes["page_size"].value)
         for function in functions(module).values()

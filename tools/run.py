@@ -223,33 +223,19 @@ def _agrees_by_steps(args: argparse.Namespace) -> bool:
 def _workload(args: argparse.Namespace, module: mlir.Module) -> Workload:
     from warploom.ir.function import public_functions
     from warploom.tools.execution import Workload, real_weights
-    from warploom.tools.random_inputs import checkpoint_tensors, random_inputs, usual_dims
+    from warploom.tools.given_inputs import check_places, dims_of, read_inputs
+    from warploom.tools.random_inputs import checkpoint_tensors, page_size_of, random_inputs, usual_dims
 
     entries = {name: function for name, function in public_functions(module).items() if name != "prepare"}
     if args.entry not in entries:
         raise InvalidRequestError(f"there is no entry @{args.entry}", expected=", ".join(entries), found=args.entry)
     function = entries[args.entry]
-    given = _given(args.inputs, function.input_names)
-    dims = usual_dims(function, args.dims)
+    given = read_inputs(args.inputs, function)
+    dims = usual_dims(function, dims_of(function, given) | args.dims)
     inputs = random_inputs(module, function, dims, args.seed) | given
+    check_places(inputs, page_size_of(module))
     load = checkpoint_tensors(module, args.seed) if args.weights is None else real_weights(args.weights)
     return Workload(args.entry, inputs, load)
-
-
-def _given(path: Path | None, names: list[str]) -> dict[str, np.ndarray]:
-    if path is None:
-        return {}
-    try:
-        with np.load(path) as file:
-            arrays = dict(file)
-    except (OSError, ValueError) as error:
-        raise InvalidRequestError(f"{path} cannot be read", expected="an .npz file", found=str(error)) from error
-    unknown = sorted(arrays.keys() - set(names))
-    if unknown:
-        raise InvalidRequestError(
-            f"{path} holds no inputs of this entry", expected=", ".join(names), found=", ".join(unknown)
-        )
-    return arrays
 
 
 def _row(name: str, array: np.ndarray, reference: np.ndarray | None) -> ResultRow:

@@ -218,6 +218,47 @@ def test_rules_by_module_are_one_argument_of_a_pass(stages: list[Path], capsys: 
     assert text.count('"wl.quantized_linear"') == 6, "gate, up and down of two layers"
 
 
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"positions": np.zeros(3)}, "the input positions has another type"),
+        ({"page_table": np.zeros(3, np.int32)}, "the input page_table has another type"),
+        (
+            {"token_ids": np.zeros(5, np.int32), "positions": np.zeros(3, np.int32)},
+            "the input positions has another shape",
+        ),
+        ({"page_table": np.full((2, 2), 4, np.int32)}, "page_table is not possible\n  expected: numbers from 0 to 3"),
+        ({"slots": np.full(5, 64, np.int32)}, "slots is not possible\n  expected: numbers from -1 to 63"),
+        ({"logit_rows": np.full(2, 5, np.int32)}, "the input logit_rows is not possible"),
+        ({"query_start": np.array([0, 4, 3], np.int32)}, "the input query_start is not possible"),
+        ({"query_start": np.array([1, 4, 5], np.int32)}, "the input query_start is not possible"),
+        ({"context_lens": np.zeros(2, np.int32)}, "the input context_lens is not possible"),
+        ({"nothing": np.zeros(2)}, "holds no inputs of this entry"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_given_inputs_are_checked_before_native_code_trusts_them(
+    stages: list[Path],
+    arrays: dict[str, np.ndarray],
+    complaint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    np.savez(tmp_path / "in.npz", **arrays)  # type: ignore[arg-type]
+    assert main(["run", str(stages[0]), "--on", "cpu", "--inputs", str(tmp_path / "in.npz")]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_what_run_wrote_it_reads_and_sizes_follow_it(stages: list[Path], tmp_path: Path) -> None:
+    run = ["run", str(stages[-1]), "--dims", "T=7,S=3,C=9"]
+    assert main([*run, "-o", str(tmp_path / "out.npz")]) == 0
+    with np.load(tmp_path / "out.npz") as results:
+        np.savez(tmp_path / "in.npz", kv=results["kv"])
+    np.save(tmp_path / "in.npy", np.zeros(3))
+    assert main(["run", str(stages[-1]), "--inputs", str(tmp_path / "in.npz"), "--against", "cpu"]) == 0
+    assert main(["run", str(stages[-1]), "--inputs", str(tmp_path / "in.npy")]) == 2
+
+
 def test_a_pass_that_breaks_a_program_is_named_and_what_it_left_is_dumped(
     stages: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from warploom.runtime.cuda.memory import DeviceMemory
 from warploom.runtime.cuda.modules import Modules
 from warploom.runtime.cuda.places import Place
 from warploom.runtime.cuda.replacements import chosen_launches
+from warploom.runtime.cuda.results import DEPTH, DeviceArray, Pending, ResultRing
 from warploom.runtime.cuda.staging import InputBlock
 from warploom.runtime.cuda.step_shape import Buckets, shape_step
 from warploom.runtime.cuda.weights import fill_with_noise
@@ -234,3 +235,34 @@ def test_kernels_that_share_much_memory_ask_for_it(api: FakeCuda, tmp_path: Any)
         info = KernelInfo("k", "s", "p", [], 0, 0, CudaInfo("c", "p", "t", 4, shared, 32, 0, False, []))
         Modules(Driver(0, api), tmp_path, {"kernel": info}, ["kernel"], "cubin")
     assert asked == [(48 << 10) + 1]
+
+
+class Results:
+    """A result on the GPU that every step overwrites, and the ring that brings it to the host."""
+
+    def __init__(self, api: FakeCuda) -> None:
+        driver = Driver(0, api)
+        self.stream: Stream = driver.call("cuStreamCreate", 0)
+        address = DeviceMemory(driver).take("results", 64)
+        self.on_device = array_at(address, np.int32, (4,))
+        array = DeviceArray("tokens", address, np.dtype(np.int32), 4, ())
+        self.ring = ResultRing(driver, self.stream, {"sample": [array]})
+
+    def step(self, value: int) -> Pending:
+        self.ring.begin_step()
+        self.stream.queue.append(lambda: self.on_device.fill(value))
+        return self.ring.collect(("sample",), 4)
+
+
+def test_a_step_overwrites_results_only_when_they_have_been_copied(api: FakeCuda) -> None:
+    results = Results(api)
+    first, second = results.step(1), results.step(2)
+    results.stream.run()  # as far as it gets by itself
+    assert results.ring.read(first)["tokens"].tolist() == [1] * 4
+    assert results.ring.read(second)["tokens"].tolist() == [2] * 4
+
+
+def test_results_that_were_read_stay_when_later_steps_take_their_place(api: FakeCuda) -> None:
+    results = Results(api)
+    read = [results.ring.read(results.step(value))["tokens"] for value in range(2 * DEPTH)]
+    assert [array.tolist() for array in read] == [[value] * 4 for value in range(2 * DEPTH)]

@@ -17,12 +17,18 @@ from tests.unit.passes.tiny_llama import CACHE, CONFIG, LAYERS, LIMITS, random_t
 from warploom.codegen.cpu.target import CPU
 from warploom.frontend.tensors import LazyTensor, require
 from warploom.frontend.trace import trace
-from warploom.ir.function import functions
+from warploom.ir.function import FunctionBuilder, functions
 from warploom.ir.ops.columns import place_columns, take_columns
+from warploom.ir.ops.dequantize import dequantize
+from warploom.ir.ops.linear import linear
+from warploom.ir.ops.parameters import param
 from warploom.ir.ops.quantize import quantize, quantize_affine
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
+from warploom.ir.ops.shape import constant, slice_axis
 from warploom.ir.rewrite import is_op
 from warploom.ir.target import Target
+from warploom.ir.types import tensor as type_tensor
+from warploom.ir.verify import verify
 from warploom.passes.decisions import recorded
 from warploom.passes.order_inputs import order_inputs
 from warploom.passes.pipeline import pipeline, run
@@ -123,3 +129,21 @@ def test_weights_that_are_stored_anew_keep_their_columns_in_place() -> None:
     assert count(module, take_columns) == 2 * (LAYERS - 1)
     assert list(run(module, pipeline(EAGER, rules)))
     np.testing.assert_allclose(logits(module, tensors), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("wl")
+def test_rows_of_a_product_are_no_columns_of_it() -> None:
+    """With as many rows as columns only the axis of a slice says which it cuts."""
+    module = mlir.Module.create()
+    builder = FunctionBuilder(module, "step", {})
+    x = builder.input("x", type_tensor((16, 8)))
+    with builder.point:
+        weight, scale = (param(name=n, shape=shape, dtype="f32") for n, shape in (("w", (8, 8)), ("s", (8, 1))))
+        numbers = param(name="q", shape=(8, 8), dtype="i8")
+        rows = slice_axis(linear(x, weight, n=8, layout="row"), axis=0, start=0, stop=8)
+        placed = place_columns(dequantize(numbers, scale), constant(value=np.arange(8, dtype=np.int32)[::-1].copy()))
+        builder.finish({"y": linear(rows, placed, n=8, layout="row")})
+    order_inputs(module, Rules("checkpoint"))
+    verify(module)
+    assert count(module, take_columns) == 1
+    assert "wl.slice makes columns that belong together" in decisions(module)[0]

@@ -114,6 +114,7 @@ class FunctionBuilder:
         """Append `@name` to the module; a duplicate name is an `IRError`."""
         if name in functions(module):
             raise IRError(f"function @{name} exists already")
+        self._module = module  # which its ops do not keep alive
         with mlir.InsertionPoint(module.body), mlir.Location.name(name):
             self._operation = func.FuncOp(name, mlir.FunctionType.get([], []))
         if private:

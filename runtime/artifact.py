@@ -228,8 +228,12 @@ class ArtifactWriter:
 
     def __enter__(self) -> ArtifactWriter:
         self._check_replaceable()
-        with self._disk(0):
-            (self._temporary / "weights").mkdir(parents=True)
+        try:
+            with self._disk(0):
+                (self._temporary / "weights").mkdir(parents=True)
+        except BaseException:  # a signal may come between the folder and the end of this
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            raise
         return self
 
     def __exit__(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warploom.errors import ArtifactError
+from warploom.tools.status import counted, status
 from warploom.tools.text_files import read_json
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def _build(args: argparse.Namespace) -> None:
         tried += [n for c in tried for n in neighbours(c)] if args.refine else list(candidates(problem))
         for choice in dict.fromkeys(tried):
             programs.add("sweep", key, problem, (choice,))
-    excess = programs.write(args.out, programs.specs.keys(), _show)
+    with status() as show:
+        excess = programs.write(args.out, programs.specs.keys(), counted(show, "kernels compiled"))
     print(f"{len(programs.programs)} candidates, {len(programs.specs)} kernels; {len(excess)} do not fit the GPU")
 
 
@@ -89,10 +90,6 @@ def _problems(path: Path, target: str) -> dict[str, LinearProblem]:
         )
     with new_context(), mlir.Location.unknown():
         return problems_of(parse(artifact.read_text(stages[-1])))
-
-
-def _show(done: int, total: int) -> None:
-    print(f"\rcompiled {done} of {total} kernels", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
 def _run(args: argparse.Namespace) -> None:

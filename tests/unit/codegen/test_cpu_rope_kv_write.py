@@ -100,7 +100,7 @@ def test_rotation_and_write_are_their_meaning(spec: RopeKvWriteSpec, tokens: int
         np.testing.assert_array_equal(rotated, rope.evaluate(read(spec.q, spec.num_heads), cos, sin))
 
 
-def group_of_projection(module: mlir.Module, rotate_k: bool = True) -> Function:
+def group_of_projection(module: mlir.Module, rotate_k: bool = True, alike: bool = True) -> Function:
     """What the fusion pass makes of one fused projection [T, 6 * 32]: 4 heads of q, 1 of k, 1 of v; layer 2 of 3."""
     builder = FunctionBuilder(module, "group", {"T": DimRange(1, 8), "C": DimRange(1, 8)}, private=True)
     qkv, half = builder.input("0", tensor(("T", 192))), tensor(("T", 16))
@@ -111,7 +111,7 @@ def group_of_projection(module: mlir.Module, rotate_k: bool = True) -> Function:
             reshape(slice_axis(qkv, axis=1, start=32 * i, stop=32 * j), shape=(*tensor(("T",)).shape, j - i, 32))
             for i, j in ((0, 4), (4, 5), (5, 6))
         )
-        q, k = rope(q, cos, sin), rope(k, cos, sin) if rotate_k else k
+        q, k = rope(q, cos, sin), rope(k, *((cos, sin) if alike else (sin, cos))) if rotate_k else k
         kv = kv_write(kv, k, v, slots, layer=2, page_size=PAGE, k_layout="dim_major")
     return builder.finish({"0": kv, "1": q})
 
@@ -133,3 +133,5 @@ def test_match_says_what_it_refuses() -> None:
     module = mlir.Module.create()
     refusal = "of the group's results only the cache and one q, rotated as k, can be written"
     assert match(group_of_projection(module, rotate_k=False)) == refusal
+    other = mlir.Module.create()
+    assert match(group_of_projection(other, alike=False)) == refusal, "q and k by one pair of angles"

@@ -293,3 +293,16 @@ def test_a_malformed_plan_and_an_absent_target_are_named(folder: Path) -> None:
     (folder / "plan.cpu.json").write_text('{"entries": 3}')
     with pytest.raises(ArtifactError, match=r"malformed(.|\n)*entries"):
         artifact.plan("cpu")
+
+
+def test_a_signal_while_the_folder_is_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Path.mkdir
+
+    def interrupted(self: Path, *arguments: Any, **options: Any) -> None:
+        made(self, *arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), ArtifactWriter(tmp_path / "artifact"):
+        pytest.fail("it was entered")
+    assert list(tmp_path.iterdir()) == []

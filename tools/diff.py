@@ -30,7 +30,7 @@ examples:
 
 Two artifacts: manifest, files, weights, kernels and launches. Two programs: how many ops of each kind every function
 has, and in how many lines they differ; --text prints those. Values are named by the op that makes them there, so that
-an inserted op does not change all others.
+an inserted op does not change all others. The exit status is 0 whether they differ or not.
 """
 VALUE = re.compile(r"%\w+")
 MADE = re.compile(r'\s*(%\w+)(?::\d+)? = (?:"(?:wl\.)?([\w.]+)"|([\w.]+))')

@@ -9,3 +9,4 @@ mkdir "$site/warploom"
 for file in "$root"/warploom/*.py; do ln -s "$file" "$site/warploom/"; done
 for room in ir frontend passes codegen runtime tools; do ln -s "$root/$room" "$site/warploom/$room"; done
 export PYTHONPATH="$site:$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTHONSAFEPATH=1  # else `python -m` looks into the working directory first, whose warploom/ has no rooms

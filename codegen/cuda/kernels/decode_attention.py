@@ -74,12 +74,13 @@ def few_sequences(problem: AttentionProblem, target: CudaTarget) -> tuple[int, D
     On Hopper, with a projection: one block on a multiprocessor, which loads 128 KiB of keys and values early. For
     sequences of 256 and of 8192 a step of Llama-3.1-8B in bf16 takes 5.00 and 5.61 ms for one (5.29 and 5.78 without),
     5.58 and 11.1 for 16 (5.73 and 11.3), 5.97 and 16.9 for 32 (6.01 and 17.1). What 8-bit caches save in bytes they
-    need in warps that widen, and few are on a multiprocessor then: 8 sequences of 8192 are slower.
+    need in warps that widen, and few are on a multiprocessor then: 8 sequences of 8192 are slower. Heads of 64 and less,
+    with which this was not timed, keep their tile.
 
     Else kernels whose registers are capped, without the cap: one sequence of 8192 takes 5.6 instead of 5.9 ms.
     """
     tile = decode_tile_for(problem, target)
-    if problem.projection is not None and target.has_wgmma:
+    if problem.projection is not None and target.has_wgmma and problem.block_d >= 128:
         early = min(tile.min_keys, EARLY_BYTES // (2 * 2 * problem.block_d))
         ahead = min(4, EARLY_BYTES // (2 * 2 * problem.block_d * PAGE_SIZE))
         few = DecodeTile(MULTIPROCESSORS, num_warps=8, num_stages=1 + ahead, early=early)

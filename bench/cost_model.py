@@ -3,6 +3,7 @@
     python bench/cost_model.py build FOLDER [--held-out]      # anywhere: artifacts with dummy weights, 10 MB each
     python bench/cost_model.py measure ROWS.json ARTIFACT...  # on the GPU, half a second a model
     python bench/cost_model.py judge [--plot FILE.svg] [--worst N]
+    python bench/cost_model.py leave-out                      # each fitted model judged by a fit to the others
     python bench/cost_model.py fit                            # rewrites the device's figures
 
 `judge` and `fit` read the rows of tests/unit/passes: h100_fit.json, and h100_held_out.json, which `fit` does not look
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from cost_fit import fit
@@ -47,6 +49,7 @@ def main() -> None:
     step.add_argument("--plot", type=Path)
     step.add_argument("--worst", type=int, default=15)
     step.set_defaults(run=_judge)
+    steps.add_parser("leave-out").set_defaults(run=_leave_out)
     steps.add_parser("fit").set_defaults(run=_fit)
     args = parser.parse_args()
     args.run(args)
@@ -75,6 +78,16 @@ def _judge(args: argparse.Namespace) -> None:
         print(f"{table(worst(rows, device, args.worst))}\n")
     if args.plot:
         args.plot.write_text(plot(sets, device))
+
+
+def _leave_out(args: argparse.Namespace) -> None:
+    rows, facts = read(ROWS["fitted to"]), json.loads(FACTS.read_text())
+    judged = []
+    for model in dict.fromkeys(row.model.rpartition(".")[0] for row in rows):
+        own = [row for row in rows if row.model.startswith(f"{model}.")]
+        device = device_from(fit(facts, [row for row in rows if row not in own]))
+        judged.append(replace(judge(own, device)[0], kernels_of=model))
+    print(table(judged))
 
 
 def _fit(args: argparse.Namespace) -> None:

@@ -22,10 +22,12 @@ class CudaTarget:
     Attributes:
         arch: such as `sm_90`.
         deterministic: a row's numbers do not depend on the rest of the batch.
+        excluded: names of kernels that were compiled and need more than the architecture has: others are chosen.
     """
 
     arch: str
     deterministic: bool = False
+    excluded: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:

@@ -6,7 +6,7 @@ Groups whose kernels have equal specs share one kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlir.ir as mlir
 import msgspec
@@ -78,16 +78,32 @@ def compile_entries(
     Raises:
         CompileError: a group without a kernel, an entry that cannot be planned, or a kernel that does not compile.
     """
-    program = without_excess(plan_program(module, target, families), target)
-    stage = f"compiling kernels for {target.arch}"
-    chosen = list(program.kernels.values())
-    specs = [kernel.spec for kernel in chosen]
-    compiled = compile_kernels(specs, target, lambda done: progress(stage, done / len(specs)))
+    program, compiled = _compile_fitting(module, target, progress, families)
+    chosen = program.kernels.values()
     folder = f"kernels/cuda/{target.arch}"
     return CudaProduct(
         plan=Plan(program.entries, {k.name: _describe(c, k, folder) for c, k in zip(chosen, compiled, strict=True)}),
         files={path: data for kernel in compiled for path, data in _files(kernel, folder)},
     )
+
+
+def _compile_fitting(
+    module: mlir.Module, target: CudaTarget, progress: Progress, families: Sequence[Template] | None
+) -> tuple[CudaProgram, list[CompiledKernel]]:
+    """Plan and compile; again with smaller tiles, where there are, for what needs more than the architecture has."""
+    program = without_excess(plan_program(module, target, families), target)
+    specs = [chosen.spec for chosen in program.kernels.values()]
+
+    def compiled(refuse_excess: bool) -> list[CompiledKernel]:
+        stage = f"compiling kernels for {target.arch}"
+        return compile_kernels(specs, target, lambda done: progress(stage, done / len(specs)), refuse_excess)
+
+    kernels = compiled(refuse_excess=False)
+    excess = {kernel.name for kernel in kernels if kernel.resources.excess(target)}
+    if excess <= target.excluded:
+        return program, compiled(refuse_excess=True) if excess else kernels
+    excluded = replace(target, excluded=target.excluded | excess)
+    return _compile_fitting(module, excluded, progress, families)
 
 
 def plan_program(module: mlir.Module, target: CudaTarget, families: Sequence[Template] | None = None) -> CudaProgram:

@@ -74,8 +74,8 @@ def few_sequences(problem: AttentionProblem, target: CudaTarget) -> tuple[int, D
     On Hopper, with a projection: one block on a multiprocessor, which loads 128 KiB of keys and values early. For
     sequences of 256 and of 8192 a step of Llama-3.1-8B in bf16 takes 5.00 and 5.61 ms for one (5.29 and 5.78 without),
     5.58 and 11.1 for 16 (5.73 and 11.3), 5.97 and 16.9 for 32 (6.01 and 17.1). What 8-bit caches save in bytes they
-    need in warps that widen, and few are on a multiprocessor then: 8 sequences of 8192 are slower. Heads of 64 and less,
-    with which this was not timed, keep their tile.
+    need in warps that widen, and few are on a multiprocessor then: 8 sequences of 8192 are slower. Heads of 64 and
+    less, with which this was not timed, keep their tile.
 
     Else kernels whose registers are capped, without the cap: one sequence of 8192 takes 5.6 instead of 5.9 ms.
     """

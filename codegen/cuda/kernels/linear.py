@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
@@ -16,6 +17,7 @@ from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.round_rows import RoundRowsSpec
 from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec
 from warploom.codegen.cuda.kernels.skinny_gemm import SkinnySpec
+from warploom.codegen.cuda.kernels.smaller_tiles import smaller
 from warploom.codegen.cuda.kernels.stream_gemv import StreamSpec
 from warploom.codegen.cuda.kernels.tiles import (
     Choice,
@@ -38,6 +40,9 @@ from warploom.ir.types import DType, tensor
 from warploom.runtime.expr import Expr
 
 KIND = "linear"
+LinearSpec: TypeAlias = (
+    GemvSpec | StreamSpec | SegmentSpec | SkinnySpec | RingSpec | MixedSpec | GemmSpec | WarpGemmSpec
+)
 NO_END = 2**31 - 1
 
 
@@ -102,7 +107,7 @@ def _steps(
         steps.append(Step(unpack, tuple({**slots, "wide": wide}[o.name] for o in unpack.operands), {}))
         problem, slots = problem.unpacked(), slots | {"w": wide}
     _check_end(problem, choice)
-    spec = linear_spec(problem, choice.tile, target)
+    spec = _fitting_spec(problem, choice.tile, target)
     if isinstance(spec, SkinnySpec | RingSpec):
         slots = slots | _extra_slots(spec, slots, choice, memory)
     return [*steps, Step(spec, tuple(slots[operand.name] for operand in spec.operands), {"T": rows})]
@@ -139,9 +144,15 @@ def _check_end(problem: LinearProblem, choice: Choice) -> None:
         )
 
 
-def linear_spec(
-    problem: LinearProblem, tile: Tile, target: CudaTarget
-) -> GemvSpec | StreamSpec | SegmentSpec | SkinnySpec | RingSpec | MixedSpec | GemmSpec | WarpGemmSpec:
+def _fitting_spec(problem: LinearProblem, tile: Tile, target: CudaTarget) -> LinearSpec:
+    """The kernel of a problem with a tile, or with the next smaller one that is not known to need too much."""
+    spec, less = linear_spec(problem, tile, target), smaller(problem, tile)
+    while spec.name in target.excluded and less is not None:
+        spec, less = linear_spec(problem, less, target), smaller(problem, less)
+    return spec
+
+
+def linear_spec(problem: LinearProblem, tile: Tile, target: CudaTarget) -> LinearSpec:
     """The kernel of a problem with a tile."""
     if isinstance(tile, StreamTile):
         return StreamSpec(problem, tile, target.has_tma)

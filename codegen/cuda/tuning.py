@@ -26,15 +26,7 @@ from warploom.codegen.cuda.kernels.tiles import (
     WarpTile,
 )
 from warploom.codegen.cuda.kernels.warp_gemm import warps_take
-from warploom.codegen.cuda.nearest import (
-    LARGEST_UNPACKED,
-    LONGEST_CODE,
-    MOST_REGISTERS,
-    fitted,
-    narrowed,
-    nearest,
-    splits_for,
-)
+from warploom.codegen.cuda.nearest import LARGEST_UNPACKED, LONGEST_CODE, MOST_REGISTERS, fitted, nearest, splits_for
 from warploom.ir.types import DType
 
 TUNING = Path(__file__).parents[1] / "tuning"
@@ -155,7 +147,7 @@ def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]
         one = []  # two streams of four bits: a GEMV has too few registers to be faster than the ring
     if mixed:
         few = found or [Choice(16, MixedTile(64, 16, num_warps=4, num_stages=4))]
-        some = _mixed(problem, target)
+        some = MixedTile(64, 64, num_warps=4, num_stages=3)
         if problem.n * problem.k > LARGEST_UNPACKED or target.deterministic:
             return (*one, *few, Choice(None, some))
         return (*one, *few, Choice(UNPACKED_FROM, some), Choice(None, _gemms(problem.unpacked(), target)[1]))
@@ -165,12 +157,6 @@ def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]
         return (*one, Choice(128, small), Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3)))
     many = GemmTile(128, 256, 128, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
     return (*one, *found, Choice(512, small), Choice(None, many if problem.out is DType.BF16 else small))
-
-
-def _mixed(problem: LinearProblem, target: CudaTarget) -> MixedTile:
-    """Half the tokens where gate and up do not leave Ampere's and Ada's loads enough registers."""
-    crowded = problem.epilogue == "swiglu" and not target.has_tma
-    return narrowed(problem, MixedTile(64, 32 if crowded else 64, num_warps=4, num_stages=3))
 
 
 def _one_token(problem: LinearProblem, target: CudaTarget) -> StreamTile | SegmentTile:

@@ -107,7 +107,7 @@ def _steps(
         steps.append(Step(unpack, tuple({**slots, "wide": wide}[o.name] for o in unpack.operands), {}))
         problem, slots = problem.unpacked(), slots | {"w": wide}
     _check_end(problem, choice)
-    spec = _fitting_spec(problem, choice.tile, target)
+    spec = fitting_spec(problem, choice.tile, target)
     if isinstance(spec, SkinnySpec | RingSpec):
         slots = slots | _extra_slots(spec, slots, choice, memory)
     return [*steps, Step(spec, tuple(slots[operand.name] for operand in spec.operands), {"T": rows})]
@@ -144,7 +144,7 @@ def _check_end(problem: LinearProblem, choice: Choice) -> None:
         )
 
 
-def _fitting_spec(problem: LinearProblem, tile: Tile, target: CudaTarget) -> LinearSpec:
+def fitting_spec(problem: LinearProblem, tile: Tile, target: CudaTarget) -> LinearSpec:
     """The kernel of a problem with a tile, or with the next smaller one that is not known to need too much."""
     spec, less = linear_spec(problem, tile, target), smaller(problem, tile)
     while spec.name in target.excluded and less is not None:

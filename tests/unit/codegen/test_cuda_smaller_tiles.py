@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernels.linear import _fitting_spec, linear_spec
+from warploom.codegen.cuda.kernels.linear import fitting_spec, linear_spec
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Weight
 from warploom.codegen.cuda.kernels.smaller_tiles import smaller
 from warploom.codegen.cuda.kernels.tiles import (
@@ -40,7 +40,7 @@ CASES = {
 def test_each_is_excluded_in_turn(case: tuple[LinearProblem, Tile]) -> None:
     problem, tile = case
     target, names = SM_90, []
-    while (name := _fitting_spec(problem, tile, target).name) not in names:
+    while (name := fitting_spec(problem, tile, target).name) not in names:
         names.append(name)
         target = replace(target, excluded=target.excluded | {name})
     assert names[0] == linear_spec(problem, tile, SM_90).name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.errors import CompileError
+from warploom.ir.types import DType
 
 REGISTERS = 65536  # of one multiprocessor, on every architecture we know
 MAX_REGISTERS = 255  # of one thread
@@ -12,6 +13,7 @@ MAX_REGISTERS = 255  # of one thread
 # Shared memory that a block may ask for: CUDA C++ Programming Guide, table "Technical Specifications per Compute
 # Capability".
 _SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+FIRST_WITH_F8 = 89  # compute capability
 ARCHITECTURES = tuple(f"sm_{capability}" for capability in _SHARED_BYTES)
 
 
@@ -52,3 +54,14 @@ class CudaTarget:
     def has_wgmma(self) -> bool:
         """Whether matrix products of 64 rows per warp group exist: Hopper's own."""
         return self.capability == 90
+
+    @property
+    def has_f8(self) -> bool:
+        """Whether numbers of f8 (E4M3) exist."""
+        return self.capability >= FIRST_WITH_F8
+
+    def refuses(self, dtype: DType) -> str | None:
+        """Why no kernel reads numbers of a dtype, or None."""
+        if dtype is DType.F8 and not self.has_f8:
+            return f"{self.arch} has no numbers of f8; sm_{FIRST_WITH_F8} is the first that has"
+        return None

@@ -10,7 +10,6 @@ import msgspec
 from warploom.codegen.backend import Progress
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.driver import compile_entries
-from warploom.codegen.cuda.kernels.attention import FIRST_WITH_F8
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
 from warploom.errors import CompileError
 from warploom.ir.types import DType
@@ -41,7 +40,7 @@ class CudaBackend:
             )
         self._cuda = CudaTarget(arch, deterministic)
         self.target = cuda(self._cuda)
-        self.kv_caches = ("auto", "fp8", "int8") if self._cuda.capability >= FIRST_WITH_F8 else ("auto", "int8")
+        self.kv_caches = ("auto", "fp8", "int8") if self._cuda.has_f8 else ("auto", "int8")
 
     def generate(self, module: mlir.Module, kv: KVInfo, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
         """Kernels in every form, and their plan."""

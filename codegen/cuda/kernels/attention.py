@@ -32,7 +32,6 @@ from warploom.runtime.expr import Expr
 KIND = "attention"
 HEAD_DIMS = range(16, 257, 8)
 MAX_GROUP = 16
-FIRST_WITH_F8 = 89  # compute capability
 END = 2**31 - 1
 PROMPTS = 1 << 20  # more than there are sequences
 
@@ -91,7 +90,7 @@ def _problem(operation: mlir.Operation, found: Projected | None, target: CudaTar
     matrices = found.matrices if found is not None else ()
     if {type_of(value).dtype for value in (q, *matrices)} != {DType.BF16}:
         return f"q, k and v must be bf16; here {type_of(q)}"
-    if type_of(kv).dtype not in (DType.BF16, DType.I8, *((DType.F8,) if target.capability >= FIRST_WITH_F8 else ())):
+    if type_of(kv).dtype not in (DType.BF16, DType.I8, *((DType.F8,) if target.has_f8 else ())):
         return f"{target.arch} has no kernels for a cache {type_of(kv)}"
     if head_dim not in HEAD_DIMS or static(num_heads) // static(num_kv_heads) > MAX_GROUP:
         return (

@@ -8,7 +8,7 @@ from warploom.codegen.cpu.kernels.groups import input_slot, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.kernels.linear_group import read_weight
-from warploom.codegen.cuda.kernels.linear_problem import FIRST_WITH_F8, Weight
+from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.codegen.cuda.render import render
 from warploom.ir.dims import product
 from warploom.ir.function import Function
@@ -97,8 +97,9 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     weight = read_weight(lookup, FLOATS)
     if isinstance(weight, str):
         return weight
-    if weight.dtype is DType.F8 and target.capability < FIRST_WITH_F8:
-        return f"{target.arch} has no numbers of f8"
+    reason = target.refuses(weight.dtype)
+    if reason is not None:
+        return reason
     (result,) = group.results.values()
     if not type_of(result).dtype.is_float:
         return f"the result must be of floats; here {type_of(result)}"

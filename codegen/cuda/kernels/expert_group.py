@@ -6,7 +6,7 @@ import mlir.ir as mlir
 
 from warploom.codegen.cuda.kernel import Slot
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem, Gate
-from warploom.codegen.cuda.kernels.linear_problem import FIRST_WITH_F8, Weight
+from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.ir.expert_patterns import Product
 from warploom.ir.function import Function
 from warploom.ir.ops.activation import clamped_swiglu
@@ -80,10 +80,3 @@ def weight_slots(group: Function, product: Product) -> Slots:
 def input_slot(group: Function, value: mlir.Value) -> Slot:
     """The slot of a value that is an input of the group."""
     return Slot("input", list(group.inputs.values()).index(value))
-
-
-def lacks_f8(problem: ExpertProblem, capability: int) -> str | None:
-    """Why an architecture has no kernel of a weight."""
-    if problem.weight.dtype is DType.F8 and capability < FIRST_WITH_F8:
-        return f"sm_{capability} has no numbers of f8; sm_{FIRST_WITH_F8} is the first that has"
-    return None

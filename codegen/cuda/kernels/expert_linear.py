@@ -8,7 +8,7 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.kernels.expert_gemm import ExpertGemmSpec
 from warploom.codegen.cuda.kernels.expert_gemv import ExpertGemvSpec
-from warploom.codegen.cuda.kernels.expert_group import Slots, input_slot, lacks_f8, read_problem, weight_slots
+from warploom.codegen.cuda.kernels.expert_group import Slots, input_slot, read_problem, weight_slots
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
 from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile, choices_for
 from warploom.codegen.cuda.kernels.sort_experts import SortExpertsSpec
@@ -33,7 +33,7 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     problem = read_problem(product)
     if isinstance(problem, str):
         return problem
-    reason = lacks_f8(problem, target.capability)
+    reason = target.refuses(problem.weight.dtype)
     if reason is not None:
         return reason
     slots = {

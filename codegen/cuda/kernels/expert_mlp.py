@@ -14,7 +14,7 @@ from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Slot, Temp, Vari
 from warploom.codegen.cuda.kernels.combine_experts import CombineExpertsSpec
 from warploom.codegen.cuda.kernels.expert_gemm import ExpertGemmSpec, Rows
 from warploom.codegen.cuda.kernels.expert_gemv import ExpertGemvSpec, ExpertSumSpec
-from warploom.codegen.cuda.kernels.expert_group import Slots, input_slot, lacks_f8, read_problem, weight_slots
+from warploom.codegen.cuda.kernels.expert_group import Slots, input_slot, read_problem, weight_slots
 from warploom.codegen.cuda.kernels.expert_linear import guarded, sort_spec, sorting_temps, step
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
 from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile, choices_for
@@ -54,7 +54,7 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     problem = read_mixture(mixture)
     if isinstance(problem, str):
         return problem
-    reason = lacks_f8(problem.first, target.capability) or lacks_f8(problem.second, target.capability)
+    reason = target.refuses(problem.first.weight.dtype) or target.refuses(problem.second.weight.dtype)
     if reason is not None:
         return reason
     choices = choices_for(problem.first, problem.second, target)

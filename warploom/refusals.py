@@ -1,12 +1,14 @@
-"""What a lowered program may not do: it would be right, but a surprise."""
+"""What a lowered program may not do, which would be right, but a surprise; and what packed weights may not hold."""
 
 from __future__ import annotations
 
 from itertools import product
 
 import mlir.ir as mlir
+import numpy as np
 
-from warploom.errors import CompileError
+from warploom.errors import CheckpointError, CompileError
+from warploom.frontend.tensors import is_finite
 from warploom.ir.function import path_of
 from warploom.ir.ops.experts import expert_linear
 from warploom.ir.ops.scaled_cache import WRITES
@@ -51,3 +53,15 @@ def _check_experts(module: mlir.Module, target: str) -> None:
                     found=reason,
                     fix="compile for a target that has one (`cpu`, f32 activations), or use a dense model",
                 )
+
+
+def refuse_overflow(name: str, array: np.ndarray, quantization: str) -> None:
+    """Raise a CheckpointError if the packed parameter `name` is not finite: scales of f16 end at 65504."""
+    if is_finite(array):
+        return
+    raise CheckpointError(
+        f"{name.partition(':')[0]} holds numbers that are too large for {quantization}",
+        expected=f"finite {array.dtype} in {name}",
+        found=f"{np.count_nonzero(~np.isfinite(array))} of {array.size} are not",
+        fix=f"keep it as it is: 'PATTERN=bf16,*={quantization}', with a pattern that fits its module",
+    )

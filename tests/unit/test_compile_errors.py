@@ -121,6 +121,11 @@ CASES: dict[str, tuple[Change, type[errors.WarploomError], list[str]]] = {
         errors.CheckpointError,
         [DOWN, "f64"],
     ),
+    "not a number": (
+        edit_weights(lambda t: t[DOWN].__setitem__((3, 5), np.nan)),
+        errors.CheckpointError,
+        [DOWN, "model.safetensors", "1 of 6144", "[3, 5]: nan"],
+    ),
     "truncated weights": (truncate, errors.CheckpointError, ["model.safetensors", "bytes"]),
 }
 
@@ -133,6 +138,13 @@ def test_a_bad_model_is_refused_by_name(case: str, model: Path, tmp_path: Path) 
         compile(model, out=tmp_path / "artifact")
     for word in words:
         assert word in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_weight_that_a_scheme_cannot_hold_is_refused_by_name(model: Path, tmp_path: Path) -> None:
+    edit_weights(lambda t: t[DOWN].__setitem__((3, 5), 1e6))(model)  # its scale, 1e6 / 8, is no f16
+    with pytest.raises(errors.CheckpointError, match=rf"{DOWN} holds numbers(.|\n)*1 of 192(.|\n)*=bf16,\*=int4"):
+        compile(model, quantization="int4", out=tmp_path / "artifact")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.gpu.build_kernels import describe
 from warploom.codegen.binding import Slot
-from warploom.codegen.cpu.kernels.groups import Range
+from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Step

@@ -93,12 +93,17 @@ SMALL = {
     "bias_f8": LinearProblem(200, 336, weight=F8, rounded=True, bias=DType.BF16),
     "bias_i4": LinearProblem(200, 512, weight=four_bits(512), bias=DType.BF16),
 }
-# With the tiles of deterministic artifacts; some in f32, in which no difference is lost, where that fits the GPU.
+# With the tiles of deterministic artifacts, tuned and borrowed; some in f32, in which no difference is lost, where that
+# fits the GPU.
 INVARIANT = {
     "invariant_qkv": LLAMA_8B["qkv"],
     "invariant_o": replace(LLAMA_8B["o"], out=DType.F32),
     "invariant_gate_up": LLAMA_8B["gate_up"],
     "invariant_down": replace(LLAMA_8B["down"], out=DType.F32),
+    "invariant_narrow": LinearProblem(320, 192, norm=NORM),
+    "invariant_narrow_swiglu": LinearProblem(512, 192, norm=NORM, epilogue="swiglu"),
+    "invariant_narrow_residual": LinearProblem(192, 256, epilogue="residual", out=DType.F32),
+    "invariant_narrow_head": LinearProblem(99, 192, out=DType.F32),
 }
 
 

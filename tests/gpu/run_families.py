@@ -38,7 +38,8 @@ Known = Mapping[str, np.ndarray]
 def step(device: CudaDevice, ids: np.ndarray, start: int, stop: int, first_row: int) -> np.ndarray:
     """Logits of the positions from `first_row` on, in as many calls as the device's rows need."""
     size, positions = device.page_size, np.arange(start, stop, dtype=np.int32)
-    pages = np.arange(-(-stop // size), dtype=np.int32)[::-1].copy()  # backwards, so that a wrong page shows
+    backwards = np.arange(-(-len(ids) // size), dtype=np.int32)[::-1]  # so that a wrong page shows
+    pages = backwards[: -(-stop // size)].copy()
     rows = np.arange(first_row - start, stop - start, dtype=np.int32)
     found = []
     for chosen in np.array_split(rows, -(-len(rows) // device.max_seqs)):

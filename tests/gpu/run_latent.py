@@ -30,6 +30,7 @@ LONG: tuple[Sequences, ...] = (
     [(2000, 2000)],
     [(129, 129)] * 6 + [(1, 300)] * 9,
 )
+MIXED: Sequences = [(1, 100), (130, 400), (0, 0), (20, 90)]  # every form can be given it; few pairs, for racecheck
 TIMED: tuple[Sequences, ...] = (
     [(256, 256)],
     [(1024, 1024)],
@@ -160,7 +161,7 @@ def cases_of(form: str, small: bool) -> list[tuple[Sequences, int]]:
     """Batches with padding tokens that a form may be given."""
     if form.startswith("decode"):
         return [(DECODES[0], 0)] if small else [(batch, batch.count((0, 0))) for batch in DECODES]
-    chosen = (LONG[1],) if small else LONG if form.startswith("expanded") else (*SHORT, LONG[1], *DECODES)
+    chosen = (MIXED,) if small else LONG if form.startswith("expanded") else (*SHORT, LONG[1], *DECODES)
     return [(batch, padding) for batch in chosen for padding in ((3,) if small else (0, 3))]
 
 

@@ -20,9 +20,9 @@ import numpy as np
 from warploom.codegen.cpu.control import loop, when
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels import groups
 from warploom.codegen.cpu.kernels.attention_rows import BLOCK, PAGE, Rows
 from warploom.codegen.cpu.kernels.ragged import find_sequence, load_index
+from warploom.codegen.cpu.kernels.refusals import refuse_activations, refuse_cache
 from warploom.codegen.cpu.kernels.register_product import largest_divisor
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import (
@@ -31,6 +31,7 @@ from warploom.codegen.cpu.values import (
     constant,
     minimum,
 )
+from warploom.codegen.groups import input_slot, kv_slot, only_op, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.alibi import slopes
 from warploom.ir.ops.attention import attention
@@ -156,26 +157,26 @@ def emit_tile(
 
 def match(group: Function) -> Match | str:
     """The kernel of a group that is one `attention`, or why there is none."""
-    operation = groups.only_op(group, *ATTENTIONS)
+    operation = only_op(group, *ATTENTIONS)
     if isinstance(operation, str):
         return operation
     (q, kv, page_table, query_start, context_lens), scales, sinks = parts_of(operation)
     attrs = attention.attrs_of(operation)
     tokens, num_heads, head_dim = type_of(q).shape
-    refusal = groups.refuse_activations(q) or groups.refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
+    refusal = refuse_activations(q) or refuse_cache(kv, head_dim, attrs["page_size"], attrs["k_layout"])
     if refusal is not None:
         return refusal
-    heads = (groups.static(num_heads), groups.static(type_of(kv).shape[3]))
-    shape = (*heads, groups.static(head_dim), type_of(kv).dtype.value)
+    heads = (static(num_heads), static(type_of(kv).shape[3]))
+    shape = (*heads, static(head_dim), type_of(kv).dtype.value)
     sink_dtype = type_of(sinks[0]).dtype.value if sinks else ""
     spec = AttentionSpec(
         *shape, attrs["scale"], attrs["window"], attrs["softcap"], sink_dtype, attrs["alibi"], bool(scales)
     )
     operands = (
-        groups.input_slot(group, q),
-        groups.kv_slot(group, kv, attrs["layer"]),
-        *(groups.input_slot(group, value) for value in (page_table, query_start, context_lens, *sinks, *scales)),
-        groups.result_slot(group, operation.results[0]),
+        input_slot(group, q),
+        kv_slot(group, kv, attrs["layer"]),
+        *(input_slot(group, value) for value in (page_table, query_start, context_lens, *sinks, *scales)),
+        result_slot(group, operation.results[0]),
     )
     sequences, width = type_of(page_table).shape
     return Match(spec, operands, {"T": str(tokens), "S": str(sequences), "P": str(width)})

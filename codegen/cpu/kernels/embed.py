@@ -9,12 +9,12 @@ import mlir.ir as mlir
 from warploom.codegen.cpu.control import loop
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot, static
 from warploom.codegen.cpu.kernels.panels import PANEL
 from warploom.codegen.cpu.kernels.quad_embed import QuadEmbedSpec
 from warploom.codegen.cpu.kernels.quads import QuadFormat
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, broadcast, convert_int, maximum, minimum, to_f32
+from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.layouts import columns_of

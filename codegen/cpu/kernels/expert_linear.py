@@ -14,7 +14,7 @@ import mlir.ir as mlir
 from warploom.codegen.cpu.control import carry, loop
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, refuse_activations, result_slot, static
+from warploom.codegen.cpu.kernels.refusals import refuse_activations
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import (
     LANES,
@@ -26,6 +26,7 @@ from warploom.codegen.cpu.values import (
     minimum,
     reduce_add,
 )
+from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.experts import expert_linear
 from warploom.ir.types import DType, type_of

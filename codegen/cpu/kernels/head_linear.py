@@ -8,20 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
+from warploom.codegen.columns import Range, columns_of
 from warploom.codegen.cpu.control import carry, loop
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import (
-    Range,
-    columns_of,
-    input_slot,
-    refuse_activations,
-    result_slot,
-    static,
-)
+from warploom.codegen.cpu.kernels.refusals import refuse_activations
 from warploom.codegen.cpu.kernels.register_product import largest_divisor
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, constant, fma, reduce_add, to_f32
+from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.rewrite import is_op

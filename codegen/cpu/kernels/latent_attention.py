@@ -14,14 +14,15 @@ from itertools import product
 from warploom.codegen.cpu.control import loop, when
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels import groups
 from warploom.codegen.cpu.kernels.attention import AttentionSpec, emit_tile
 from warploom.codegen.cpu.kernels.attention_rows import BLOCK, BLOCK_PAGES, PAGE, Rows
 from warploom.codegen.cpu.kernels.latent_rows import RowFormat
 from warploom.codegen.cpu.kernels.ragged import load_index
+from warploom.codegen.cpu.kernels.refusals import refuse_activations, refuse_rows
 from warploom.codegen.cpu.kernels.register_product import largest_divisor, multiply, vectors
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import LANES, Value, constant, minimum, reduce_add
+from warploom.codegen.groups import input_slot, kv_slot, only_op, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.latent_attention import latent_attention
 from warploom.ir.types import type_of
@@ -141,24 +142,24 @@ class LatentRows(Rows):
 
 def match(group: Function) -> Match | str:
     """The kernel of a group that is one `latent_attention`, or why there is none."""
-    operation = groups.only_op(group, latent_attention)
+    operation = only_op(group, latent_attention)
     if isinstance(operation, str):
         return operation
     q_latent, q_rope, kv, *batch = operation.operands
     attrs = latent_attention.attrs_of(operation)
     tokens, num_heads, latent = type_of(q_latent).shape
-    rotated = groups.static(type_of(q_rope).shape[2])
-    refusal = groups.refuse_activations(q_latent, q_rope) or groups.refuse_rows(latent, rotated, attrs["page_size"])
+    rotated = static(type_of(q_rope).shape[2])
+    refusal = refuse_activations(q_latent, q_rope) or refuse_rows(latent, rotated, attrs["page_size"])
     if refusal is not None:
         return refusal
-    shape = (groups.static(num_heads), 1, groups.static(latent), type_of(kv).dtype.value)
+    shape = (static(num_heads), 1, static(latent), type_of(kv).dtype.value)
     spec = LatentAttentionSpec(*shape, attrs["scale"], rope_dim=rotated)
     operands = (
-        groups.input_slot(group, q_latent),
-        groups.input_slot(group, q_rope),
-        groups.kv_slot(group, kv, attrs["layer"]),
-        *(groups.input_slot(group, value) for value in batch),
-        groups.result_slot(group, operation.results[0]),
+        input_slot(group, q_latent),
+        input_slot(group, q_rope),
+        kv_slot(group, kv, attrs["layer"]),
+        *(input_slot(group, value) for value in batch),
+        result_slot(group, operation.results[0]),
     )
     sequences, width = type_of(batch[0]).shape
     return Match(spec, operands, {"T": str(tokens), "S": str(sequences), "P": str(width)})

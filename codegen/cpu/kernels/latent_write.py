@@ -7,17 +7,11 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.control import when
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import (
-    input_slot,
-    kv_slot,
-    only_op,
-    refuse_activations,
-    refuse_rows,
-    static,
-)
 from warploom.codegen.cpu.kernels.latent_rows import PAGE, RowFormat
+from warploom.codegen.cpu.kernels.refusals import refuse_activations, refuse_rows
 from warploom.codegen.cpu.memory import ELEMENT_BYTES
 from warploom.codegen.cpu.values import convert_int
+from warploom.codegen.groups import input_slot, kv_slot, only_op, static
 from warploom.ir.function import Function
 from warploom.ir.ops.latent_attention import latent_write
 from warploom.ir.types import type_of

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.control import loop
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, refuse_activations, result_slot, static
+from warploom.codegen.cpu.kernels.refusals import refuse_activations
 from warploom.codegen.cpu.kernels.row_folds import Load, sum_row
 from warploom.codegen.cpu.math import rsqrt
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, broadcast, select
+from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.norm import layer_norm

@@ -8,9 +8,9 @@ from typing import Literal
 import mlir.ir as mlir
 
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, result_slot, static
 from warploom.codegen.cpu.kernels.linear_spec import LinearSpec, Weight
 from warploom.codegen.cpu.kernels.quads import GROUP, QuadFormat
+from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.activation import swiglu

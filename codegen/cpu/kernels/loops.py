@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match, Slot
 from warploom.codegen.cpu.loops.emit import emit_program, tiles_of
-from warploom.codegen.cpu.loops.program import FOLDS, Program, family, program_of
 from warploom.codegen.cpu.loops.rows import WORD
 from warploom.codegen.cpu.loops.schedule import fold_shape
+from warploom.codegen.loop_program import FOLDS, Program, family, program_of
 from warploom.ir.dims import DimLike, product
 from warploom.ir.function import Function
 from warploom.ir.types import TensorType

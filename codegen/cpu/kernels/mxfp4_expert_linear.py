@@ -13,7 +13,6 @@ from warploom.codegen.cpu.control import carry
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.expert_linear import KIND, ExpertLinearSpec, matched
-from warploom.codegen.cpu.kernels.groups import only_op
 from warploom.codegen.cpu.memory import Ptr
 from warploom.codegen.cpu.values import (
     LANES,
@@ -27,6 +26,7 @@ from warploom.codegen.cpu.values import (
     reduce_add,
     to_f32,
 )
+from warploom.codegen.groups import only_op
 from warploom.ir.function import Function
 from warploom.ir.layouts import split_block
 from warploom.ir.ops.mxfp4 import GROUP, NUMBERS, mxfp4_expert_linear

@@ -9,9 +9,9 @@ from warploom.codegen.cpu.control import carry
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.expert_linear import KIND, ExpertLinearSpec, matched
-from warploom.codegen.cpu.kernels.groups import only_op, static
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, broadcast, constant, convert_int, fma, reduce_add, to_f32
+from warploom.codegen.groups import only_op, static
 from warploom.ir.function import Function
 from warploom.ir.layouts import split_block
 from warploom.ir.ops.experts import quantized_expert_linear

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, refuse_activations, result_slot
+from warploom.codegen.cpu.kernels.refusals import refuse_activations
 from warploom.codegen.cpu.kernels.row_norm import normalize_row
 from warploom.codegen.cpu.memory import ELEMENT_BYTES
+from warploom.codegen.groups import input_slot, only_op, result_slot
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.norm import rms_norm

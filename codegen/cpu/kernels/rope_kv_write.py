@@ -10,23 +10,15 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 
+from warploom.codegen.columns import Columns, Range, columns_of
 from warploom.codegen.cpu.control import loop, when
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import (
-    Columns,
-    Range,
-    columns_of,
-    input_slot,
-    kv_slot,
-    refuse_activations,
-    refuse_cache,
-    result_slot,
-    static,
-)
+from warploom.codegen.cpu.kernels.refusals import refuse_activations, refuse_cache
 from warploom.codegen.cpu.kernels.row_i8 import round_row_to_i8
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, convert_int, maximum, minimum
+from warploom.codegen.groups import input_slot, kv_slot, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.kv_write import F8_MAX, kv_write
 from warploom.ir.ops.rope import rope

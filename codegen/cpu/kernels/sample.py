@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.control import carry, carry_if, loop, when
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot, static
 from warploom.codegen.cpu.kernels.row_folds import argmax_row, load_row, log_sum_exp_row, sum_row
 from warploom.codegen.cpu.kernels.truncation import top_k_threshold, top_p_threshold
 from warploom.codegen.cpu.loops.arithmetic import threefry
@@ -31,6 +30,7 @@ from warploom.codegen.cpu.values import (
     select,
     to_f32,
 )
+from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.sample import BANNED, sample
 from warploom.ir.types import type_of

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.control import carry
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot, static
 from warploom.codegen.cpu.kernels.row_folds import argmax_row, load_row, log_sum_exp_row
 from warploom.codegen.cpu.values import Value, constant
+from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.sample import top_logprobs
 from warploom.ir.types import type_of

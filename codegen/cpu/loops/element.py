@@ -21,9 +21,9 @@ from warploom.codegen.cpu.loops.arithmetic import (
     threefry,
 )
 from warploom.codegen.cpu.loops.coords import Coord, Extents, Irregular, at, zero
-from warploom.codegen.cpu.loops.program import INPUT, Array, Node, Program, family
 from warploom.codegen.cpu.memory import Ptr
 from warploom.codegen.cpu.values import LANES, Value, broadcast, convert_int, iota, maximum, minimum, mlir_type
+from warploom.codegen.loop_program import INPUT, Array, Node, Program, family
 
 Coords = tuple[Coord, ...]
 

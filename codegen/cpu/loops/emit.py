@@ -12,10 +12,10 @@ from warploom.codegen.cpu.loops.arithmetic import memory_element
 from warploom.codegen.cpu.loops.coords import Extents, Irregular
 from warploom.codegen.cpu.loops.element import Elements
 from warploom.codegen.cpu.loops.maps import Mode, emit_map, modes
-from warploom.codegen.cpu.loops.program import Program, flattened
 from warploom.codegen.cpu.loops.rows import emit_cumsum, emit_scatter, emit_sort, emit_top_k
 from warploom.codegen.cpu.loops.schedule import schedule_of
 from warploom.codegen.cpu.memory import Ptr
+from warploom.codegen.loop_program import Program, flattened
 from warploom.ir.types import DType
 
 

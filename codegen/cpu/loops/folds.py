@@ -13,9 +13,9 @@ from warploom.codegen.cpu.control import carry
 from warploom.codegen.cpu.loops.arithmetic import highest, larger, lowest, number, smaller
 from warploom.codegen.cpu.loops.coords import Coord, at, lanes_from
 from warploom.codegen.cpu.loops.element import Coords, Elements, position_of
-from warploom.codegen.cpu.loops.program import Node
 from warploom.codegen.cpu.loops.schedule import fold_shape
 from warploom.codegen.cpu.values import LANES, Value, broadcast, constant, fma, index, lane, select, shuffle
+from warploom.codegen.loop_program import Node
 from warploom.ir.dims import Shape, product
 from warploom.ir.types import DType
 

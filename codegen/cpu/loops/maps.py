@@ -11,10 +11,10 @@ from warploom.codegen.cpu.loops.arithmetic import write
 from warploom.codegen.cpu.loops.coords import Coord
 from warploom.codegen.cpu.loops.element import Elements
 from warploom.codegen.cpu.loops.folds import fold
-from warploom.codegen.cpu.loops.program import FOLDS, Program
 from warploom.codegen.cpu.loops.schedule import Schedule, fold_shape, for_columns, rows_and_columns
 from warploom.codegen.cpu.memory import Ptr
 from warploom.codegen.cpu.values import LANES, Value
+from warploom.codegen.loop_program import FOLDS, Program
 from warploom.ir.dims import DimLike, product
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from warploom.codegen.cpu.control import loop
 from warploom.codegen.cpu.emitter import Kernel
 from warploom.codegen.cpu.loops.coords import Coord, Extents, at, lanes_from, zero
-from warploom.codegen.cpu.loops.program import FOLDS, ROWS, Program
 from warploom.codegen.cpu.values import LANES, Value, index, minimum
+from warploom.codegen.loop_program import FOLDS, ROWS, Program
 from warploom.ir.dims import DimLike, Shape, product
 
 TILE_WORK = 16384  # scalar operations that make a tile worth its claim

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 
-from warploom.codegen.cpu.kernels.groups import Columns, Range, columns_of, input_slot, kv_slot, result_slot, static
+from warploom.codegen.columns import Columns, Range, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.kernels import hopper_expanded_attention, hopper_latent_decode
@@ -28,6 +28,7 @@ from warploom.codegen.cuda.kernels.latent_attention import (
     ragged_tile,
 )
 from warploom.codegen.cuda.target import PAGE_SIZE
+from warploom.codegen.groups import input_slot, kv_slot, result_slot, static
 from warploom.ir.dims import DimLike
 from warploom.ir.function import Function
 from warploom.ir.ops.head_linear import head_linear

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warploom.codegen.cpu.kernels.groups import input_slot, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.kernels.linear_group import read_weight
 from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.codegen.cuda.render import render
+from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.layouts import columns_of, split_block

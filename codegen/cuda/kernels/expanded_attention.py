@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warploom.codegen.cpu.kernels.groups import Range
+from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Operand, Options, Pointer
 from warploom.codegen.cuda.kernels.attended_work import OfPages

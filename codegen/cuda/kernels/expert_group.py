@@ -7,6 +7,7 @@ import mlir.ir as mlir
 from warploom.codegen.cuda.kernel import Slot
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem, Gate
 from warploom.codegen.cuda.kernels.linear_problem import Weight
+from warploom.codegen.groups import input_slot
 from warploom.ir.expert_patterns import Product
 from warploom.ir.function import Function
 from warploom.ir.ops.activation import clamped_swiglu
@@ -75,8 +76,3 @@ def weight_slots(group: Function, product: Product) -> Slots:
     if product.bias is not None:
         values["bias"] = product.bias
     return {name: input_slot(group, value) for name, value in values.items()}
-
-
-def input_slot(group: Function, value: mlir.Value) -> Slot:
-    """The slot of a value that is an input of the group."""
-    return Slot("input", list(group.inputs.values()).index(value))

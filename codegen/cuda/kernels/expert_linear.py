@@ -8,10 +8,11 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.kernels.expert_gemm import ExpertGemmSpec
 from warploom.codegen.cuda.kernels.expert_gemv import ExpertGemvSpec
-from warploom.codegen.cuda.kernels.expert_group import Slots, input_slot, read_problem, weight_slots
+from warploom.codegen.cuda.kernels.expert_group import Slots, read_problem, weight_slots
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
 from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile, choices_for
 from warploom.codegen.cuda.kernels.sort_experts import SortExpertsSpec
+from warploom.codegen.groups import input_slot
 from warploom.ir.dims import DimLike
 from warploom.ir.expert_patterns import PRODUCTS, find_product
 from warploom.ir.function import Function

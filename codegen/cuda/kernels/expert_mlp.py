@@ -14,10 +14,11 @@ from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Slot, Temp, Vari
 from warploom.codegen.cuda.kernels.combine_experts import CombineExpertsSpec
 from warploom.codegen.cuda.kernels.expert_gemm import ExpertGemmSpec, Rows
 from warploom.codegen.cuda.kernels.expert_gemv import ExpertGemvSpec, ExpertSumSpec
-from warploom.codegen.cuda.kernels.expert_group import Slots, input_slot, read_problem, weight_slots
+from warploom.codegen.cuda.kernels.expert_group import Slots, read_problem, weight_slots
 from warploom.codegen.cuda.kernels.expert_linear import guarded, sort_spec, sorting_temps, step
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
 from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile, choices_for
+from warploom.codegen.groups import input_slot
 from warploom.ir.dims import DimLike
 from warploom.ir.expert_patterns import PRODUCTS, Mixture, find_mixture
 from warploom.ir.function import Function

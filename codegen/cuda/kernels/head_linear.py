@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warploom.codegen.cpu.kernels.groups import Range, columns_of, input_slot, result_slot, static
+from warploom.codegen.columns import Range, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Guard, Match, Options, Pointer, Step, Variant
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
 from warploom.codegen.cuda.render import render
+from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.rewrite import is_op

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 
-from warploom.codegen.cpu.kernels.groups import Columns, columns_of, input_slot, result_slot, static
+from warploom.codegen.columns import Columns, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.render import render
+from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.norm import rms_norm

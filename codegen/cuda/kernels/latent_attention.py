@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 
-from warploom.codegen.cpu.kernels.groups import input_slot, kv_slot, only_op, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Options, Pointer, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
@@ -21,6 +20,7 @@ from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
 from warploom.codegen.cuda.kernels.latent_format import LatentFormat, padded
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
+from warploom.codegen.groups import input_slot, kv_slot, only_op, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.latent_attention import latent_attention
 from warploom.ir.types import DType, tensor, type_of

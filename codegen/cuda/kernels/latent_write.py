@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 
-from warploom.codegen.cpu.kernels.groups import Columns, Range, columns_of, input_slot, kv_slot, result_slot, static
+from warploom.codegen.columns import Columns, Range, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.kernels.latent_format import FACTS, LatentFormat
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
+from warploom.codegen.groups import input_slot, kv_slot, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.latent_attention import latent_write
 from warploom.ir.ops.norm import rms_norm

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from warploom.codegen.cpu.loops.program import FOLDS, Node, Program, flattened
 from warploom.codegen.cuda.kernels.loop_arithmetic import highest, lowest, number, register_type, rounded
 from warploom.codegen.cuda.kernels.loop_elements import ZERO, Elements, Place, Term
 from warploom.codegen.cuda.render import render
+from warploom.codegen.loop_program import FOLDS, Node, Program, flattened
 from warploom.ir.dims import Shape, product
 from warploom.ir.ops.random import PARITY, ROTATIONS
 

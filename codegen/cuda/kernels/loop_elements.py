@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from warploom.codegen.cpu.loops.program import INPUT, Array, Node, Program, family
 from warploom.codegen.cuda.kernels.loop_arithmetic import elementwise, number, scalar
+from warploom.codegen.loop_program import INPUT, Array, Node, Program, family
 from warploom.ir.dims import DimLike, Shape, product
 
 MAX_TABLE = 1024  # elements of a constant, which becomes a chain of selects

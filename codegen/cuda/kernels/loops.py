@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from warploom.codegen.cpu.loops.program import FOLDS, ROWS, Program, family, program_of
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, Step, Variant
 from warploom.codegen.cuda.kernels.loop_bodies import (
@@ -26,6 +25,7 @@ from warploom.codegen.cuda.kernels.loop_bodies import (
     scatter_source,
 )
 from warploom.codegen.cuda.kernels.loop_elements import MAX_TABLE
+from warploom.codegen.loop_program import FOLDS, ROWS, Program, family, program_of
 from warploom.ir.dims import DimLike, product, resolve
 from warploom.ir.function import Function
 from warploom.ir.types import TensorType, type_of

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 
-from warploom.codegen.cpu.kernels.groups import Columns, Range, columns_of, static
+from warploom.codegen.columns import Columns, Range, columns_of
+from warploom.codegen.groups import static
 from warploom.ir.ops.rope import rope
 from warploom.ir.rewrite import producer
 from warploom.ir.types import type_of

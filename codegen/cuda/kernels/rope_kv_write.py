@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warploom.codegen.cpu.kernels.groups import input_slot, kv_slot, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.kernels.projection import Projection, projected
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE
+from warploom.codegen.groups import input_slot, kv_slot, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.scaled_cache import WRITES

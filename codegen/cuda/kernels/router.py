@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import mlir.ir as mlir
 
-from warploom.codegen.cpu.kernels.groups import input_slot, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Guard, Match, Options, Pointer, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.kernels.linear import NO_END, lower
@@ -19,6 +18,7 @@ from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.route_experts import MOST, RouteExpertsSpec
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.tuning import choices_for
+from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.dims import DimLike
 from warploom.ir.function import Function
 from warploom.ir.ops.elementwise import cast

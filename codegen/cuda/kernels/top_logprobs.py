@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warploom.codegen.cpu.kernels.groups import input_slot, only_op, result_slot, static
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.render import render
+from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.sample import top_logprobs
 from warploom.ir.types import DType, tensor, type_of

@@ -10,9 +10,9 @@ import pytest
 
 from tests.unit.codegen.cpu_harness import compiled, on_every_isa
 from tests.unit.codegen.latent_caches import latent_cache
+from warploom.codegen.columns import Range
 from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernels.attention_rows import PAGE
-from warploom.codegen.cpu.kernels.groups import Range
 from warploom.codegen.cpu.kernels.head_linear import HeadLinearSpec
 from warploom.codegen.cpu.kernels.latent_attention import LatentAttentionSpec
 from warploom.codegen.cpu.kernels.latent_write import LatentWriteSpec

@@ -9,7 +9,7 @@ import mlir.ir as mlir
 from tests.unit.codegen.cpu_harness import on_every_isa
 from tests.unit.codegen.loops_groups import Case, GroupBuilder, compile_all, finish
 from warploom.codegen.cpu.isa import Isa
-from warploom.codegen.cpu.loops.program import CORE_FAMILIES, ROOTS, family
+from warploom.codegen.loop_program import CORE_FAMILIES, ROOTS, family
 from warploom.ir.op import OPS
 
 CORE_OPS = sorted(name for name in OPS if family(name) in CORE_FAMILIES)

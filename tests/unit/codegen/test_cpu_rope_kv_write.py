@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.unit.codegen.cpu_harness import compiled, on_every_isa
+from warploom.codegen.columns import Range
 from warploom.codegen.cpu.isa import Isa
 from warploom.codegen.cpu.kernel import Match, Slot
-from warploom.codegen.cpu.kernels.groups import Range
 from warploom.codegen.cpu.kernels.rope_kv_write import PAGE, RopeKvWriteSpec, match
 from warploom.ir.dims import DimRange
 from warploom.ir.function import Function, FunctionBuilder

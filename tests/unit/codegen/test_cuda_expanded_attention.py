@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.codegen.test_cuda_latent_attention import PAGE, Batch, close, make_batch
 from tests.unit.codegen.triton_interpreter import run_kernel
-from warploom.codegen.cpu.kernels.groups import Range
+from warploom.codegen.columns import Range
 from warploom.codegen.cuda.kernels.expand_latents import ExpandLatentsSpec, ExpandTile
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSpec, ExpandedProblem
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion, room_for

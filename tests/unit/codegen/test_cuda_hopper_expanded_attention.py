@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warploom.codegen.cpu.kernels.groups import Range
+from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedProblem

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.unit.codegen.triton_interpreter import run_kernel
-from warploom.codegen.cpu.kernels.groups import Range
+from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Slot
 from warploom.codegen.cuda.kernels.attention import Attended, lower

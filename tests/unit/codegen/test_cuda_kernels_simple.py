@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.unit.codegen.triton_interpreter import run_kernel
-from warploom.codegen.cpu.kernels.groups import Range
+from warploom.codegen.columns import Range
 from warploom.codegen.cuda.kernels.embed import EmbedSpec
 from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.codegen.cuda.kernels.projection import Projection

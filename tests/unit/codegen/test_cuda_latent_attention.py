@@ -11,7 +11,7 @@ import pytest
 from tests.unit.codegen.latent_caches import latent_cache
 from tests.unit.codegen.triton_interpreter import run_kernel
 from tests.unit.frontend.published_configs import PUBLISHED
-from warploom.codegen.cpu.kernels.groups import Range
+from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernels.head_linear import HeadLinearSpec, few_tile, many_tile
 from warploom.codegen.cuda.kernels.latent_attention import CombineSpec, LatentAttentionSpec, LatentProblem, LatentTile

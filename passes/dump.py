@@ -1,12 +1,14 @@
 """`WARPLOOM_DUMP=dir`: the program before the first pass and after every pass that changed it, in numbered files.
 
 Stages appear as they are made, so that they are there when a pass fails; what it left is `NN-name.failed.mlir`. Every
-stage is a program that `warploom opt` and `warploom run` read. Further pipelines of a process go to `dir/run-2`, ...
+stage is a program that `warploom opt` and `warploom run` read. A pipeline that finds the stages of another in `dir`,
+of this process or one before, goes to `dir/run-2`, ...
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import mlir.ir as mlir
 from warploom.ir.context import print_module
 
 VARIABLE = "WARPLOOM_DUMP"
-_runs = count(1)
+_FIRST = "00-input.mlir"  # whoever makes it has the folder
 
 
 class Dump:
@@ -26,9 +28,7 @@ class Dump:
         self._folder: Path | None = None
         self._previous = ""
         if root := os.environ.get(VARIABLE):
-            number = next(_runs)
-            self._folder = Path(root) if number == 1 else Path(root) / f"run-{number}"
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder = next(folder for folder in _folders(Path(root)) if _take(folder))
 
     def keep(self, number: int, name: str, module: mlir.Module) -> None:
         """Write a stage, if it differs from the one before."""
@@ -43,3 +43,17 @@ class Dump:
     def hint(self) -> str:
         """Where to look when a pass fails."""
         return f"see the stages in {self._folder}" if self._folder else f"set {VARIABLE}=dir to keep every stage"
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    return (root if number == 1 else root / f"run-{number}" for number in count(1))
+
+
+def _take(folder: Path) -> bool:
+    """Whether it is ours, and not that of another pipeline."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / _FIRST).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True

@@ -27,6 +27,7 @@ from warploom.codegen.cuda.kernels.tiles import (
 )
 from warploom.codegen.cuda.kernels.warp_gemm import warps_take
 from warploom.codegen.cuda.nearest import LARGEST_UNPACKED, LONGEST_CODE, MOST_REGISTERS, fitted, nearest, splits_for
+from warploom.codegen.cuda.variants import NO_END
 from warploom.ir.types import DType
 
 TUNING = Path(__file__).parents[1] / "tuning"
@@ -34,8 +35,8 @@ FULL = 96  # blocks that keep most of a large GPU busy
 UNPACKED_FROM = 256  # tokens, from which on it pays to make quantized weights bf16 first
 RING_COLUMNS = 128
 LONG_ROW = 8192  # columns
-NO_END = 1 << 31
 STREAMS = 264  # blocks of a GEMV of quantized weights: two of a multiprocessor of an H100
+NARROWEST = 32  # columns at once
 HALF_OF_SHARED = 112 << 10  # of a multiprocessor of Hopper, less what a block itself needs
 
 
@@ -81,7 +82,8 @@ def _invariant(problem: LinearProblem, choices: Iterable[Choice], target: CudaTa
     """Kernels that sum all columns in order, of numbers that were rounded once: the same bits in every tile.
 
     Those are `skinny`, if no blocks share a row's columns, and `gemm`, but not `ring`, as `tests/gpu/run_linear.py`
-    found, which compares the bits of its layers called `invariant`.
+    found, which compares the bits of its layers called `invariant`. And all with several pieces of columns: of a single
+    one Triton makes a product that begins with what is added to it, a residual or a bias.
     """
     for choice in choices:
         tile = choice.tile
@@ -90,7 +92,16 @@ def _invariant(problem: LinearProblem, choices: Iterable[Choice], target: CudaTa
         if isinstance(tile, SkinnyTile):
             tile = msgspec.structs.replace(tile, splits=1)
         if not isinstance(tile, GemvTile):
-            yield Choice(choice.up_to, tile)
+            yield Choice(choice.up_to, _in_pieces(tile, problem.k))
+
+
+def _in_pieces(tile: Tile, k: int) -> Tile:
+    """With fewer columns at once than there are, but not below 32."""
+    while isinstance(tile, SkinnyTile | GemmTile) and tile.block_k >= k and tile.block_k > NARROWEST:
+        tile = msgspec.structs.replace(tile, block_k=tile.block_k // 2)
+        if isinstance(tile, SkinnyTile):
+            tile = msgspec.structs.replace(tile, ahead=2 * tile.ahead)
+    return tile
 
 
 def _untuned(problem: LinearProblem, tuned: Mapping[str, tuple[Choice, ...]], target: CudaTarget) -> tuple[Choice, ...]:
@@ -104,7 +115,8 @@ def _fitted(problem: LinearProblem, near: str, choice: Choice, rules: tuple[Choi
     tile = fitted(problem, near, choice.tile)
     if tile is not None:
         return msgspec.structs.replace(choice, tile=tile)
-    rule = next(rule for rule in rules if rule.up_to is None or (choice.up_to or NO_END) <= rule.up_to)
+    end = NO_END if choice.up_to is None else choice.up_to
+    rule = next(rule for rule in rules if rule.up_to is None or end <= rule.up_to)
     return msgspec.structs.replace(rule, up_to=choice.up_to)
 
 

@@ -14,7 +14,7 @@ from warploom.codegen.cuda.candidates import candidates
 from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.kernel import Match, TensorMap, Variant
 from warploom.codegen.cuda.kernels.gemv import GemvSpec
-from warploom.codegen.cuda.kernels.linear import lower
+from warploom.codegen.cuda.kernels.linear import linear_spec, lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
 from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
@@ -369,6 +369,32 @@ def test_one_token_of_quantized_weights_is_one_launch_but_in_deterministic_mode(
     assert [type(step.spec) for step in first.steps] == [StreamSpec]
     invariant = choices_for(problem, CudaTarget("sm_90", deterministic=True))
     assert [choice.up_to for choice in invariant] == [None]
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_90"])
+@pytest.mark.parametrize("k", [40, 64, 128, 192, 256, 264, 1024])
+def test_deterministic_sums_begin_with_nothing_whatever_the_tile(arch: str, k: int) -> None:
+    """Of a single product Triton makes one that begins with the residual, of several in a loop it does not.
+
+    Tiny Llama's output projections had one piece of columns up to 32 tokens, two above: a prompt's last bits depended
+    on what else was in the step.
+    """
+    problem = LinearProblem(192, k, epilogue="residual", out=DType.F32)
+    target = CudaTarget(arch, deterministic=True)
+    for choice in choices_for(problem, target):
+        assert isinstance(choice.tile, SkinnyTile | GemmTile)
+        assert choice.tile.block_k < k
+        assert linear_spec(problem, choice.tile, target).source()
+
+
+def test_of_a_single_product_triton_makes_one_that_begins_with_the_residual() -> None:
+    """Why tiles are cut; when this fails, Triton has changed and `_in_pieces` is not needed any more."""
+    problem = LinearProblem(192, 64, epilogue="residual", out=DType.F32)
+    tiles = (SkinnyTile(64, 16, columns, num_warps=4, num_stages=2) for columns in (64, 32))
+    one, two = compile_kernels([linear_spec(problem, tile, SM_90) for tile in tiles], SM_90)
+    assert "tt.dot" in one.ttir
+    assert "arith.addf" not in one.ttir
+    assert "arith.addf" in two.ttir
 
 
 def test_the_table_of_sm_90_can_be_read_and_fits_its_keys() -> None:

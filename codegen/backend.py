@@ -47,10 +47,6 @@ class Backend(Protocol):
     def kv_caches(self) -> tuple[str, ...]:
         """The kinds of KV cache that its kernels of attention read."""
 
-    @property
-    def latent_caches(self) -> tuple[str, ...]:
-        """Those of models whose cache holds latent rows."""
-
     def generate(self, module: mlir.Module, kv: KVInfo, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
         """Compile every entry of a fused module, whose cache is `kv`; add plan, code and sources to the artifact."""
 

@@ -46,20 +46,17 @@ def _check_quantization(backend: Backend, rules: Rules) -> None:
         )
 
 
-def check_cache(kv_cache: str, geometry: Geometry, backends: Sequence[Backend]) -> None:
+def check_cache(kv_cache: str, backends: Sequence[Backend]) -> None:
     """Raise a CompileError if there is no such KV cache, or a backend has no kernels for it."""
     if kv_cache not in KV_CACHES:
         raise CompileError("unknown kind of KV cache", expected=", ".join(KV_CACHES), found=repr(kv_cache))
     for backend in backends:
-        kinds, rows = backend.kv_caches, ""
-        if geometry.latent:
-            kinds, rows = backend.latent_caches, " of latent rows yet"
-        if kv_cache not in kinds:
+        if kv_cache not in backend.kv_caches:
             raise CompileError(
-                f"{backend.target.name} has no kernels for an {kv_cache} cache{rows}",
-                expected=", ".join(kinds),
+                f"{backend.target.name} has no kernels for an {kv_cache} cache",
+                expected=", ".join(backend.kv_caches),
                 found=kv_cache,
-                fix=f"choose another kv_cache: {kinds[0]}",
+                fix="choose another kv_cache",
             )
 
 

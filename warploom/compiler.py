@@ -154,7 +154,7 @@ def compile(
         logger.warning("%s: %s", model_id, note)
     geometry = geometry_of(checkpoint.config)
     spread = dummy_spread(checkpoint.config) if dummy_weights else 0.0
-    check_cache(kv_cache, geometry, backends)
+    check_cache(kv_cache, backends)
     check_text(calibration, rules, kv_cache, geometry)
     context, generation = context_of(geometry, max_context), generation_defaults(checkpoint)
     folder = Path(out) if out is not None else Path(f"{_model_name(model_id)}-{_file_name(rules)}.warploom")

@@ -28,7 +28,7 @@ class CpuBackend:
     activation = DType.F32
     max_tokens = 2048
     quantizations = ("f32", "bf16", "int8", "int4", "fp8", "mxfp4", "checkpoint")
-    kv_caches = latent_caches = ("auto", "fp8", "int8")
+    kv_caches = ("auto", "fp8", "int8")
 
     def generate(self, module: mlir.Module, kv: KVInfo, writer: ArtifactWriter, progress: Progress) -> TargetInfo:
         """Native code, its plan and its readable sources."""

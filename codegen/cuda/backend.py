@@ -28,7 +28,6 @@ class CudaBackend:
     activation = DType.BF16
     max_tokens = 8192
     quantizations = ("bf16", "int8", "int4", "fp8", "mxfp4", "checkpoint")
-    latent_caches: tuple[str, ...] = ("auto",)  # 8-bit rows have kernels, and no whole model was run with them
 
     def __init__(self, arch: str, deterministic: bool = False) -> None:
         """See `CudaTarget`; an unknown architecture, or a machine without Triton, is a CompileError."""

@@ -19,7 +19,6 @@ from tests.model.families.case import VOCAB, make_checkpoint
 from tests.model.families.deepseek_cases import DENSE_ONLY, LATENT
 from tests.model.families.dense_cases import case
 from tests.model.families.test_families import logits_of
-from warploom.codegen.cuda.backend import CudaBackend
 from warploom.compiler import compile
 
 KINDS = ("auto", "fp8", "int8")
@@ -29,8 +28,7 @@ LENGTH = 700  # keys are expanded from 256 tokens of a step on
 
 
 def main(root: Path) -> None:
-    """Build, what is not offered yet too."""
-    CudaBackend.latent_caches = KINDS
+    """Build."""
     made = make_checkpoint(CASE, root / "checkpoint")
     made.to(torch.bfloat16).save_pretrained(root / "checkpoint")
     model = read(CASE, type(made), root / "checkpoint", torch.float32)

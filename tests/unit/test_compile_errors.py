@@ -14,11 +14,8 @@ from safetensors.numpy import load_file, save_file
 from tests.unit.frontend.tiny_checkpoints import tiny_tokenizer
 from tests.unit.passes.tiny_llama import CONFIG, random_tensors
 from warploom import errors
-from warploom.codegen.backend import backend_of
-from warploom.compile_options import check_cache
 from warploom.compiler import compile
 from warploom.frontend.checkpoint import open_checkpoint
-from warploom.frontend.models.registry import Geometry
 from warploom.generation_defaults import generation_defaults
 from warploom.runtime.manifest import GenerationInfo
 from warploom.runtime.sampling_params import SamplingParams
@@ -208,14 +205,6 @@ def test_a_bad_option_is_refused_by_name(
     for word in words:
         assert word in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
-
-
-@pytest.mark.parametrize("kind", ["fp8", "int8"])
-def test_cuda_takes_latent_rows_of_sixteen_bits_only(kind: str) -> None:
-    geometry = Geometry(1000, 2, 1, 576, 4096, latent=512)
-    check_cache(kind, geometry, [backend_of("cpu")])
-    with pytest.raises(errors.CompileError, match=rf"no kernels for an {kind} cache of latent rows yet(.|\n)*auto"):
-        check_cache(kind, geometry, [backend_of("cpu"), backend_of("cuda:sm_90")])
 
 
 def test_an_interrupted_compilation_leaves_nothing(

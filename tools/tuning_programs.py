@@ -24,6 +24,7 @@ from warploom.codegen.cuda.kernels.linear import KIND, lower
 from warploom.codegen.cuda.kernels.linear_group import read_group
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.tiles import Choice
+from warploom.codegen.cuda.scope import Scope
 from warploom.codegen.cuda.tuning import key_of
 from warploom.codegen.families import kind_of
 from warploom.ir.function import functions
@@ -48,7 +49,7 @@ class Programs:
         """
         operands = [operand.name for operand in problem.operands]
         slots = {operand: Slot("input", index) for index, operand in enumerate(operands)}
-        found = lower(problem, slots, "T", choices, self._target)
+        found = lower(problem, Scope(slots, {"T": "T"}), choices, self._target)
         begin = 1
         for choice, variant in zip(choices, found.variants, strict=True):
             self.specs |= {step.spec.name: step.spec for step in variant.steps}

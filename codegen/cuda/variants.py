@@ -1,14 +1,32 @@
-"""Which variants of a group can be chosen, and the proof that one always is."""
+"""The ranges that variants of a group are for: which can be chosen, and the proof that one always is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
-from warploom.codegen.cuda.kernel import Variant
+from warploom.codegen.cuda.kernel import Guard, Variant
 from warploom.errors import CompileError
 from warploom.ir.dims import DimRange
 from warploom.runtime.expr import Expr, evaluate, names
+
+NO_END = 2**31 - 1
+
+
+def consecutive(value: Expr, ends: Iterable[int | None], first: int = -NO_END) -> Iterator[Guard]:
+    """Ranges of a value that follow one another from `first` on, by their last numbers; None: without end."""
+    for end in ends:
+        last = NO_END if end is None else end
+        yield Guard(value, first, last)
+        first = last + 1
+
+
+def after(value: int, variants: Iterable[Variant]) -> Iterator[Variant]:
+    """The variants for what is above a value, those that begin below it from there on."""
+    for variant in variants:
+        when = variant.when
+        if when is not None and when.max > value:
+            yield Variant(variant.steps, Guard(when.value, max(value + 1, when.min), when.max))
 
 
 def live_variants(group: str, variants: Sequence[Variant], dims: Mapping[str, DimRange]) -> tuple[Variant, ...]:

@@ -21,10 +21,11 @@ from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Step
-from warploom.codegen.cuda.kernels.absorbed_attention import AbsorbedProblem, Place, lower
+from warploom.codegen.cuda.kernels.absorbed_attention import AbsorbedProblem, lower
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSpec, ExpandedProblem, expanded_tile
 from warploom.codegen.cuda.kernels.expansion import Expansion
 from warploom.codegen.cuda.kernels.latent_attention import LatentProblem
+from warploom.codegen.cuda.scope import Scope
 from warploom.ir.dims import dim
 from warploom.ir.ops.latent_rows import runs_of
 from warploom.ir.types import DType
@@ -57,9 +58,9 @@ PROBLEMS = {
 }
 
 
-def described(step: Step, place: Place, temps: list[str]) -> dict[str, Any]:
+def described(step: Step, scope: Scope, temps: list[str]) -> dict[str, Any]:
     """A launch: its kernel, and what its operands are called in the program."""
-    names = {slot: name for name, slot in place.slots.items()} | {Slot("temp", i): n for i, n in enumerate(temps)}
+    names = {slot: name for name, slot in scope.slots.items()} | {Slot("temp", i): n for i, n in enumerate(temps)}
     operands = (operand.name for operand in step.spec.operands)
     return {"kernel": step.spec.name, "names": dict(zip(operands, (names[s] for s in step.operands), strict=True))}
 
@@ -70,9 +71,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     specs: dict[str, CudaKernelSpec] = {}
     programs: list[dict[str, Any]] = []
-    place = Place({name: Slot("input", i) for i, name in enumerate(ARRAYS)}, {name: name for name in "TSP"})
+    scope = Scope({name: Slot("input", i) for i, name in enumerate(ARRAYS)}, {name: name for name in "TSP"})
     for name, p in PROBLEMS.items():
-        found = lower(p, place, TARGET)
+        found = lower(p, scope, TARGET)
         temps = [*p.temps, "parts", "statistics"]
         shapes = {
             temp: {"shape": list(map(str, t.type.shape)), "dtype": str(t.type.dtype)}
@@ -92,21 +93,16 @@ def main() -> None:
                 e = p.expansion
                 attends = ExpandedProblem(e, p.queries, p.attention.scale)
                 plain = ExpandedAttentionSpec(attends, expanded_tile(attends, TARGET), True)
-                forms["expanded_triton"] = [*steps[:-1], all_place(place, temps).step(plain)]
+                forms["expanded_triton"] = [*steps[:-1], scope.with_temps(temps).step(plain)]
             for called, launches in forms.items():
                 specs |= {step.spec.name: step.spec for step in launches}
-                programs.append(facts | {"form": called, "steps": [described(s, place, temps) for s in launches]})
+                programs.append(facts | {"form": called, "steps": [described(s, scope, temps) for s in launches]})
     infos = {}
     for kernel in compile_kernels(list(specs.values()), TARGET, lambda done: None):
         (folder / f"{kernel.name}.cubin").write_bytes(kernel.cubin)
         infos[kernel.name] = asdict(kernel.resources) | describe(specs[kernel.name], kernel) | {"temps": []}
     (folder / "kernels.json").write_text(json.dumps({"cases": programs, "kernels": infos}))
     print(f"{len(programs)} programs, {len(infos)} kernels")
-
-
-def all_place(place: Place, temps: list[str]) -> Place:
-    """With temps."""
-    return Place({**place.slots, **{name: Slot("temp", i) for i, name in enumerate(temps)}}, place.dims)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ of prompts do so only with what is not expanded (see `expansion.py`), then expan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mlir.ir as mlir
 
 from warploom.codegen.columns import Columns, Range, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Step, Temp, Variant
 from warploom.codegen.cuda.kernels import hopper_expanded_attention, hopper_latent_decode
 from warploom.codegen.cuda.kernels.expand_latents import ExpandLatentsSpec, expand_tile
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSpec, ExpandedProblem, expanded_tile
@@ -27,7 +26,9 @@ from warploom.codegen.cuda.kernels.latent_attention import (
     problem_of,
     ragged_tile,
 )
+from warploom.codegen.cuda.scope import Scope
 from warploom.codegen.cuda.target import PAGE_SIZE
+from warploom.codegen.cuda.variants import consecutive
 from warploom.codegen.groups import input_slot, kv_slot, result_slot, static
 from warploom.ir.dims import DimLike
 from warploom.ir.function import Function
@@ -39,7 +40,7 @@ from warploom.ir.types import DType, tensor, type_of
 KIND = "absorbed_attention"
 LONG = 256  # tokens of a step with chunks, from which on keys are expanded
 CHUNKS = 1 << 20  # more than a step has tokens
-END = 2**31 - 1
+MOST_NUMBERS = 2**31 - 1  # that kernels count
 WEIGHTS = DType.BF16, DType.F32
 
 
@@ -72,19 +73,6 @@ class AbsorbedProblem:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What kernels read and write, by the names of their operands."""
-
-    slots: Mapping[str, Slot]
-    dims: Mapping[str, str]
-
-    def step(self, spec: CudaKernelSpec, **renamed: str) -> Step:
-        """A launch; `renamed`: operands of the kernel that have other names here."""
-        operands = tuple(self.slots[renamed.get(o.name, o.name)] for o in spec.operands)
-        return Step(spec, operands, {name: self.dims[name] for name in spec.dims})
-
-
 def match(group: Function, target: CudaTarget) -> Match | str:
     """The kernels of a group that is a `latent_attention` between two `head_linear`, or why there are none."""
     attends = next((op for op in group.ops if is_op(op, latent_attention)), None)
@@ -96,7 +84,7 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     if target.deterministic:
         return "which keys are expanded depends on the other sequences of a step"
     problem = _problem(group, attends, maps)
-    return problem if isinstance(problem, str) else lower(problem, _place(group, attends, maps), target)
+    return problem if isinstance(problem, str) else lower(problem, _scope(group, attends, maps), target)
 
 
 def _problem(group: Function, attends: mlir.Operation, maps: list[mlir.Operation]) -> AbsorbedProblem | str:
@@ -112,12 +100,12 @@ def _problem(group: Function, attends: mlir.Operation, maps: list[mlir.Operation
     tokens, context = group.dims["T"].max, group.dims["P"].max * PAGE_SIZE
     room = room_for(attention.num_heads, plain, value, tokens, context)
     expansion = Expansion(room, attention.num_heads, attention.latent, plain, attention.rotated, value)
-    if max(room, tokens) * attention.num_heads * max(plain, value) >= END:
+    if max(room, tokens) * attention.num_heads * max(plain, value) >= MOST_NUMBERS:
         return f"{room} expanded keys of {attention.num_heads} heads are more numbers than kernels count"
     return AbsorbedProblem(attention, expansion, type_of(queries.matrix).shape[0], queries.range, weights)
 
 
-def _place(group: Function, attends: mlir.Operation, maps: list[mlir.Operation]) -> Place:
+def _scope(group: Function, attends: mlir.Operation, maps: list[mlir.Operation]) -> Scope:
     _, q_rope, kv, page_table, query_start, context_lens = attends.operands
     values = {"page_table": page_table, "query_start": query_start, "context_lens": context_lens}
     queries = columns_of(maps[0].operands[0])
@@ -128,10 +116,10 @@ def _place(group: Function, attends: mlir.Operation, maps: list[mlir.Operation])
     slots |= {"kv": kv_slot(group, kv, latent_attention.attrs_of(attends)["layer"])}
     slots |= {"out": result_slot(group, maps[1].results[0])}
     sequences, width = type_of(page_table).shape
-    return Place(slots, {"T": str(type_of(queries.matrix).shape[0]), "S": str(sequences), "P": str(width)})
+    return Scope(slots, {"T": str(type_of(queries.matrix).shape[0]), "S": str(sequences), "P": str(width)})
 
 
-def lower(problem: AbsorbedProblem, place: Place, target: CudaTarget) -> Match:
+def lower(problem: AbsorbedProblem, scope: Scope, target: CudaTarget) -> Match:
     """T = S means that every sequence decodes, else there are chunks of prompts.
 
     The choice is by tokens, and CHUNKS more if there are chunks.
@@ -141,26 +129,26 @@ def lower(problem: AbsorbedProblem, place: Place, target: CudaTarget) -> Match:
     ragged = LatentAttentionSpec(problem.attention, ragged_tile(problem.attention, target), pdl)
     scratch = {o.name: temp for o, temp in zip(decode.scratch, decode.temps, strict=True)}
     temps = problem.temps | scratch
-    place = Place({**place.slots, **{name: Slot("temp", i) for i, name in enumerate(temps)}}, place.dims)
+    scope = scope.with_temps(temps)
 
     def absorbed(few: bool, *attention: CudaKernelSpec) -> tuple[Step, ...]:
         to_latents, to_values = _maps(problem, few, pdl)
-        attended = (place.step(spec, out="mixed") for spec in attention)
+        attended = (scope.step(spec, out="mixed") for spec in attention)
         return (
-            place.step(to_latents, x="q", weight="of_keys", out="q_latent"),
+            scope.step(to_latents, x="q", weight="of_keys", out="q_latent"),
             *attended,
-            place.step(to_values, x="mixed", weight="of_values"),
+            scope.step(to_values, x="mixed", weight="of_values"),
         )
 
-    value = f"{CHUNKS} * max(0, min(1, {place.dims['T']} - {place.dims['S']})) + {place.dims['T']}"
-    variants = [
-        Variant(absorbed(True, decode, CombineSpec(decode)), Guard(value, -END, FEW)),
-        Variant(absorbed(False, decode, CombineSpec(decode)), Guard(value, FEW + 1, CHUNKS)),
-        Variant(absorbed(True, ragged), Guard(value, CHUNKS + 1, CHUNKS + FEW)),
-        Variant(absorbed(False, ragged), Guard(value, CHUNKS + FEW + 1, CHUNKS + LONG - 1)),
-        Variant(_expanded(problem, place, target), Guard(value, CHUNKS + LONG, END)),
-    ]
-    return Match(tuple(variants), tuple(temps.values()))
+    value = f"{CHUNKS} * max(0, min(1, {scope.dims['T']} - {scope.dims['S']})) + {scope.dims['T']}"
+    ways = {
+        FEW: absorbed(True, decode, CombineSpec(decode)),
+        CHUNKS: absorbed(False, decode, CombineSpec(decode)),
+        CHUNKS + FEW: absorbed(True, ragged),
+        CHUNKS + LONG - 1: absorbed(False, ragged),
+        None: _expanded(problem, scope, target),
+    }
+    return Match(tuple(map(Variant, ways.values(), consecutive(value, ways))), tuple(temps.values()))
 
 
 def _decode(attention: LatentProblem, target: CudaTarget) -> LatentAttentionSpec:
@@ -187,7 +175,7 @@ def _maps(
     )
 
 
-def _expanded(problem: AbsorbedProblem, place: Place, target: CudaTarget) -> tuple[Step, ...]:
+def _expanded(problem: AbsorbedProblem, scope: Scope, target: CudaTarget) -> tuple[Step, ...]:
     """What is not expanded first, where that is anything."""
     e, pdl = problem.expansion, target.has_tma
     rest = LatentAttentionSpec(problem.attention, ragged_tile(problem.attention, target), pdl, e)
@@ -197,9 +185,9 @@ def _expanded(problem: AbsorbedProblem, place: Place, target: CudaTarget) -> tup
     if hopper_expanded_attention.takes(e, target):
         attention = hopper_expanded_attention.HopperExpandedAttentionSpec(expanded)
     return (
-        place.step(to_latents, x="q", weight="of_keys", out="q_latent"),
-        place.step(rest, out="mixed"),
-        place.step(to_values, x="mixed", weight="of_values"),
-        place.step(ExpandLatentsSpec(e, problem.weights, expand_tile(target), pdl, problem.attention.kv)),
-        place.step(attention),
+        scope.step(to_latents, x="q", weight="of_keys", out="q_latent"),
+        scope.step(rest, out="mixed"),
+        scope.step(to_values, x="mixed", weight="of_values"),
+        scope.step(ExpandLatentsSpec(e, problem.weights, expand_tile(target), pdl, problem.attention.kv)),
+        scope.step(attention),
     )

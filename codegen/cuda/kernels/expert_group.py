@@ -16,8 +16,6 @@ from warploom.ir.ops.mxfp4 import mxfp4_expert_linear
 from warploom.ir.rewrite import is_op
 from warploom.ir.types import FLOATS, DType, type_of
 
-Slots = dict[str, Slot]
-
 
 def read_problem(product: Product) -> ExpertProblem | str:
     """The problem of a product, or why kernels do not compute it."""
@@ -70,7 +68,7 @@ def _gate(operation: mlir.Operation) -> Gate:
     return Gate(attrs["alpha"], attrs["limit"])
 
 
-def weight_slots(group: Function, product: Product) -> Slots:
+def weight_slots(group: Function, product: Product) -> dict[str, Slot]:
     """Where the weight, its scales and offsets, and the bias are."""
     values = dict(zip(("w", "scale", "offset"), product.weight, strict=False))
     if product.bias is not None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Temp, Variant
 from warploom.codegen.cuda.kernels.expert_gemm import ExpertGemmSpec
 from warploom.codegen.cuda.kernels.expert_gemv import ExpertGemvSpec
-from warploom.codegen.cuda.kernels.expert_group import Slots, read_problem, weight_slots
+from warploom.codegen.cuda.kernels.expert_group import read_problem, weight_slots
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
 from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile, choices_for
 from warploom.codegen.cuda.kernels.sort_experts import SortExpertsSpec
+from warploom.codegen.cuda.scope import Scope, Slots
+from warploom.codegen.cuda.variants import consecutive
 from warploom.codegen.groups import input_slot
 from warploom.ir.dims import DimLike
 from warploom.ir.expert_patterns import PRODUCTS, find_product
@@ -21,7 +23,6 @@ from warploom.ir.types import DType, tensor, type_of
 from warploom.runtime.expr import Expr
 
 KIND = "expert_linear"
-NO_END = 2**31 - 1
 
 
 def match(group: Function, target: CudaTarget) -> Match | str:
@@ -50,28 +51,27 @@ def lower(
     problem: ExpertProblem, slots: Slots, tokens: DimLike, choices: tuple[ExpertChoice, ...], target: CudaTarget
 ) -> Match:
     """The launches of a product, by rising number of tokens."""
-    pdl, rows = target.has_tma, {"T": str(tokens)}
     temps = sorting_temps(problem, tokens)
-    places = {name: Slot("temp", index) for index, name in enumerate(temps)}
-    variants = []
-    for choice, when in guarded(choices, str(tokens)):
-        if isinstance(choice.first, ExpertGemvTile):
-            gemv = ExpertGemvSpec(problem, choice.first, pdl)
-            variants.append(Variant((step(gemv, slots, rows),), when))
-            continue
-        gemm = ExpertGemmSpec(problem, choice.first, "tokens" if problem.shared else "pairs", "pairs", pdl)
-        both = (sort_spec(problem, choice.first, pdl), gemm)
-        variants.append(Variant(tuple(step(spec, slots | places, rows) for spec in both), when))
+    scope = Scope(slots, {"T": str(tokens)}).with_temps(temps)
+    variants = (
+        Variant(tuple(scope.step(spec) for spec in _kernels(problem, choice.first, target.has_tma)), when)
+        for choice, when in guarded(choices, str(tokens))
+    )
     return Match(tuple(variants), tuple(temps.values()))
+
+
+def _kernels(problem: ExpertProblem, tile: ExpertGemvTile | ExpertGemmTile, pdl: bool) -> Iterator[CudaKernelSpec]:
+    """Those of a tile, in order."""
+    if isinstance(tile, ExpertGemvTile):
+        yield ExpertGemvSpec(problem, tile, pdl)
+        return
+    yield sort_spec(problem, tile, pdl)
+    yield ExpertGemmSpec(problem, tile, "tokens" if problem.shared else "pairs", "pairs", pdl)
 
 
 def guarded(choices: tuple[ExpertChoice, ...], tokens: Expr) -> Iterator[tuple[ExpertChoice, Guard]]:
     """Choices with the ranges of tokens that they are for."""
-    begin = 1
-    for choice in choices:
-        end = NO_END if choice.up_to is None else choice.up_to
-        yield choice, Guard(tokens, begin, end)
-        begin = end + 1
+    return zip(choices, consecutive(tokens, (choice.up_to for choice in choices), first=1), strict=True)
 
 
 def sorting_temps(problem: ExpertProblem, tokens: DimLike) -> dict[str, Temp]:
@@ -86,8 +86,3 @@ def sorting_temps(problem: ExpertProblem, tokens: DimLike) -> dict[str, Temp]:
 def sort_spec(problem: ExpertProblem, tile: ExpertGemmTile, pdl: bool) -> SortExpertsSpec:
     """The kernel that finds the blocks of a tile."""
     return SortExpertsSpec(problem.experts, problem.choices, tile.block_t, pdl)
-
-
-def step(spec: CudaKernelSpec, slots: Slots, dims: Mapping[str, Expr]) -> Step:
-    """A launch whose operands are found by name."""
-    return Step(spec, tuple(slots[operand.name] for operand in spec.operands), dims)

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Slot, Temp, Variant
+from warploom.codegen.cuda.kernel import Match, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.kernels.combine_experts import CombineExpertsSpec
 from warploom.codegen.cuda.kernels.expert_gemm import ExpertGemmSpec, Rows
 from warploom.codegen.cuda.kernels.expert_gemv import ExpertGemvSpec, ExpertSumSpec
-from warploom.codegen.cuda.kernels.expert_group import Slots, read_problem, weight_slots
-from warploom.codegen.cuda.kernels.expert_linear import guarded, sort_spec, sorting_temps, step
+from warploom.codegen.cuda.kernels.expert_group import read_problem, weight_slots
+from warploom.codegen.cuda.kernels.expert_linear import guarded, sort_spec, sorting_temps
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
 from warploom.codegen.cuda.kernels.expert_tiles import ExpertChoice, ExpertGemmTile, ExpertGemvTile, choices_for
+from warploom.codegen.cuda.scope import Scope, Slots
 from warploom.codegen.groups import input_slot
 from warploom.ir.dims import DimLike
 from warploom.ir.expert_patterns import PRODUCTS, Mixture, find_mixture
@@ -91,40 +92,31 @@ def lower(
     target: CudaTarget,
 ) -> Match:
     """The launches of a mixture, by rising number of tokens."""
-    first, second = problem.first, problem.second
-    pairs = tokens * first.choices
-    temps = sorting_temps(first, tokens) | {
-        "inner": Temp(tensor((pairs, first.width), DType.BF16)),
-        "each": Temp(tensor((pairs, second.n), DType.BF16)),
+    pairs = tokens * problem.first.choices
+    temps = sorting_temps(problem.first, tokens) | {
+        "inner": Temp(tensor((pairs, problem.first.width), DType.BF16)),
+        "each": Temp(tensor((pairs, problem.second.n), DType.BF16)),
     }
-    made = {name: Slot("temp", index) for index, name in enumerate(temps)}
-    ways = {"first": slots["first"] | made | {"out": made["inner"]}, "second": slots["second"] | made}
-    variants = []
-    for choice, when in guarded(choices, str(tokens)):
-        launches = _launches(problem, choice, target.has_tma, ways)
-        variants.append(Variant(tuple(step(spec, ways_, {"T": str(tokens)}) for spec, ways_ in launches), when))
+    first, second = (Scope(slots[product], {"T": str(tokens)}).with_temps(temps) for product in ("first", "second"))
+    variants = (
+        Variant(tuple(_launches(problem, choice, target.has_tma, first, second)), when)
+        for choice, when in guarded(choices, str(tokens))
+    )
     return Match(tuple(variants), tuple(temps.values()))
 
 
-def _launches(
-    problem: MlpProblem, choice: ExpertChoice, pdl: bool, slots: dict[str, Slots]
-) -> Iterator[tuple[CudaKernelSpec, Slots]]:
-    """Kernels with the slots of their operands by name."""
-    first, second = slots["first"], slots["second"]
-    between = {"x": first["out"]}
+def _launches(problem: MlpProblem, choice: ExpertChoice, pdl: bool, first: Scope, second: Scope) -> Iterator[Step]:
+    """What the first product makes is `inner`; what the second makes of each choice, before it is summed, `each`."""
     if isinstance(choice.first, ExpertGemvTile):
         assert isinstance(choice.second, ExpertGemvTile)
-        yield ExpertGemvSpec(problem.first, choice.first, pdl), first
+        yield first.step(ExpertGemvSpec(problem.first, choice.first, pdl), out="inner")
         wide = problem.second if problem.out is DType.BF16 else problem.second.wide()
-        yield ExpertSumSpec(wide, choice.second, problem.residual, pdl, pdl), second | between
+        yield second.step(ExpertSumSpec(wide, choice.second, problem.residual, pdl, pdl), x="inner")
         return
     assert isinstance(choice.second, ExpertGemmTile)
-    yield sort_spec(problem.first, choice.first, pdl), first
+    yield first.step(sort_spec(problem.first, choice.first, pdl))
     rows: Rows = "tokens" if problem.first.shared else "pairs"
-    yield ExpertGemmSpec(problem.first, choice.first, rows, "places", pdl), first
-    yield (
-        ExpertGemmSpec(problem.second, choice.second, "places", "pairs", pdl),
-        second | between | {"out": second["each"]},
-    )
+    yield first.step(ExpertGemmSpec(problem.first, choice.first, rows, "places", pdl), out="inner")
+    yield second.step(ExpertGemmSpec(problem.second, choice.second, "places", "pairs", pdl), x="inner", out="each")
     sum_ = CombineExpertsSpec(problem.second.n, problem.second.choices, problem.out, problem.residual, pdl)
-    yield sum_, second | {"y": second["each"]}
+    yield second.step(sum_, y="each")

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from warploom.codegen.columns import Range, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import Guard, Match, Options, Pointer, Step, Variant
+from warploom.codegen.cuda.kernel import Match, Options, Pointer, Step, Variant
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
 from warploom.codegen.cuda.render import render
+from warploom.codegen.cuda.variants import consecutive
 from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.head_linear import head_linear
@@ -20,7 +21,6 @@ from warploom.ir.types import DType, type_of
 
 KIND = "head_linear"
 FEW = 64  # tokens
-END = 2**31 - 1
 AT_ONCE = 8192  # numbers of a weight
 
 
@@ -125,7 +125,7 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     if target.deterministic:
         return Match((Variant(many),))
     few = launch(few_tile(*sizes[1:]))
-    return Match((Variant(few, Guard(str(tokens), -END, FEW)), Variant(many, Guard(str(tokens), FEW + 1, END))))
+    return Match(tuple(map(Variant, (few, many), consecutive(str(tokens), (FEW, None)))))
 
 
 def _power_of_two(number: int) -> int:

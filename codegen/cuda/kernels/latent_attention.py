@@ -8,18 +8,19 @@ together by a kernel of their own: one row of 512 numbers per head and part is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mlir.ir as mlir
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Options, Pointer, Slot, Step, Temp, Variant
+from warploom.codegen.cuda.kernel import Match, Options, Pointer, Temp, Variant
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
 from warploom.codegen.cuda.kernels.latent_format import LatentFormat, padded
 from warploom.codegen.cuda.render import render
+from warploom.codegen.cuda.scope import Scope
 from warploom.codegen.cuda.target import PAGE_SIZE
+from warploom.codegen.cuda.variants import consecutive
 from warploom.codegen.groups import input_slot, kv_slot, only_op, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.latent_attention import latent_attention
@@ -30,7 +31,6 @@ MAX_SPLITS = 32
 PARTS = 8  # of a head that are put together at once
 WIDEST = 1024  # latent: sums of 16 rows are in registers
 ROWS = (DType.BF16, DType.F8, DType.I8)
-END = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,17 +282,6 @@ class CombineSpec:
         return f"parts of attention of {p.num_heads} heads of {p.latent} put together"
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What kernels read and write, by the names of their operands."""
-
-    slots: Mapping[str, Slot]
-    dims: Mapping[str, str]
-
-    def step(self, spec: CudaKernelSpec) -> Step:
-        return Step(spec, tuple(self.slots[o.name] for o in spec.operands), {n: self.dims[n] for n in spec.dims})
-
-
 def match(group: Function, target: CudaTarget) -> Match | str:
     """The kernels of a group that is one `latent_attention`, or why there are none."""
     operation = only_op(group, latent_attention)
@@ -309,10 +298,9 @@ def match(group: Function, target: CudaTarget) -> Match | str:
         "kv": kv_slot(group, kv, latent_attention.attrs_of(operation)["layer"]),
         "out": result_slot(group, operation.results[0]),
     }
-    slots |= {name: Slot("temp", index) for index, name in enumerate(("parts", "statistics"))}
     sequences, width = type_of(batch[0]).shape
-    place = _Place(slots, {"T": str(type_of(q_latent).shape[0]), "S": str(sequences), "P": str(width)})
-    return _lower(problem, place, target)
+    scope = Scope(slots, {"T": str(type_of(q_latent).shape[0]), "S": str(sequences), "P": str(width)})
+    return _lower(problem, scope, target)
 
 
 def problem_of(operation: mlir.Operation) -> LatentProblem | str:
@@ -331,15 +319,16 @@ def problem_of(operation: mlir.Operation) -> LatentProblem | str:
     return problem
 
 
-def _lower(problem: LatentProblem, place: _Place, target: CudaTarget) -> Match:
+def _lower(problem: LatentProblem, scope: Scope, target: CudaTarget) -> Match:
     """T = S means that every sequence decodes, else there are chunks of prompts; only the latter is deterministic."""
-    ragged = (place.step(LatentAttentionSpec(problem, ragged_tile(problem, target), target.has_tma)),)
+    ragged = (scope.step(LatentAttentionSpec(problem, ragged_tile(problem, target), target.has_tma)),)
     if target.deterministic:
         return Match((Variant(ragged),))
     spec = LatentAttentionSpec(problem, decode_tile(problem, target), target.has_tma)
-    chunks = f"{place.dims['T']} - {place.dims['S']}"
-    decode = (place.step(spec), place.step(CombineSpec(spec)))
-    return Match((Variant(decode, Guard(chunks, -END, 0)), Variant(ragged, Guard(chunks, 1, END))), spec.temps)
+    scope = scope.with_temps(operand.name for operand in spec.scratch)
+    decode = (scope.step(spec), scope.step(CombineSpec(spec)))
+    ranges = consecutive(f"{scope.dims['T']} - {scope.dims['S']}", (0, None))
+    return Match(tuple(map(Variant, (decode, ragged), ranges)), spec.temps)
 
 
 def _power_of_two(number: int) -> int:

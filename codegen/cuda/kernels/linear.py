@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.kernels.gemm import GemmSpec
 from warploom.codegen.cuda.kernels.gemv import GemvSpec
-from warploom.codegen.cuda.kernels.linear_group import Slots, read_group
+from warploom.codegen.cuda.kernels.linear_group import read_group
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.mixed_gemm import MixedSpec
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec
@@ -33,17 +33,18 @@ from warploom.codegen.cuda.kernels.tiles import (
 )
 from warploom.codegen.cuda.kernels.unpack_weight import UnpackSpec
 from warploom.codegen.cuda.kernels.warp_gemm import WarpGemmSpec, warps_take
+from warploom.codegen.cuda.scope import Scope
+from warploom.codegen.cuda.temps import Temps
 from warploom.codegen.cuda.tuning import choices_for
+from warploom.codegen.cuda.variants import consecutive
 from warploom.errors import CompileError
 from warploom.ir.function import Function
 from warploom.ir.types import DType, tensor
-from warploom.runtime.expr import Expr
 
 KIND = "linear"
 LinearSpec: TypeAlias = (
     GemvSpec | StreamSpec | SegmentSpec | SkinnySpec | RingSpec | MixedSpec | GemmSpec | WarpGemmSpec
 )
-NO_END = 2**31 - 1
 
 
 def match(group: Function, target: CudaTarget) -> Match | str:
@@ -51,87 +52,70 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     found = read_group(group)
     if isinstance(found, str):
         return found
-    problem, slots, rows = found
+    problem, scope = found
     reason = target.refuses(problem.weight.dtype)
     if reason is not None:
         return reason
-    return lower(problem, slots, rows, choices_for(problem, target), target)
+    return lower(problem, scope, choices_for(problem, target), target)
 
 
-def lower(problem: LinearProblem, slots: Slots, rows: Expr, choices: tuple[Choice, ...], target: CudaTarget) -> Match:
+def lower(
+    problem: LinearProblem,
+    scope: Scope,
+    choices: tuple[Choice, ...],
+    target: CudaTarget,
+    temps: Temps | None = None,
+) -> Match:
     """The launches of a problem.
 
     Args:
-        slots: of the problem's operands, by name.
-        rows: number of tokens.
+        scope: of the problem's operands; T is the number of tokens.
         choices: by rising `up_to`, the last without end.
+        temps: what the group has already.
     """
-    memory = _Temps()
-    variants, begin = [], 1
-    for choice in choices:
-        end = NO_END if choice.up_to is None else choice.up_to
-        steps = tuple(_steps(problem, slots, rows, choice, memory, target))
-        variants.append(Variant(steps, Guard(rows, begin, end)))
-        begin = end + 1
-    return Match(tuple(variants), memory.temps)
+    temps = Temps() if temps is None else temps
+    ranges = consecutive(scope.dims["T"], (choice.up_to for choice in choices), first=1)
+    variants = [
+        Variant(tuple(_steps(problem, scope, choice, temps, target)), when)
+        for choice, when in zip(choices, ranges, strict=True)
+    ]
+    return Match(tuple(variants), temps.all)
 
 
-class _Temps:
-    """Memory that the variants of a group share; each kind as large as the largest that is asked for."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Temp] = {}
-
-    def slot(self, name: str, temp: Temp) -> Slot:
-        known = self._known.setdefault(name, temp)
-        if known.type.is_static and known.type.resolve({}) != temp.type.resolve({}):
-            self._known[name] = max(known, temp, key=lambda t: math.prod(t.type.resolve({})))
-        return Slot("temp", list(self._known).index(name))
-
-    @property
-    def temps(self) -> tuple[Temp, ...]:
-        return tuple(self._known.values())
-
-
-def _steps(
-    problem: LinearProblem, slots: Slots, rows: Expr, choice: Choice, memory: _Temps, target: CudaTarget
-) -> list[Step]:
+def _steps(problem: LinearProblem, scope: Scope, choice: Choice, temps: Temps, target: CudaTarget) -> Iterator[Step]:
     """Norm, rounding and unpacking first, where the kernel does not do them, then the kernel."""
-    steps = []
     if (problem.rounded or problem.norm is not None) and not choice.fused_norm:
-        first, made = _rows_first(problem, slots, rows, memory, target)
-        steps.append(first)
-        problem, slots = problem.prepared(), slots | made
+        first, scope = _rows_first(problem, scope, temps, target)
+        yield first
+        problem = problem.prepared()
     if isinstance(choice.tile, GemmTile) and not problem.is_plain:
+        wide = temps.slot("wide", Temp(tensor((problem.n, problem.k), DType.BF16)))
         unpack = UnpackSpec(problem.n, problem.k, problem.weight, target.has_tma)
-        wide = memory.slot("wide", Temp(tensor((problem.n, problem.k), DType.BF16)))
-        steps.append(Step(unpack, tuple({**slots, "wide": wide}[o.name] for o in unpack.operands), {}))
-        problem, slots = problem.unpacked(), slots | {"w": wide}
+        yield scope.with_slots({"wide": wide}).step(unpack)
+        problem, scope = problem.unpacked(), scope.with_slots({"w": wide})
     _check_end(problem, choice)
     spec = fitting_spec(problem, choice.tile, target)
     if isinstance(spec, SkinnySpec | RingSpec):
-        slots = slots | _extra_slots(spec, slots, choice, memory)
-    return [*steps, Step(spec, tuple(slots[operand.name] for operand in spec.operands), {"T": rows})]
+        scope = scope.with_slots(_extra_slots(spec, scope.slots["w"], choice, temps))
+    yield scope.step(spec)
 
 
-def _rows_first(
-    problem: LinearProblem, slots: Slots, rows: Expr, memory: _Temps, target: CudaTarget
-) -> tuple[Step, Slots]:
-    """The launch that norms and rounds x, and where its results are."""
-    k, norm = problem.k, problem.norm
-    inputs = (slots["x"],) if norm is None else (slots["x"], slots["gain"])
+def _rows_first(problem: LinearProblem, scope: Scope, temps: Temps, target: CudaTarget) -> tuple[Step, Scope]:
+    """The launch that norms and rounds x, and the scope in which x is what it makes."""
+    k, norm, rows = problem.k, problem.norm, scope.dims["T"]
     spec: CudaKernelSpec
     if problem.rounded:
         spec = RoundRowsSpec(k, problem.x, norm, target.has_tma)
         made = {
-            "x": memory.slot("rounded", Temp(tensor((rows, k), DType.F8))),
-            "x_scale": memory.slot("x_scale", Temp(tensor((rows,), DType.F32))),
+            "out": temps.slot("rounded", Temp(tensor((rows, k), DType.F8))),
+            "out_scale": temps.slot("x_scale", Temp(tensor((rows,), DType.F32))),
         }
     else:
         assert norm is not None
         spec = RmsNormSpec(k, problem.x, norm.gain, DType.BF16, norm.eps, target.has_tma)
-        made = {"x": memory.slot("normed", Temp(tensor((rows, k), DType.BF16)))}
-    return Step(spec, (*inputs, *made.values()), {"T": rows}), made
+        made = {"out": temps.slot("normed", Temp(tensor((rows, k), DType.BF16)))}
+    names = {"out": "x", "out_scale": "x_scale"}
+    return scope.with_slots(made).step(spec), scope.with_slots({names[name]: slot for name, slot in made.items()})
 
 
 def _check_end(problem: LinearProblem, choice: Choice) -> None:
@@ -174,11 +158,11 @@ def linear_spec(problem: LinearProblem, tile: Tile, target: CudaTarget) -> Linea
     return GemmSpec(problem, tile, target.has_tma)
 
 
-def _extra_slots(spec: SkinnySpec | RingSpec, slots: Slots, choice: Choice, memory: _Temps) -> Slots:
-    extra = {"w_rows": slots["w"]}  # once more, as an address to prefetch
+def _extra_slots(spec: SkinnySpec | RingSpec, weight: Slot, choice: Choice, temps: Temps) -> dict[str, Slot]:
+    extra = {"w_rows": weight}  # once more, as an address to prefetch
     if spec.tile.splits > 1:
         assert choice.up_to is not None
         tiles = spec.tiles(choice.up_to)
-        extra["partials"] = memory.slot("partials", Temp(tensor((spec.tile.splits, tiles, spec.part), DType.F32)))
-        extra["counters"] = memory.slot("counters", Temp(tensor((tiles,), DType.I32), zeroed=True))
+        extra["partials"] = temps.slot("partials", Temp(tensor((spec.tile.splits, tiles, spec.part), DType.F32)))
+        extra["counters"] = temps.slot("counters", Temp(tensor((tiles,), DType.I32), zeroed=True))
     return extra

@@ -9,6 +9,8 @@ import mlir.ir as mlir
 
 from warploom.codegen.cuda.kernel import Slot
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
+from warploom.codegen.cuda.scope import Scope
+from warploom.codegen.groups import input_slot
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.activation import swiglu
@@ -20,14 +22,12 @@ from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
 from warploom.ir.patterns import bias_of, feeds_swiglu, weight_operands
 from warploom.ir.rewrite import defining_op, is_op, producer
 from warploom.ir.types import DType, type_of
-from warploom.runtime.expr import Expr
 
 FLOATS = (DType.BF16, DType.F32)
-Slots = dict[str, Slot]
 
 
-def read_group(group: Function) -> tuple[LinearProblem, Slots, Expr] | str:
-    """The problem, where its operands are, and its number of tokens; or why it is none that kernels compute."""
+def read_group(group: Function) -> tuple[LinearProblem, Scope] | str:
+    """The problem, and where its operands are; or why it is none that kernels compute."""
     (hero,) = (op for op in group.ops if is_op(op, linear, quantized_linear, scaled_linear))
     weight = read_weight(hero)
     if isinstance(weight, str):
@@ -56,9 +56,8 @@ def read_group(group: Function) -> tuple[LinearProblem, Slots, Expr] | str:
     )
     weights = dict(zip(("w", "scale", "offset"), weight_operands(hero), strict=False))
     values = {"x": before.x} | weights | before.operands | epilogue.operands
-    inputs = list(group.inputs.values())
-    slots = {name: Slot("input", inputs.index(value)) for name, value in values.items()}
-    return problem, slots | {"out": Slot("result", 0)}, str(product(rows))
+    slots = {name: input_slot(group, value) for name, value in values.items()}
+    return problem, Scope(slots | {"out": Slot("result", 0)}, {"T": str(product(rows))})
 
 
 def read_weight(hero: mlir.Operation, floats: tuple[DType, ...] = (DType.BF16,)) -> Weight | str:

@@ -11,13 +11,16 @@ from dataclasses import dataclass, replace
 import mlir.ir as mlir
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import Guard, Match, Options, Pointer, Slot, Step, Temp, Variant
-from warploom.codegen.cuda.kernels.linear import NO_END, lower
+from warploom.codegen.cuda.kernel import Guard, Match, Options, Pointer, Temp, Variant
+from warploom.codegen.cuda.kernels.linear import lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.route_experts import MOST, RouteExpertsSpec
 from warploom.codegen.cuda.render import render
+from warploom.codegen.cuda.scope import Scope, Slots
+from warploom.codegen.cuda.temps import Temps
 from warploom.codegen.cuda.tuning import choices_for
+from warploom.codegen.cuda.variants import after
 from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.dims import DimLike
 from warploom.ir.function import Function
@@ -137,37 +140,27 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     return lowered(replace(found.spec, pdl=target.has_tma), slots, type_of(x).shape[0], target)
 
 
-def lowered(spec: RouterSpec, slots: dict[str, Slot], tokens: DimLike, target: CudaTarget) -> Match:
+def lowered(spec: RouterSpec, slots: Slots, tokens: DimLike, target: CudaTarget) -> Match:
     """One launch for few tokens, three for more; where results must not depend on the batch, always three."""
-    first = 1 if target.deterministic or spec.k > WIDEST else FEW + 1
-    problem, rows = LinearProblem(spec.experts, spec.k), str(tokens)
-    logits = Slot("temp", NO_END)  # until it is known how many temps come before it
-    many = lower(
-        problem, {"x": slots["normed"], "w": slots["w"], "out": logits}, rows, choices_for(problem, target), target
-    )
-    count = len(many.temps)
-    norm = RmsNormSpec(spec.k, spec.x, spec.gain, DType.BF16, spec.eps, spec.pdl)
-    choice = RouteExpertsSpec(spec.experts, spec.choices, spec.normalized, DType.BF16, spec.pdl)
-    before = Step(norm, tuple(slots[name] for name in ("x", "gain", "normed")), {"T": rows})
-    after = Step(choice, (Slot("temp", count), slots["shares"], slots["chosen"]), {"T": rows})
-    variants = []
-    for variant in many.variants:
-        assert variant.when is not None
-        if variant.when.max < first:
-            continue
-        linears = tuple(
-            replace(s, operands=tuple(Slot("temp", count) if o == logits else o for o in s.operands))
-            for s in variant.steps
-        )
-        when = Guard(rows, max(first, variant.when.min), variant.when.max)
-        variants.append(Variant((before, *linears, after), when))
-    temps = [*many.temps, Temp(tensor((tokens, spec.experts), DType.BF16))]
-    if first > 1:
-        places = slots | {"scores": Slot("temp", count + 1), "counters": Slot("temp", count + 2)}
-        few = Step(spec, tuple(places[operand.name] for operand in spec.operands), {"T": rows})
-        variants.insert(0, Variant((few,), Guard(rows, 1, FEW)))
-        temps += [Temp(tensor((FEW, spec.experts))), Temp(tensor((FEW,), DType.I32), zeroed=True)]
-    return Match(tuple(variants), tuple(temps))
+    temps, rows = Temps(), str(tokens)
+    logits = temps.slot("logits", Temp(tensor((tokens, spec.experts), DType.BF16)))
+    scope = Scope({**slots, "logits": logits}, {"T": rows})
+    norm = scope.step(RmsNormSpec(spec.k, spec.x, spec.gain, DType.BF16, spec.eps, spec.pdl), out="normed")
+    choice = scope.step(RouteExpertsSpec(spec.experts, spec.choices, spec.normalized, DType.BF16, spec.pdl))
+    problem = LinearProblem(spec.experts, spec.k)
+    product = Scope({"x": slots["normed"], "w": slots["w"], "out": logits}, scope.dims)
+    many = [
+        Variant((norm, *variant.steps, choice), variant.when)
+        for variant in lower(problem, product, choices_for(problem, target), target, temps).variants
+    ]
+    if target.deterministic or spec.k > WIDEST:
+        return Match(tuple(many), temps.all)
+    shared = {
+        "scores": temps.slot("scores", Temp(tensor((FEW, spec.experts)))),
+        "counters": temps.slot("counters", Temp(tensor((FEW,), DType.I32), zeroed=True)),
+    }
+    few = Variant((scope.with_slots(shared).step(spec),), Guard(rows, 1, FEW))
+    return Match((few, *after(FEW, many)), temps.all)
 
 
 def _read(group: Function) -> _Router | str:

@@ -31,6 +31,7 @@ from warploom.codegen.cuda.kernels.tiles import (
     WarpTile,
 )
 from warploom.codegen.cuda.kernels.warp_gemm import WarpGemmSpec
+from warploom.codegen.cuda.scope import Scope
 from warploom.codegen.cuda.tuning import choices_for, key_of, table
 from warploom.errors import CompileError
 from warploom.ir.layouts import pack_array, unpack_array
@@ -101,7 +102,7 @@ TILES = {
 
 def lowered(problem: LinearProblem, *choices: Choice, target: CudaTarget = SM_90) -> Match:
     slots = {operand.name: Slot("input", index) for index, operand in enumerate(problem.operands)}
-    return lower(problem, slots, "T", choices, target)
+    return lower(problem, Scope(slots, {"T": "T"}), choices, target)
 
 
 def make_arrays(problem: LinearProblem) -> dict[str, np.ndarray]:

@@ -25,6 +25,7 @@ from warploom.codegen.cuda.kernels.tiles import (
     WarpTile,
 )
 from warploom.codegen.cuda.nearest import LARGEST_F32, LARGEST_UNPACKED, MOST_REGISTERS, nearest
+from warploom.codegen.cuda.scope import Scope
 from warploom.codegen.cuda.tuning import choices_for, key_of, table
 from warploom.ir.types import DType
 
@@ -116,7 +117,7 @@ def test_results_of_f32_borrow_no_tile_that_is_too_large_for_them(model: str, fo
 def test_tiles_keep_the_gpu_busy_and_fit_it(model: str, form: str) -> None:
     for problem in problems(model, form):
         slots = {operand.name: Slot("input", index) for index, operand in enumerate(problem.operands)}
-        lower(problem, slots, "T", choices_for(problem, SM_90), SM_90)
+        lower(problem, Scope(slots, {"T": "T"}), choices_for(problem, SM_90), SM_90)
         for tokens in FEW:
             tile = tiles_at(problem, tokens)
             if not isinstance(tile, RingTile):

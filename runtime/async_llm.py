@@ -223,6 +223,7 @@ class AsyncLLM:
                 "The sampling parameter n is not valid here",
                 expected=f"at most {self.max_requests}",
                 found=str(params.num_made),
+                param="n",
             )
         bad_words = bad_word_ids(self.tokenizer, params.bad_words)
         leader: Request | None = None

@@ -77,6 +77,7 @@ class BeamEngine(Engine):
                 "The parameter beam_width is too large",
                 expected=f"at most {self._most_tops - len(ends)} beside {len(ends)} end tokens",
                 found=str(params.beam_width),
+                param="beam_width",
             )
         search = Search(BeamSearch(params, ends, answers[0].max_tokens), answers)
         for answer in answers:

@@ -100,6 +100,7 @@ class ChatTemplate:
                 "The chat template refuses these messages",
                 expected="messages as the model's template wants them",
                 found=f"{type(error).__name__}: {error}",
+                param="messages",
             ) from error
 
 
@@ -107,7 +108,9 @@ def _up_to(text: str, final: str) -> str:
     """Return a rendered conversation up to the end of its final message's content."""
     if not final or final not in text:
         raise InvalidRequestError(
-            "The final message cannot be continued", expected="content that the chat template shows as it is"
+            "The final message cannot be continued",
+            expected="content that the chat template shows as it is",
+            param="messages",
         )
     return text[: text.rindex(final) + len(final)]
 

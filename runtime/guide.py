@@ -256,4 +256,6 @@ _GRAMMARS: dict[GuideKind, Callable[[Guide], str]] = {
 
 
 def _invalid(expected: str, found: str) -> InvalidRequestError:
-    return InvalidRequestError("The sampling parameter guide is not valid", expected=expected, found=found)
+    return InvalidRequestError(
+        "The sampling parameter guide is not valid", expected=expected, found=found, param="guide"
+    )

@@ -69,6 +69,7 @@ class RequestLimits:
                 "The sampling parameter min_tokens does not fit in the context",
                 expected=f"at most {room} (context {self.max_context}, prompt {len(prompt)} tokens)",
                 found=str(params.min_tokens),
+                param="min_tokens",
             )
 
     def _compiled(self, guide: Guide | None) -> CompiledGuide | None:
@@ -80,15 +81,18 @@ class RequestLimits:
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
         if not prompt:
-            raise InvalidRequestError("The prompt is empty", expected="at least one token", found="no tokens")
+            raise InvalidRequestError(
+                "The prompt is empty", expected="at least one token", found="no tokens", param="prompt"
+            )
         if len(prompt) >= self.max_context:
             raise InvalidRequestError(
                 "The prompt is longer than the context",
                 expected=f"at most {self.max_context - 1} tokens (context {self.max_context}, one for output)",
                 found=f"{len(prompt)} tokens",
                 fix="shorten the prompt",
+                param="prompt",
             )
-        self._check_token_ids("the prompt", prompt)
+        self._check_token_ids("prompt", prompt)
 
     def _check_token_ids(self, name: str, token_ids: Sequence[int]) -> None:
         if token_ids and set(map(type, token_ids)) == {int} and 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
@@ -96,9 +100,10 @@ class RequestLimits:
         for token in token_ids:
             if type(token) is not int or not 0 <= token < self.vocab_size:
                 raise InvalidRequestError(
-                    f"A token id in {name} is not valid",
+                    f"A token id in the {name} is not valid",
                     expected=f"integers in 0..{self.vocab_size - 1}",
                     found=repr(token)[:200],
+                    param=name,
                 )
 
     @staticmethod

@@ -199,7 +199,7 @@ def one_each(params: SamplingParams) -> list[SamplingParams]:
 def invalid_parameter(name: str, expected: str, found: object) -> InvalidRequestError:
     """Return the error of a parameter's value."""
     return InvalidRequestError(
-        f"The sampling parameter {name} is not valid", expected=expected, found=repr(found)[:200]
+        f"The sampling parameter {name} is not valid", expected=expected, found=repr(found)[:200], param=name
     )
 
 

@@ -125,6 +125,7 @@ class Scheduler:
                 expected=f"prompt and output of at most {self.kv_cache.max_tokens + 1} tokens",
                 found=f"{request.num_prompt_tokens} prompt + {request.max_tokens} output tokens",
                 fix="shorten the prompt, lower max_tokens, or give the KV cache more memory",
+                param="prompt",
             )
         insort(self.waiting, request, key=_ORDER)
 

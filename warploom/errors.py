@@ -49,7 +49,23 @@ class ArtifactError(WarploomError):
 
 
 class InvalidRequestError(WarploomError, ValueError):
-    """A prompt or a sampling parameter is outside what the model or the engine accepts."""
+    """A prompt or a sampling parameter is outside what the model or the engine accepts.
+
+    Attributes:
+        param: the parameter at fault, if it is a single one.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        expected: str | None = None,
+        found: str | None = None,
+        fix: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(what, expected=expected, found=found, fix=fix)
+        self.param = param
 
 
 class EngineError(WarploomError):

@@ -7,7 +7,6 @@ from functools import cache
 from importlib.resources import files
 
 import msgspec
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -46,32 +45,28 @@ def build_app(service: Service, *, api_keys: Sequence[str] = (), loopback: bool 
         Route("/openapi.json", _text(lambda: document, "application/json"), methods=["GET"]),
         Route("/", _text(_page, "text/html; charset=utf-8", _PAGE_POLICY), methods=["GET"]),
     ]
-    return Guard(_Counted(Router(routes, redirect_slashes=False), service), api_keys, loopback=loopback)
+    return _Counted(Guard(Router(routes, redirect_slashes=False), api_keys, loopback=loopback), service)
 
 
 _PATHS = {one.path for one in (*ENDPOINTS, *PAGES)} | {"/", "/metrics", "/openapi.json"}
 
 
 class _Counted:
-    """Counts answers by path and status, and gives what Starlette refuses our shape."""
+    """Counts answers by path and status."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._requests = app, service.metrics.requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a request."""
-        scope["app"] = self  # so that Starlette raises what it refuses
+        scope["app"] = self  # so that Starlette raises what it refuses, and the guard gives it our shape
 
         async def send_and_count(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._count(scope, message["status"])
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_and_count)
-        except HTTPException as error:
-            self._count(scope, error.status_code)
-            raise APIError(error.status_code, error.detail, headers=dict(error.headers or {})) from error
+        await self._app(scope, receive, send_and_count)
 
     def _count(self, scope: Scope, status: object) -> None:
         path = scope.get("path")

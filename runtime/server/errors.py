@@ -11,6 +11,7 @@ import re
 from http import HTTPStatus
 
 import msgspec
+from starlette.exceptions import HTTPException
 
 from warploom.errors import DeadlineError, EngineDeadError, EngineError, InvalidRequestError, QueueFullError
 
@@ -18,7 +19,6 @@ logger = logging.getLogger("warploom.server")
 
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
 _PATH = re.compile(r"(?<![\w.])/(?:[\w.@+-]+/)+[\w.@+-]+")
-_SAMPLING_PARAM = re.compile(r"The sampling parameter (\w+) ")
 _MAX_MESSAGE = 2000
 
 
@@ -62,8 +62,10 @@ def as_api_error(error: Exception) -> APIError:
     match error:
         case APIError():
             return error
+        case HTTPException():
+            return APIError(error.status_code, error.detail, headers=dict(error.headers or {}))
         case InvalidRequestError():
-            return APIError(400, _one_line(error), param=_param_of(error))
+            return APIError(400, _one_line(error), param=error.param)
         case QueueFullError():
             wait = {"Retry-After": str(max(1, round(error.retry_after_s)))}
             return APIError(429, "The server is busy: its queue is full. Try again later.", headers=wait)
@@ -86,11 +88,6 @@ def malformed_body(error: Exception) -> APIError:
     if isinstance(error, RecursionError):
         message = "too many levels of nesting"
     return APIError(400, f"The request body is not valid: {message}", param=param or None)
-
-
-def _param_of(error: InvalidRequestError) -> str | None:
-    named = _SAMPLING_PARAM.match(error.what)
-    return named[1] if named else getattr(error, "param", None)
 
 
 def _type_of(status: int) -> str:

@@ -32,10 +32,7 @@ def requested_guide(request: GenerationRequest, limits: Limits) -> Guide | None:
     Raises:
         RequestError: it asks for several, or for one that is empty or larger than the limits allow.
     """
-    asked = [*_response_format(request.response_format), *_structured(request.structured_outputs, limits)]
-    asked += _guided(request, limits)
-    if isinstance(request, ChatRequest):
-        asked += _tool_choice(request)
+    asked = _asked(request, limits)
     if len(asked) > 1:
         raise RequestError(asked[1].param, f"only one form of the answer; {asked[0].param} asks for one already")
     if not asked:
@@ -47,6 +44,19 @@ def requested_guide(request: GenerationRequest, limits: Limits) -> Guide | None:
     if not texts or not all(texts):
         raise RequestError(param, "a form that is not empty")
     return Guide(kind, choices=tuple(texts)) if kind == "choice" else Guide(kind, texts[0])
+
+
+def guiding_field(request: GenerationRequest, limits: Limits) -> str:
+    """Return the name of the field that asks for a form; one does."""
+    return _asked(request, limits)[0].param
+
+
+def _asked(request: GenerationRequest, limits: Limits) -> list[_Form]:
+    asked = [*_response_format(request.response_format), *_structured(request.structured_outputs, limits)]
+    asked += _guided(request, limits)
+    if isinstance(request, ChatRequest):
+        asked += _tool_choice(request)
+    return asked
 
 
 def _response_format(wanted: ResponseFormat | None) -> list[_Form]:

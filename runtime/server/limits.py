@@ -57,15 +57,10 @@ class Limits:
 
 
 class RequestError(InvalidRequestError):
-    """A parameter of an HTTP request is not valid.
-
-    Attributes:
-        param: its name, which OpenAI's error bodies carry.
-    """
+    """A parameter of an HTTP request is not valid; OpenAI's error bodies carry its name."""
 
     def __init__(self, param: str, expected: str, found: str | None = None, *, what: str | None = None) -> None:
-        super().__init__(what or f"The parameter {param} is not valid", expected=expected, found=found)
-        self.param = param
+        super().__init__(what or f"The parameter {param} is not valid", expected=expected, found=found, param=param)
 
 
 def limits_table() -> str:

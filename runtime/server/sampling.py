@@ -7,7 +7,7 @@ from typing import Any
 
 from warploom.runtime.beam_search import BeamSearchParams
 from warploom.runtime.sampling_params import SamplingParams
-from warploom.runtime.server.guides import requested_guide
+from warploom.runtime.server.guides import guiding_field, requested_guide
 from warploom.runtime.server.limits import Limits, RequestError
 from warploom.runtime.server.requests import ChatRequest, CompletionRequest, GenerationRequest, unsupported
 
@@ -59,6 +59,18 @@ def chat_params(request: ChatRequest, defaults: SamplingParams, limits: Limits) 
     return _searched(request, _params(request, defaults, limits, own))
 
 
+def field_at_fault(param: str | None, request: GenerationRequest, limits: Limits) -> str | None:
+    """Return how the request calls what the engine calls `param`."""
+    match param:
+        case "guide":
+            return guiding_field(request, limits)
+        case "prompt" if isinstance(request, ChatRequest):
+            return "messages"
+        case "beam_width":
+            return "n" if request.n else "best_of"
+    return param
+
+
 def _searched(request: GenerationRequest, params: SamplingParams) -> SamplingParams | BeamSearchParams:
     """Return the parameters of a beam search with the same meaning, if the request asks for one."""
     if not request.use_beam_search:
@@ -93,6 +105,8 @@ def _params(
         raise RequestError(name, "to be left out", what=f"The parameter {name} is not supported by this server")
     if request.stream_options and not request.stream:
         raise RequestError("stream_options", "stream to be true as well")
+    if request.allowed_token_ids == []:
+        raise RequestError("allowed_token_ids", "at least one token id, or to be left out", "none")
     if request.prompt_logprobs is not None and request.stream:
         raise RequestError("prompt_logprobs", "no stream")
     given: dict[str, Any] = {

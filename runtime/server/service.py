@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from warploom.errors import QueueFullError
+from warploom.errors import InvalidRequestError, QueueFullError
 from warploom.runtime.async_llm import AsyncLLM
 from warploom.runtime.beam_search import BeamSearchParams
 from warploom.runtime.sampling_params import SamplingParams
@@ -20,6 +20,7 @@ from warploom.runtime.server.generation import Ask, Generation
 from warploom.runtime.server.limits import Limits, RequestError
 from warploom.runtime.server.metrics import Metrics
 from warploom.runtime.server.requests import ChatRequest, GenerationRequest, TokenizeRequest
+from warploom.runtime.server.sampling import field_at_fault
 from warploom.runtime.server.tool_calls import ToolFormat
 from warploom.version import __version__
 
@@ -164,7 +165,11 @@ class Service:
             cache_salt=f"{caller.tenant}/{salt}" if caller.tenant or salt else "",
         )
         most = self._prompt_tokens(request, params)
-        generation = await Generation.start(self.llm, [prompt[-most:] for prompt in prompts], ask, self.metrics)
+        try:
+            generation = await Generation.start(self.llm, [prompt[-most:] for prompt in prompts], ask, self.metrics)
+        except InvalidRequestError as error:
+            error.param = field_at_fault(error.param, request, self.limits)
+            raise
         self.metrics.accepted(generation.num_each, params.max_tokens)
         return generation
 

@@ -166,7 +166,8 @@ def with_template(factory: Any, template: str) -> Artifact:
     [
         ("messages", []), ("messages", None), ("messages", [{"role": "wizard", "content": "a"}]),
         ("messages", [{"role": "user", "content": 5}]), ("messages", [{"content": "a"}]),
-        ("messages", [{"role": "user", "content": "a"}] * 5000), ("top_logprobs", 3), ("echo", True),
+        ("messages", [{"role": "user", "content": "a"}] * 5000),
+        ("messages", [{"role": "user", "content": "a b " * 200}]), ("top_logprobs", 3), ("echo", True),
         ("tools", [{"type": "function"}]), ("tools", [{"type": "web_search"}]), ("tools", TOOLS * 200),
         ("tool_choice", "auto"), ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("chat_template", "{{ 7 * 7 }}"), ("chat_template_kwargs", {"tools": 1}), ("chat_template_kwargs", {"a": [1]}),
@@ -178,8 +179,7 @@ def with_template(factory: Any, template: str) -> Artifact:
 def test_what_is_out_of_bounds_is_refused_by_name(running: Running, field: str, value: Any) -> None:
     reply = running.chat(**{field: value})
     assert reply.status == 400, reply.body
-    error = reply.json["error"]
-    assert field in (error["param"] or "") or field in error["message"]
+    assert reply.json["error"]["param"] == field
 
 
 def test_a_model_without_a_template_cannot_chat(start_server: StartServer, no_chat_artifact: Artifact) -> None:

@@ -96,6 +96,7 @@ def test_forms_that_cannot_be_are_refused(running: Running, fields: dict[str, An
     reply = running.complete(**fields)
     assert reply.status == 400, reply.body
     assert reply.json["error"]["type"] == "invalid_request_error"
+    assert reply.json["error"]["param"] in (*fields, "min_tokens")
 
 
 def test_forms_that_other_parameters_forbid_end(running: Running) -> None:

@@ -265,6 +265,26 @@ def metric(running: Running, name: str) -> str:
     return next(line.split()[-1] for line in lines if line.startswith(name))
 
 
+def test_every_answer_is_counted_by_its_status(start_server: StartServer) -> None:
+    running = start_server(api_keys=("secret",))
+    key = {"Authorization": "Bearer secret"}
+    asked = [
+        (200, "POST", "/v1/completions", {"prompt": "Once", "max_tokens": 1}, key),
+        (400, "POST", "/v1/completions", {"prompt": "Once", "max_tokens": 0}, key),
+        (400, "POST", "/v1/completions", {"prompt": ""}, key),
+        (401, "POST", "/v1/completions", {"prompt": "Once"}, {}),
+        (404, "POST", "/v1/completions", {"prompt": "Once", "model": "other"}, key),
+        (405, "GET", "/v1/completions", None, key),
+        (415, "POST", "/v1/completions", {"prompt": "Once"}, {**key, "Content-Type": "text/plain"}),
+    ]
+    for status, method, path, body, headers in asked:
+        assert running.ask(method, path, body, headers).status == status
+    text = running.ask("GET", "/metrics", headers=key).body.decode()
+    for status in (200, 401, 404, 405, 415):
+        assert f'warploom_http_requests_total{{path="/v1/completions",status="{status}"}} 1.0' in text
+    assert 'warploom_http_requests_total{path="/v1/completions",status="400"} 2.0' in text
+
+
 def test_metrics_have_our_names_and_vllms(start_server: StartServer) -> None:
     running = start_server()
     assert running.complete(ignore_eos=True, n=2).status == 200

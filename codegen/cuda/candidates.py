@@ -7,6 +7,7 @@ from itertools import product
 
 import msgspec
 
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec, rings
 from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
@@ -145,7 +146,7 @@ def _all_quantized(problem: LinearProblem) -> Iterator[Choice]:
 
 
 def _gemv(problem: LinearProblem, tokens: int) -> Iterator[GemvTile]:
-    longest = 1 << (problem.k - 1).bit_length()
+    longest = next_power_of_2(problem.k)
     for rows, columns, warps, ahead in product((1, 2, 4), (512, 1024, 2048), (1, 2, 4, 8), (2, 4, 8)):
         per_thread = rows * columns / (32 * warps) * (2 if problem.epilogue == "swiglu" else 1)
         pieces = -(-problem.k // columns)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, short
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec, rings
 from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
 from warploom.codegen.cuda.kernels.stream_gemv import streams
@@ -23,6 +23,7 @@ from warploom.codegen.cuda.kernels.tiles import (
     Tile,
     WarpTile,
 )
+from warploom.codegen.cuda.names import short
 from warploom.ir.layouts import split_block
 from warploom.ir.types import DType
 

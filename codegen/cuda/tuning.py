@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, short
+from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec, rings
 from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
 from warploom.codegen.cuda.kernels.stream_gemv import streams
@@ -26,6 +26,7 @@ from warploom.codegen.cuda.kernels.tiles import (
     WarpTile,
 )
 from warploom.codegen.cuda.kernels.warp_gemm import warps_take
+from warploom.codegen.cuda.names import short
 from warploom.codegen.cuda.nearest import LARGEST_UNPACKED, LONGEST_CODE, MOST_REGISTERS, fitted, nearest, splits_for
 from warploom.codegen.cuda.variants import NO_END
 from warploom.ir.types import DType

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from warploom.codegen.cuda.extents import padded
 from warploom.codegen.cuda.kernel import Pointer
 from warploom.codegen.cuda.kernels.projection import Projection
+from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.types import DType
 
@@ -60,7 +62,7 @@ class AttentionProblem:
             parts.append("scaled")
         if self.projection:
             parts.append(str(self.projection))
-        return "_".join(parts).replace(".", "p").replace("+", "").replace("-", "m")
+        return identifier("_".join(parts))
 
     @property
     def group(self) -> int:
@@ -70,7 +72,7 @@ class AttentionProblem:
     @property
     def block_d(self) -> int:
         """A head, padded to a power of two."""
-        return max(16, 1 << (self.head_dim - 1).bit_length())
+        return padded(self.head_dim)
 
     @property
     def page_stride(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
@@ -38,7 +39,7 @@ class CombineExpertsSpec:
     @property
     def block(self) -> int:
         """Columns of a block."""
-        return min(BLOCK, 1 << (self.n - 1).bit_length())
+        return min(BLOCK, next_power_of_2(self.n))
 
     @property
     def grid(self) -> tuple[str, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.kernels.linear_group import read_weight
 from warploom.codegen.cuda.kernels.linear_problem import Weight
@@ -52,7 +53,7 @@ class EmbedSpec:
     @property
     def block(self) -> int:
         """Numbers in memory that a block reads: columns, or pairs of them."""
-        return min(MAX_BLOCK, 1 << (self.row - 1).bit_length())
+        return min(MAX_BLOCK, next_power_of_2(self.row))
 
     @property
     def row(self) -> int:

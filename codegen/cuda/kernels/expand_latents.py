@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import padded
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
-from warploom.codegen.cuda.kernels.latent_format import LatentFormat, padded
+from warploom.codegen.cuda.kernels.latent_format import LatentFormat
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.types import DType

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import padded
 from warploom.codegen.cuda.kernel import Operand, Options, Pointer
 from warploom.codegen.cuda.kernels.attended_work import OfPages
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
-from warploom.codegen.cuda.kernels.latent_format import padded
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile
+from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
 
@@ -32,7 +33,7 @@ class ExpandedProblem:
     def name(self) -> str:
         """Readable and unique."""
         name = f"expanded_attention_{self.expansion.name}_q{self.queries}_scale_{self.scale.hex()}"
-        return name.replace(".", "p").replace("+", "").replace("-", "m")
+        return identifier(name)
 
     @property
     def inputs(self) -> tuple[Pointer, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernels.expert_problem import ExpertProblem
 
 LARGE = 128 << 10  # bytes of shared memory that blocks of a data centre's GPU have at least
@@ -93,7 +94,7 @@ def _is_measured(target: CudaTarget) -> bool:
 def gemv_tile(problem: ExpertProblem) -> ExpertGemvTile:
     """Whole pieces of rows, and enough of them in flight to hide the way to memory; 16 bytes a thread and load."""
     stored = problem.k * problem.weight.bits // (8 * problem.weight.stored.numpy.itemsize)
-    longest = 1 << (stored - 1).bit_length()
+    longest = next_power_of_2(stored)
     block = next((size for size in (1024, 512, 256) if stored % size == 0), min(longest, 512))
     if problem.gate is not None and problem.weight.is_mxfp4:  # unpacking is what takes time: x serves four rows
         return ExpertGemvTile(4, block, 4, 4)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from warploom.codegen.columns import Range, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import padded
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, Step, Variant
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
 from warploom.codegen.cuda.render import render
@@ -37,13 +38,13 @@ class HeadTile:
 
 def few_tile(n: int, k: int) -> HeadTile:
     """16 tokens, and all of the depth if that leaves 16 columns."""
-    depth = min(512, max(16, _power_of_two(k)))
-    return HeadTile(16, min(max(16, AT_ONCE // depth), 64, max(16, _power_of_two(n))), depth, 4, 2)
+    depth = min(512, padded(k))
+    return HeadTile(16, min(max(16, AT_ONCE // depth), 64, padded(n)), depth, 4, 2)
 
 
 def many_tile(n: int, k: int) -> HeadTile:
     """128 tokens and a pipelined loop."""
-    return HeadTile(128, min(128, max(16, _power_of_two(n))), min(64, max(16, _power_of_two(k))), 8, 3)
+    return HeadTile(128, min(128, padded(n)), min(64, padded(k)), 8, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,3 @@ def match(group: Function, target: CudaTarget) -> Match | str:
         return Match((Variant(many),))
     few = launch(few_tile(*sizes[1:]))
     return Match(tuple(map(Variant, (few, many), consecutive(str(tokens), (FEW, None)))))
-
-
-def _power_of_two(number: int) -> int:
-    """The smallest that is not below."""
-    return 1 << (number - 1).bit_length()

@@ -11,7 +11,9 @@ import mlir.ir as mlir
 
 from warploom.codegen.columns import Columns, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
+from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.dims import product
@@ -49,7 +51,7 @@ class HeadNormsSpec:
     @property
     def name(self) -> str:
         parts = "_".join(f"{part.heads}at{part.start}_{part.gain}" for part in self.parts)
-        eps = f"{self.eps:g}".replace("-", "m").replace(".", "p").replace("+", "")
+        eps = identifier(f"{self.eps:g}")
         return f"head_norms_{self.x}_{self.stride}_{parts}_x{self.size}_{eps}"
 
     @property
@@ -70,12 +72,12 @@ class HeadNormsSpec:
     @property
     def block(self) -> int:
         """Columns of a head, padded to a power of two."""
-        return 1 << (self.size - 1).bit_length()
+        return next_power_of_2(self.size)
 
     @property
     def rows(self) -> int:
         """Heads of a block."""
-        return max(1, min(ELEMENTS // self.block, 1 << (self.heads - 1).bit_length()))
+        return max(1, min(ELEMENTS // self.block, next_power_of_2(self.heads)))
 
     @property
     def grid(self) -> tuple[str, int, int]:

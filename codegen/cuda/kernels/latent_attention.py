@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import mlir.ir as mlir
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2, padded
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, Temp, Variant
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
-from warploom.codegen.cuda.kernels.latent_format import LatentFormat, padded
+from warploom.codegen.cuda.kernels.latent_format import LatentFormat
+from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.scope import Scope
 from warploom.codegen.cuda.target import PAGE_SIZE
@@ -48,7 +50,7 @@ class LatentProblem:
         """Readable and unique."""
         shape = f"{self.num_heads}x{self.latent}r{self.rotated}{self.format.suffix}"
         name = f"latent_attention_{shape}_scale_{self.scale.hex()}"
-        return name.replace(".", "p").replace("+", "").replace("-", "m")
+        return identifier(name)
 
     @property
     def format(self) -> LatentFormat:
@@ -112,7 +114,7 @@ def ragged_tile(problem: LatentProblem, target: CudaTarget) -> LatentTile:
     rows, tile = (64, (64, 8, 2)) if target.has_wgmma else (32, (32, 4, 2))
     if problem.format.powers:  # numbers are widened in registers
         rows, tile = 32, (32, 8, 2)
-    heads = min(rows, _power_of_two(problem.num_heads))
+    heads = min(rows, next_power_of_2(problem.num_heads))
     return LatentTile(rows // heads, heads, *tile)
 
 
@@ -329,8 +331,3 @@ def _lower(problem: LatentProblem, scope: Scope, target: CudaTarget) -> Match:
     decode = (scope.step(spec), scope.step(CombineSpec(spec)))
     ranges = consecutive(f"{scope.dims['T']} - {scope.dims['S']}", (0, None))
     return Match(tuple(map(Variant, (decode, ragged), ranges)), spec.temps)
-
-
-def _power_of_two(number: int) -> int:
-    """The smallest that is not below."""
-    return 1 << (number - 1).bit_length()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from warploom.codegen.cuda.extents import padded
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.ops.latent_rows import HIGHEST, LOWEST, SPARE, row_size, runs_of
 from warploom.ir.types import DType
@@ -68,8 +69,3 @@ class LatentFormat:
     def bytes_of_row(self) -> int:
         """Of a token in the cache."""
         return self.page // PAGE_SIZE * self.kv.numpy.itemsize
-
-
-def padded(extent: int) -> int:
-    """A power of two that matrix units take, not below."""
-    return max(16, 1 << (extent - 1).bit_length())

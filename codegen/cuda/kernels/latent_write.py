@@ -11,8 +11,10 @@ import mlir.ir as mlir
 
 from warploom.codegen.columns import Columns, Range, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.kernels.latent_format import FACTS, LatentFormat
+from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.codegen.groups import input_slot, kv_slot, result_slot, static
@@ -57,7 +59,7 @@ class LatentWriteSpec:
         eps = f"_norm_{self.gain}_{self.eps:g}" if self.gain else ""
         queries = f"_q{self.queries}x{self.num_heads}" if self.queries else ""
         shape = f"{self.x}_{self.kv}_{self.latent}r{self.rotated}h{self.half}_l{self.latents}_k{self.keys}"
-        return f"latent_write_{shape}{queries}{eps}".replace("-", "m").replace(".", "p")
+        return identifier(f"latent_write_{shape}{queries}{eps}")
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
@@ -100,9 +102,9 @@ class LatentWriteSpec:
             heads=HEADS,
             facts=FACTS,
             page_size=PAGE_SIZE,
-            block_runs=1 << (len(self.format.runs) - 1).bit_length(),
-            block_l=1 << (self.latent - 1).bit_length(),
-            block_r=1 << (self.rotated - 1).bit_length(),
+            block_runs=next_power_of_2(len(self.format.runs)),
+            block_l=next_power_of_2(self.latent),
+            block_r=next_power_of_2(self.rotated),
         )
 
     def __str__(self) -> str:

@@ -6,14 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from warploom.codegen.cuda.kernel import Pointer
+from warploom.codegen.cuda.names import identifier, short
 from warploom.ir.types import DType
 
 TMA_BYTES = 16  # rows must begin at multiples of this to be moved by TMA
-
-
-def short(dtype: DType) -> str:
-    """A dtype as names of kernels have it: `f8`."""
-    return dtype.value.removesuffix("e4m3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +130,7 @@ class LinearProblem:
             parts.append(f"{short(self.x)}_{self.out}")
         if self.norm is not None:
             gain = "" if self.norm.gain is DType.BF16 else f"_{self.norm.gain}"
-            parts.append(f"rms{gain}_{self.norm.eps:g}".replace("-", "m").replace(".", "p").replace("+", ""))
+            parts.append(identifier(f"rms{gain}_{self.norm.eps:g}"))
         if self.bias is not None:
             parts.append(f"bias_{self.bias}")
         if self.epilogue is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from warploom.codegen.cuda.extents import padded
 from warploom.codegen.cuda.kernels.loop_arithmetic import highest, lowest, number, register_type, rounded
 from warploom.codegen.cuda.kernels.loop_elements import ZERO, Elements, Place, Term
 from warploom.codegen.cuda.render import render
@@ -132,7 +133,7 @@ def flat(program: Program) -> Program:
 
 
 def _padded(length: int, limit: int) -> int:
-    return min(limit, max(16, 1 << (length - 1).bit_length()))
+    return min(limit, padded(length))
 
 
 def _term(elements: Elements, root: Node, coords: Sequence[Term]) -> str:

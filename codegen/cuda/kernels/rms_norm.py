@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, one_launch
+from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.ir.dims import product
 from warploom.ir.function import Function
@@ -31,7 +33,7 @@ class RmsNormSpec:
 
     @property
     def name(self) -> str:
-        eps = f"{self.eps:g}".replace("-", "m").replace(".", "p")
+        eps = identifier(f"{self.eps:g}")
         return f"rms_norm_{self.k}_{self.x}_{self.gain}_{self.out}_{eps}"
 
     @property
@@ -49,7 +51,7 @@ class RmsNormSpec:
     @property
     def block(self) -> int:
         """The row, padded to a power of two."""
-        return 1 << (self.k - 1).bit_length()
+        return next_power_of_2(self.k)
 
     @property
     def options(self) -> Options:

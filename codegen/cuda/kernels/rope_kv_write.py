@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.kernels.projection import Projection, projected
 from warploom.codegen.cuda.render import render
@@ -92,7 +93,7 @@ class RopeKvWriteSpec:
             spec=self,
             p=self.projection,
             heads=HEADS,
-            block_d=1 << (self.head_dim - 1).bit_length(),
+            block_d=next_power_of_2(self.head_dim),
             page_size=PAGE_SIZE,
         )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.kernels.linear_problem import Norm
+from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
 
@@ -25,7 +27,7 @@ class RoundRowsSpec:
     def name(self) -> str:
         norm = ""
         if self.norm is not None:
-            norm = f"_rms_{self.norm.gain}_{self.norm.eps:g}".replace("-", "m").replace(".", "p").replace("+", "")
+            norm = identifier(f"_rms_{self.norm.gain}_{self.norm.eps:g}")
         return f"round_rows_{self.k}_{self.x}{norm}"
 
     @property
@@ -44,7 +46,7 @@ class RoundRowsSpec:
     @property
     def block(self) -> int:
         """The row, padded to a power of two."""
-        return 1 << (self.k - 1).bit_length()
+        return next_power_of_2(self.k)
 
     @property
     def of_bf16(self) -> bool:

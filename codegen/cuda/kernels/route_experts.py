@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.render import render
 from warploom.codegen.groups import input_slot, only_op, result_slot, static
@@ -49,7 +50,7 @@ class RouteExpertsSpec:
     @property
     def block(self) -> int:
         """Experts, padded to a power of two."""
-        return max(32, 1 << (self.experts - 1).bit_length())
+        return max(32, next_power_of_2(self.experts))
 
     @property
     def options(self) -> Options:
@@ -64,7 +65,7 @@ class RouteExpertsSpec:
         return f"{self.experts * self.logits.numpy.itemsize + 8 * self.choices} * T"
 
     def source(self) -> str:
-        return render("route_experts.py.j2", spec=self, kept=1 << (self.choices - 1).bit_length())
+        return render("route_experts.py.j2", spec=self, kept=next_power_of_2(self.choices))
 
     def __str__(self) -> str:
         return f"the {self.choices} likeliest of {self.experts} experts"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
+from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.ir.function import Function
@@ -37,7 +39,7 @@ class RouteInGroupsSpec:
     def name(self) -> str:
         shape = f"{self.k}of{self.experts}_{self.kept}of{self.groups}best{self.best}_{self.logits}_{self.score}"
         flags = f"{'_bias' if self.bias else ''}{'_normalized' if self.normalized else ''}"
-        return f"route_{shape}{flags}_scale_{self.scale.hex()}".replace(".", "p").replace("+", "").replace("-", "m")
+        return identifier(f"route_{shape}{flags}_scale_{self.scale.hex()}")
 
     @property
     def operands(self) -> tuple[Pointer, ...]:
@@ -55,8 +57,8 @@ class RouteInGroupsSpec:
     @property
     def block(self) -> tuple[int, int]:
         """Groups and experts of one, padded to powers of two, 32 at least together."""
-        rows = 1 << (self.groups - 1).bit_length()
-        return rows, max(-(-32 // rows), 1 << (self.experts // self.groups - 1).bit_length())
+        rows = next_power_of_2(self.groups)
+        return rows, max(-(-32 // rows), next_power_of_2(self.experts // self.groups))
 
     @property
     def options(self) -> Options:
@@ -71,7 +73,7 @@ class RouteInGroupsSpec:
         return f"{self.experts * self.logits.numpy.itemsize + 8 * self.k} * T"
 
     def source(self) -> str:
-        return render("route_in_groups.py.j2", spec=self, choices=1 << (self.k - 1).bit_length(), small=SMALL)
+        return render("route_in_groups.py.j2", spec=self, choices=next_power_of_2(self.k), small=SMALL)
 
     def __str__(self) -> str:
         return f"{self.k} of {self.experts} experts, of the best {self.kept} of {self.groups} groups"

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 import mlir.ir as mlir
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Guard, Match, Options, Pointer, Temp, Variant
 from warploom.codegen.cuda.kernels.linear import lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.route_experts import MOST, RouteExpertsSpec
+from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.scope import Scope, Slots
 from warploom.codegen.cuda.temps import Temps
@@ -57,7 +59,7 @@ class RouterSpec:
 
     @property
     def name(self) -> str:
-        eps = f"{self.eps:g}".replace("-", "m").replace(".", "p").replace("+", "")
+        eps = identifier(f"{self.eps:g}")
         kind = f"{self.k}_{self.x}_{self.gain}_{eps}{'_normalized' if self.normalized else ''}"
         return f"router_{self.choices}of{self.experts}_{kind}"
 
@@ -75,12 +77,12 @@ class RouterSpec:
     @property
     def block(self) -> int:
         """Experts, padded to a power of two."""
-        return max(32, 1 << (self.experts - 1).bit_length())
+        return max(32, next_power_of_2(self.experts))
 
     @property
     def block_k(self) -> int:
         """Columns, padded to a power of two."""
-        return 1 << (self.k - 1).bit_length()
+        return next_power_of_2(self.k)
 
     @property
     def grid(self) -> tuple[int, str, int]:
@@ -99,7 +101,7 @@ class RouterSpec:
         return f"{2 * self.experts * self.k} + {self.k * (self.x.numpy.itemsize + 2) + 8 * self.choices} * T"
 
     def source(self) -> str:
-        return render("router.py.j2", spec=self, kept=1 << (self.choices - 1).bit_length())
+        return render("router.py.j2", spec=self, kept=next_power_of_2(self.choices))
 
     def __str__(self) -> str:
         return f"RMSNorm of rows of {self.k} {self.x}, the {self.choices} likeliest of {self.experts} experts for them"

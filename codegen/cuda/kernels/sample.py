@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.render import render
 from warploom.codegen.groups import input_slot, only_op, result_slot, static
@@ -75,8 +76,8 @@ class SampleSpec:
     @property
     def chunk(self) -> int:
         """Tokens of a block: a power of two, such that a row has at most MAX_CHUNKS."""
-        least = 1 << (-(-self.vocab_size // MAX_CHUNKS) - 1).bit_length()
-        return max(least, min(self.max_chunk, max(128, 1 << (self.vocab_size - 1).bit_length())))
+        least = next_power_of_2(-(-self.vocab_size // MAX_CHUNKS))
+        return max(least, min(self.max_chunk, max(128, next_power_of_2(self.vocab_size))))
 
     @property
     def chunks(self) -> int:
@@ -104,7 +105,7 @@ class SampleSpec:
             "sample.py.j2",
             spec=self,
             bounds=BOUNDS,
-            chunks_padded=1 << (self.chunks - 1).bit_length(),
+            chunks_padded=next_power_of_2(self.chunks),
             banned=BANNED,
             parity=PARITY,
             rotations=ROTATIONS,

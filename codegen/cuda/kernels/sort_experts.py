@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.render import render
 from warploom.ir.types import DType
@@ -53,7 +54,7 @@ class SortExpertsSpec:
     @property
     def bins(self) -> int:
         """Counters, a power of two."""
-        return max(FEWEST_BINS, 1 << (self.experts - 1).bit_length())
+        return max(FEWEST_BINS, next_power_of_2(self.experts))
 
     @property
     def options(self) -> Options:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.tiles import StreamTile
@@ -78,7 +79,7 @@ class StreamSpec(OfOneToken):
     @property
     def piece(self) -> int:
         """Chunks that are loaded at once: no more than there are threads."""
-        return min(1 << (self.chunks - 1).bit_length(), 32 * self.tile.num_warps)
+        return min(next_power_of_2(self.chunks), 32 * self.tile.num_warps)
 
     @property
     def pieces(self) -> int:

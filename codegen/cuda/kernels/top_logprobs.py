@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, Step, Temp, Variant
 from warploom.codegen.cuda.render import render
 from warploom.codegen.groups import input_slot, only_op, result_slot, static
@@ -51,7 +52,7 @@ class TopLogprobsSpec:
     @property
     def chunk(self) -> int:
         """Tokens of a block."""
-        return min(self.max_chunk, max(128, 1 << (self.vocab_size - 1).bit_length()))
+        return min(self.max_chunk, max(128, next_power_of_2(self.vocab_size)))
 
     @property
     def chunks(self) -> int:
@@ -78,8 +79,8 @@ class TopLogprobsSpec:
         return render(
             "top_logprobs.py.j2",
             spec=self,
-            chunks_padded=1 << (self.chunks - 1).bit_length(),
-            candidates_padded=1 << (self.chunks * self.k - 1).bit_length(),
+            chunks_padded=next_power_of_2(self.chunks),
+            candidates_padded=next_power_of_2(self.chunks * self.k),
         )
 
     def __str__(self) -> str:

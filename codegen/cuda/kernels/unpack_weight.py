@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.codegen.cuda.render import render
@@ -50,7 +51,7 @@ class UnpackSpec:
     @property
     def block(self) -> int:
         """Bytes of a row that a block reads."""
-        return min(BYTES, 1 << (self.row_bytes - 1).bit_length())
+        return min(BYTES, next_power_of_2(self.row_bytes))
 
     @property
     def unit(self) -> int:

@@ -24,7 +24,7 @@ from warploom.codegen.cuda.kernel import CudaKernelSpec, Step
 from warploom.codegen.cuda.kernels.absorbed_attention import AbsorbedProblem, lower
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSpec, ExpandedProblem, expanded_tile
 from warploom.codegen.cuda.kernels.expansion import Expansion
-from warploom.codegen.cuda.kernels.latent_attention import LatentProblem
+from warploom.codegen.cuda.kernels.latent_problem import LatentProblem
 from warploom.codegen.cuda.scope import Scope
 from warploom.ir.dims import dim
 from warploom.ir.ops.latent_rows import runs_of

@@ -14,18 +14,13 @@ from warploom.codegen.columns import Columns, Range, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Step, Temp, Variant
 from warploom.codegen.cuda.kernels import hopper_expanded_attention, hopper_latent_decode
+from warploom.codegen.cuda.kernels.combine_latent import CombineSpec
 from warploom.codegen.cuda.kernels.expand_latents import ExpandLatentsSpec, expand_tile
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSpec, ExpandedProblem, expanded_tile
 from warploom.codegen.cuda.kernels.expansion import Expansion, room_for
 from warploom.codegen.cuda.kernels.head_linear import FEW, HeadLinearSpec, HeadTile, few_tile, many_tile
-from warploom.codegen.cuda.kernels.latent_attention import (
-    CombineSpec,
-    LatentAttentionSpec,
-    LatentProblem,
-    decode_tile,
-    problem_of,
-    ragged_tile,
-)
+from warploom.codegen.cuda.kernels.latent_attention import LatentAttentionSpec, decode_tile, ragged_tile
+from warploom.codegen.cuda.kernels.latent_problem import LatentProblem, problem_of
 from warploom.codegen.cuda.scope import Scope
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.codegen.cuda.variants import consecutive

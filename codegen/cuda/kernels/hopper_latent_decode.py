@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
-from warploom.codegen.cuda.kernels.latent_attention import LatentAttentionSpec, LatentProblem, LatentTile
+from warploom.codegen.cuda.kernels.latent_attention import LatentAttentionSpec, LatentTile
+from warploom.codegen.cuda.kernels.latent_problem import LatentProblem
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.ops.latent_rows import RUN

@@ -15,7 +15,8 @@ from warploom.codegen.cuda.kernels.expand_latents import ExpandLatentsSpec, Expa
 from warploom.codegen.cuda.kernels.expanded_attention import ExpandedAttentionSpec, ExpandedProblem
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion, room_for
 from warploom.codegen.cuda.kernels.head_linear import HeadLinearSpec, many_tile
-from warploom.codegen.cuda.kernels.latent_attention import LatentAttentionSpec, LatentProblem, LatentTile
+from warploom.codegen.cuda.kernels.latent_attention import LatentAttentionSpec, LatentTile
+from warploom.codegen.cuda.kernels.latent_problem import LatentProblem
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile
 from warploom.ir.ops.head_linear import head_linear
 from warploom.ir.types import DType

@@ -7,7 +7,7 @@ import pytest
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.kernels.hopper_latent_decode import TILE, HopperLatentDecodeSpec, takes
-from warploom.codegen.cuda.kernels.latent_attention import LatentProblem
+from warploom.codegen.cuda.kernels.latent_problem import LatentProblem
 from warploom.ir.types import DType
 
 

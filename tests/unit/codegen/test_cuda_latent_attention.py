@@ -13,8 +13,10 @@ from tests.unit.codegen.triton_interpreter import run_kernel
 from tests.unit.frontend.published_configs import PUBLISHED
 from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.kernels.combine_latent import CombineSpec
 from warploom.codegen.cuda.kernels.head_linear import HeadLinearSpec, few_tile, many_tile
-from warploom.codegen.cuda.kernels.latent_attention import CombineSpec, LatentAttentionSpec, LatentProblem, LatentTile
+from warploom.codegen.cuda.kernels.latent_attention import LatentAttentionSpec, LatentTile
+from warploom.codegen.cuda.kernels.latent_problem import LatentProblem
 from warploom.codegen.cuda.kernels.latent_write import LatentWriteSpec
 from warploom.codegen.cuda.target import cuda
 from warploom.frontend.dummy import dummy_tensor

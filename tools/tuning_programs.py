@@ -24,8 +24,8 @@ from warploom.codegen.cuda.kernels.linear import KIND, lower
 from warploom.codegen.cuda.kernels.linear_group import read_group
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.tiles import Choice
+from warploom.codegen.cuda.layer_key import key_of
 from warploom.codegen.cuda.scope import Scope
-from warploom.codegen.cuda.tuning import key_of
 from warploom.codegen.families import kind_of
 from warploom.ir.function import functions
 

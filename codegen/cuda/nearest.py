@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 
 import msgspec
@@ -23,11 +22,10 @@ from warploom.codegen.cuda.kernels.tiles import (
     Tile,
     WarpTile,
 )
-from warploom.codegen.cuda.names import short
+from warploom.codegen.cuda.layer_key import LayerKey
 from warploom.ir.layouts import split_block
 from warploom.ir.types import DType
 
-KEY = re.compile(r"(\d+)x(\d+)(?:_(f8|i8|i4)g(\d+)(x?))?(_rms)?(?:_(residual|swiglu))?")
 FAR = 6.0  # doublings of extents, in all
 BLOCKS = 132  # one for each multiprocessor
 LONGEST_CODE = 128  # products of a warp of segments, one after another
@@ -47,19 +45,14 @@ def nearest(problem: LinearProblem, keys: Iterable[str]) -> str | None:
 
 def _distance(problem: LinearProblem, key: str) -> float:
     """Doublings between extents; infinite between layers that run other kernels."""
-    match = KEY.fullmatch(key)
-    assert match is not None, key
-    n, k, numbers, groups, offset, norm, epilogue = match.groups()
-    weight = problem.weight
-    if numbers != (None if weight.dtype is DType.BF16 else short(weight.dtype)):
+    this, other = LayerKey.of(problem), LayerKey.parse(key)
+    if this.numbers != other.numbers or (this.epilogue == "swiglu") != (other.epilogue == "swiglu"):
         return math.inf
-    if (epilogue == "swiglu") != (problem.epilogue == "swiglu"):
-        return math.inf
-    apart = abs(math.log2(problem.n / int(n))) + abs(math.log2(problem.k / int(k)))
-    if groups:
-        apart += abs(math.log2(problem.k / weight.groups / (int(k) / int(groups)))) / 2
-    others = (offset == "x") != weight.offset, bool(norm) != bool(problem.norm), epilogue != problem.epilogue
-    return apart + sum(others) / 4
+    apart = abs(math.log2(this.n / other.n)) + abs(math.log2(this.k / other.k))
+    if other.groups:
+        apart += abs(math.log2(this.k / this.groups / (other.k / other.groups))) / 2
+    differences = this.offset != other.offset, this.norm != other.norm, this.epilogue != other.epilogue
+    return apart + sum(differences) / 4
 
 
 def fitted(problem: LinearProblem, key: str, tile: Tile) -> Tile | None:
@@ -103,8 +96,7 @@ def narrowed(problem: LinearProblem, tile: MixedTile) -> MixedTile:
 
 def _blocks(key: str, tile: RingTile | SkinnyTile) -> int:
     """Of the layer of a key; where none shared a tile, no more than that are needed."""
-    n = int(key.split("x")[0]) // (2 if key.endswith("swiglu") else 1)
-    blocks = -(-n // tile.block_n) * tile.splits
+    blocks = -(-LayerKey.parse(key).width // tile.block_n) * tile.splits
     return blocks if tile.splits > 1 else min(blocks, BLOCKS)
 
 

@@ -19,7 +19,7 @@ class Timing(msgspec.Struct, frozen=True):
     """How long a layer took.
 
     Attributes:
-        key: `tuning.key_of` the layer.
+        key: `LayerKey` of the layer.
         us: microseconds.
     """
 

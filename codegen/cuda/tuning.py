@@ -1,58 +1,31 @@
-"""Tile choices: from `codegen/tuning/<arch>.json`, which tuning on a GPU writes, or by rule where it has none."""
+"""The tiles of linear layers: from `codegen/tuning/<arch>.json`, which tuning on a GPU writes, or by rule."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import msgspec
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.default_tiles import default_choices
+from warploom.codegen.cuda.invariant_tiles import invariant
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
-from warploom.codegen.cuda.kernels.ring_gemm import RingSpec, rings
-from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
-from warploom.codegen.cuda.kernels.stream_gemv import streams
-from warploom.codegen.cuda.kernels.tiles import (
-    Choice,
-    GemmTile,
-    GemvTile,
-    MixedTile,
-    RingTile,
-    SegmentTile,
-    SkinnyTile,
-    StreamTile,
-    Tile,
-    WarpTile,
-)
+from warploom.codegen.cuda.kernels.tiles import Choice, Tile, WarpTile
 from warploom.codegen.cuda.kernels.warp_gemm import warps_take
-from warploom.codegen.cuda.names import short
-from warploom.codegen.cuda.nearest import LARGEST_UNPACKED, LONGEST_CODE, MOST_REGISTERS, fitted, nearest, splits_for
+from warploom.codegen.cuda.layer_key import key_of
+from warploom.codegen.cuda.nearest import fitted, nearest
 from warploom.codegen.cuda.variants import NO_END
 from warploom.ir.types import DType
 
 TUNING = Path(__file__).parents[1] / "tuning"
-FULL = 96  # blocks that keep most of a large GPU busy
-UNPACKED_FROM = 256  # tokens, from which on it pays to make quantized weights bf16 first
-RING_COLUMNS = 128
-LONG_ROW = 8192  # columns
-STREAMS = 264  # blocks of a GEMV of quantized weights: two of a multiprocessor of an H100
-NARROWEST = 32  # columns at once
-HALF_OF_SHARED = 112 << 10  # of a multiprocessor of Hopper, less what a block itself needs
 
 
 class Table(msgspec.Struct, forbid_unknown_fields=True):
-    """A tuning file: by `key_of` a linear layer, choices by rising `up_to`."""
+    """A tuning file: by `LayerKey` of a linear layer, choices by rising `up_to`."""
 
     linear: dict[str, tuple[Choice, ...]] = {}
-
-
-def key_of(problem: LinearProblem) -> str:
-    """What of a problem its best tiles depend on: `28672x4096_rms_swiglu`, `28672x4096_i4g32_rms_swiglu`."""
-    weight = problem.weight
-    numbers = f"_{short(weight.dtype)}g{weight.groups}{'x' if weight.offset else ''}" if weight.groups else ""
-    norm = "_rms" if problem.norm is not None else ""
-    return f"{problem.n}x{problem.k}{numbers}{norm}{f'_{problem.epilogue}' if problem.epilogue else ''}"
 
 
 @cache
@@ -71,38 +44,12 @@ def choices_for(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...
     choices = tuned.get(key_of(problem), ())
     if not choices or not all(_takes(choice.tile, problem) for choice in choices):
         choices = _untuned(problem, tuned, target)
-    return tuple(_invariant(problem, choices, target)) if target.deterministic else choices
+    return tuple(invariant(problem, choices, target)) if target.deterministic else choices
 
 
 def _takes(tile: Tile, problem: LinearProblem) -> bool:
     """Whether a tile is one for this problem too: it may differ from the tuned one in what its key leaves out."""
     return not isinstance(tile, WarpTile) or warps_take(problem)
-
-
-def _invariant(problem: LinearProblem, choices: Iterable[Choice], target: CudaTarget) -> Iterator[Choice]:
-    """Kernels that sum all columns in order, of numbers that were rounded once: the same bits in every tile.
-
-    Those are `skinny`, if no blocks share a row's columns, and `gemm`, but not `ring`, as `tests/gpu/run_linear.py`
-    found, which compares the bits of its layers called `invariant`. And all with several pieces of columns: of a single
-    one Triton makes a product that begins with what is added to it, a residual or a bias.
-    """
-    for choice in choices:
-        tile = choice.tile
-        if isinstance(tile, RingTile):
-            tile = _skinny(problem, tile.block_t, target)
-        if isinstance(tile, SkinnyTile):
-            tile = msgspec.structs.replace(tile, splits=1)
-        if not isinstance(tile, GemvTile):
-            yield Choice(choice.up_to, _in_pieces(tile, problem.k))
-
-
-def _in_pieces(tile: Tile, k: int) -> Tile:
-    """With fewer columns at once than there are, but not below 32."""
-    while isinstance(tile, SkinnyTile | GemmTile) and tile.block_k >= k and tile.block_k > NARROWEST:
-        tile = msgspec.structs.replace(tile, block_k=tile.block_k // 2)
-        if isinstance(tile, SkinnyTile):
-            tile = msgspec.structs.replace(tile, ahead=2 * tile.ahead)
-    return tile
 
 
 def _untuned(problem: LinearProblem, tuned: Mapping[str, tuple[Choice, ...]], target: CudaTarget) -> tuple[Choice, ...]:
@@ -119,108 +66,3 @@ def _fitted(problem: LinearProblem, near: str, choice: Choice, rules: tuple[Choi
     end = NO_END if choice.up_to is None else choice.up_to
     rule = next(rule for rule in rules if rule.up_to is None or end <= rule.up_to)
     return msgspec.structs.replace(rule, up_to=choice.up_to)
-
-
-def default_choices(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
-    """Tiles by rule."""
-    has_norm = problem.norm is not None
-    if problem.weight.dtype is not DType.BF16:
-        return _quantized(problem, target)
-    skinny = [Choice(t, _skinny(problem, t, target), fused_norm=has_norm and t <= 16) for t in (16, 32, 64)]
-    few, many = _gemms(problem, target)
-    return (Choice(1, _gemv(problem), fused_norm=has_norm), *skinny, Choice(512, few), Choice(None, many))
-
-
-def _gemv(problem: LinearProblem) -> GemvTile:
-    """Long rows: a few a block, so that many bytes are in flight. Short rows: many blocks."""
-    if problem.k >= 2048:
-        return GemvTile(2, 1024, ahead=2 if problem.epilogue == "swiglu" else 4, num_warps=4)
-    return GemvTile(2, 512, ahead=2, num_warps=2)
-
-
-def _skinny(problem: LinearProblem, tokens: int, target: CudaTarget) -> SkinnyTile:
-    """Split until there are blocks for most of the GPU, but not below 512 columns."""
-    tiles = -(-problem.n // 64)
-    splits = 1
-    while tiles * splits < FULL and problem.k // (2 * splits) >= 512:
-        splits *= 2
-    if target.has_tma and problem.operands_by_tma and _is_large(target):
-        return SkinnyTile(64, tokens, 128, num_warps=4, num_stages=4, splits=splits, ahead=2, tma=True)
-    return SkinnyTile(64, tokens, 64, num_warps=4, num_stages=3, splits=splits)
-
-
-def _quantized(problem: LinearProblem, target: CudaTarget) -> tuple[Choice, ...]:
-    """Tiles of quantized weights: a GEMV, a ring for few tokens where there is one, then one kind for all."""
-    mixed = not problem.prepared().is_plain
-    found = []
-    if target.has_wgmma and rings(problem.prepared()) and (not mixed or problem.k % RING_COLUMNS == 0):
-        found = [Choice(t, _ring(problem, t)) for t in (16, 32, 64, 128)]
-    one = [Choice(1, _one_token(problem, target), fused_norm=True)] if streams(problem) else []
-    if found and problem.weight.dtype is DType.I4 and problem.epilogue == "swiglu":
-        one = []  # two streams of four bits: a GEMV has too few registers to be faster than the ring
-    if mixed:
-        few = found or [Choice(16, MixedTile(64, 16, num_warps=4, num_stages=4))]
-        some = MixedTile(64, 64, num_warps=4, num_stages=3)
-        if problem.n * problem.k > LARGEST_UNPACKED or target.deterministic:
-            return (*one, *few, Choice(None, some))
-        return (*one, *few, Choice(UNPACKED_FROM, some), Choice(None, _gemms(problem.unpacked(), target)[1]))
-    large = target.has_tma and _is_large(target) and problem.operands_by_tma
-    small = GemmTile(64 if found else 16, 128, 128 if large else 64, num_warps=4, num_stages=3, tma=large)
-    if not large:
-        return (*one, Choice(128, small), Choice(None, GemmTile(128, 128, 64, num_warps=8, num_stages=3)))
-    many = GemmTile(128, 256, 128, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
-    return (*one, *found, Choice(512, small), Choice(None, many if problem.out is DType.BF16 else small))
-
-
-def _one_token(problem: LinearProblem, target: CudaTarget) -> StreamTile | SegmentTile:
-    """Tensor cores for FP8 and long rows of int4, where there are Hopper's and the code, unrolled, is short."""
-    tile = SegmentTile(ahead=8, blocks=STREAMS // 2, num_warps=8)
-    faster = problem.weight.dtype is DType.F8 or (problem.weight.dtype is DType.I4 and problem.k > LONG_ROW)
-    if target.has_wgmma and faster and segments(problem) and SegmentSpec(problem, tile).products <= LONGEST_CODE:
-        return tile
-    return _stream(problem)
-
-
-def _stream(problem: LinearProblem) -> StreamTile:
-    """Rows in flight as long as registers last."""
-    if problem.epilogue == "swiglu":
-        return StreamTile(2, ahead=4, blocks=STREAMS, num_warps=8)
-    if problem.k > LONG_ROW:
-        return StreamTile(1, ahead=2, blocks=STREAMS, num_warps=8)
-    return StreamTile(4, ahead=2, blocks=STREAMS, num_warps=8)
-
-
-def _ring(problem: LinearProblem, tokens: int) -> RingTile:
-    """As many stages as fit half a multiprocessor, split until there are blocks for most of the GPU."""
-    tile = RingTile(64, tokens, _ring_columns(problem, tokens), num_warps=4, num_stages=1)
-    spec = RingSpec(problem.prepared(), tile)
-    if spec.registers > MOST_REGISTERS:
-        return _ring(problem, tokens // 2)
-    splits = splits_for(spec.tiles_n, FULL, spec.pieces)
-    stages = max(2, min(8, HALF_OF_SHARED // spec.stage_bytes, -(-spec.pieces // splits)))
-    return msgspec.structs.replace(tile, num_stages=stages, splits=splits)
-
-
-def _ring_columns(problem: LinearProblem, tokens: int) -> int:
-    """Fewer bits and few tokens, more columns: there is as much to multiply for every wait."""
-    columns = RING_COLUMNS * (1 if tokens > 32 else 16 // problem.weight.bits)
-    while problem.k % columns and columns > RING_COLUMNS:
-        columns //= 2
-    return columns
-
-
-def _gemms(problem: LinearProblem, target: CudaTarget) -> tuple[GemmTile, GemmTile]:
-    """Tiles for few hundred tokens, and for more."""
-    if not _is_large(target):
-        return GemmTile(64, 128, 32, num_warps=4, num_stages=3), GemmTile(128, 128, 32, num_warps=8, num_stages=3)
-    if not (target.has_tma and problem.operands_by_tma):
-        return GemmTile(64, 128, 64, num_warps=4, num_stages=3), GemmTile(128, 128, 64, num_warps=8, num_stages=3)
-    few = GemmTile(64, 128, 64, num_warps=4, num_stages=4, tma=True)
-    if problem.n < 4096 or problem.out is DType.F32:
-        return few, GemmTile(128, 128, 64, num_warps=8, num_stages=3, tma=True)
-    return few, GemmTile(128, 256, 64, num_warps=8, num_stages=3, blocks=132, tma=True, halves=True)
-
-
-def _is_large(target: CudaTarget) -> bool:
-    """Whether blocks have the shared memory of a data centre's GPU."""
-    return target.shared_bytes > 128 << 10

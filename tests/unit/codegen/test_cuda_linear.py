@@ -31,8 +31,9 @@ from warploom.codegen.cuda.kernels.tiles import (
     WarpTile,
 )
 from warploom.codegen.cuda.kernels.warp_gemm import WarpGemmSpec
+from warploom.codegen.cuda.layer_key import key_of
 from warploom.codegen.cuda.scope import Scope
-from warploom.codegen.cuda.tuning import choices_for, key_of, table
+from warploom.codegen.cuda.tuning import choices_for, table
 from warploom.errors import CompileError
 from warploom.ir.layouts import pack_array, unpack_array
 from warploom.ir.ops.dequantize import dequantize

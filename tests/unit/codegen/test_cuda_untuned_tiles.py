@@ -24,9 +24,10 @@ from warploom.codegen.cuda.kernels.tiles import (
     Tile,
     WarpTile,
 )
+from warploom.codegen.cuda.layer_key import key_of
 from warploom.codegen.cuda.nearest import LARGEST_F32, LARGEST_UNPACKED, MOST_REGISTERS, nearest
 from warploom.codegen.cuda.scope import Scope
-from warploom.codegen.cuda.tuning import choices_for, key_of, table
+from warploom.codegen.cuda.tuning import choices_for, table
 from warploom.ir.types import DType
 
 SM_90 = CudaTarget("sm_90")

@@ -15,8 +15,9 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.candidates import candidates, neighbours
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
 from warploom.codegen.cuda.kernels.tiles import Choice, GemmTile, GemvTile, MixedTile, RingTile
+from warploom.codegen.cuda.layer_key import key_of
 from warploom.codegen.cuda.selection import Timing, select
-from warploom.codegen.cuda.tuning import Table, key_of
+from warploom.codegen.cuda.tuning import Table
 from warploom.ir.context import new_context
 from warploom.ir.types import DType
 from warploom.tools import tuning_runs

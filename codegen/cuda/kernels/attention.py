@@ -13,11 +13,10 @@ import mlir.ir as mlir
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
-from warploom.codegen.cuda.kernels import hopper_attention, queued_attention
+from warploom.codegen.cuda.kernels import hopper_attention
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, decode_tile_for, few_sequences
 from warploom.codegen.cuda.kernels.projection import Projected, projected
-from warploom.codegen.cuda.kernels.queued_attention import QueuedAttentionSpec
 from warploom.codegen.cuda.kernels.ragged_attention import RaggedAttentionSpec, tile_for
 from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE
@@ -153,16 +152,14 @@ def lower(attended: Attended, target: CudaTarget) -> Match:
     memory: dict[str, Temp] = {}
     if isinstance(prompts[-1], hopper_attention.HopperAttentionSpec):
         memory |= prompts[-1].scratch
-    many = QueuedAttentionSpec(problem) if queued_attention.takes(problem, target) else None
     if not target.deterministic:
         memory |= dict(zip((operand.name for operand in spec.scratch), spec.temps, strict=True))
-        memory |= {} if many is None else {"drawn": many.temps[0]}
     temps = {name: Slot("temp", index) for index, name in enumerate(memory)}
     scratched = Attended(problem, {**attended.slots, **temps}, attended.dims)
     ragged = tuple(scratched.step(spec) for spec in prompts)
     if target.deterministic:
         return Match((Variant(ragged),), tuple(memory.values()))
-    decode: tuple[Step, ...] = (scratched.step(many if many is not None else spec),)
+    decode: tuple[Step, ...] = (scratched.step(spec),)
     ranges: list[tuple[tuple[Step, ...], int, int]]
     tokens, sequences = attended.dims["T"], attended.dims["S"]
     if few := few_sequences(problem, target):

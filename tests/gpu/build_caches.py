@@ -8,12 +8,12 @@ weights rounded to bf16.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from tests.gpu import arguments
 from tests.gpu.build_families import read
 from tests.model.families.case import VOCAB, make_checkpoint
 from tests.model.families.deepseek_cases import DENSE_ONLY, LATENT
@@ -27,8 +27,11 @@ CASE = case("deepseek_caches", "DeepseekV2", LATENT | DENSE_ONLY | SIZES | {"max
 LENGTH = 700  # keys are expanded from 256 tokens of a step on
 
 
-def main(root: Path) -> None:
+def main() -> None:
     """Build."""
+    parser = arguments.parser(__doc__)
+    parser.add_argument("folder", type=Path)
+    root: Path = parser.parse_args().folder
     made = make_checkpoint(CASE, root / "checkpoint")
     made.to(torch.bfloat16).save_pretrained(root / "checkpoint")
     model = read(CASE, type(made), root / "checkpoint", torch.float32)
@@ -47,4 +50,4 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

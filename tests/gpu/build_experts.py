@@ -8,12 +8,12 @@ writes FOLDER (default `.warploom/gpu/experts`), see `tools/tuning_programs.py`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tests.gpu import arguments
 from warploom.codegen.binding import Slot
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernels.expert_mlp import MlpProblem, lower
@@ -177,7 +177,7 @@ def collect(sweep: list[str]) -> ExpertPrograms:
 
 def main() -> None:
     """Build."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(".warploom/gpu/experts"))
     parser.add_argument("--sweep", default="", metavar="NAME,...", help=f"also candidate tiles of {', '.join(TIMED)}")
     given = parser.parse_args()

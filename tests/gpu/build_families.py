@@ -12,8 +12,7 @@ tar cf - -T - | xz > families.tar.xz`, so that files that are alike stand side b
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from tests.gpu import arguments
 from tests.gpu.lossless_weights import make_lossless, rounded_activations
 from tests.gpu.near_ties import TooManyTies, references
 from tests.gpu.run_families import PROMPT
@@ -111,18 +111,22 @@ def read(case: Case, model_type: type[PreTrainedModel], checkpoint: Path, dtype:
     return model.eval()
 
 
-def main(root: Path, names: Sequence[str]) -> None:
+def main() -> None:
     """All cases asked for; says which do not compile."""
+    parser = arguments.parser(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="all without")
+    given = parser.parse_args()
     every = {case.id: (case, "bf16") for case in CASES}
     every |= {f"{case.id}.{scheme}": (case, scheme) for case, schemes in EVEN_CASES for scheme in schemes}
-    for name in names or every:
+    for name in given.cases or every:
         case, scheme = every[name]
         try:
-            build(case, root / name, scheme)
+            build(case, given.folder / name, scheme)
             print(f"{name}: built", flush=True)
         except WarploomError as error:
             print(f"{name}: refused: {error}", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main()

@@ -8,7 +8,6 @@ meaning has. Nothing there needs the compiler any more.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.gpu import arguments
 from tests.gpu.kernel_data import sample_inputs
 from tests.tolerances import sensitivity
 from tests.unit.codegen.loops_groups import GroupBuilder
@@ -279,7 +279,7 @@ def _groups() -> Iterator[tuple[str, Any]]:
 
 def main() -> None:
     """Build."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(".warploom/gpu/kernels"))
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)

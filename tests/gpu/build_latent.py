@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.gpu import arguments
 from tests.gpu.build_kernels import describe
 from warploom.codegen.binding import Slot
 from warploom.codegen.columns import Range
@@ -67,7 +68,9 @@ def described(step: Step, scope: Scope, temps: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Build."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".warploom/gpu/latent")
+    parser = arguments.parser(__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(".warploom/gpu/latent"))
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     specs: dict[str, CudaKernelSpec] = {}
     programs: list[dict[str, Any]] = []

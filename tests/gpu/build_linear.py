@@ -8,13 +8,13 @@ for `codegen/cuda/worker.py`, to the many cores of the GPU machine.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.gpu import arguments
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.candidates import candidates, neighbours
 from warploom.codegen.cuda.kernels.linear import linear_spec
@@ -137,7 +137,7 @@ def collect(sweep: str | None, refine: bool, only: str | None) -> Programs:
 
 def main() -> None:
     """Build."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(".warploom/gpu/linear"))
     parser.add_argument("--sweep", metavar="REGEX", help="also the candidate tiles with such a name; '' for all")
     parser.add_argument("--only", metavar="REGEX", help="of the layers to time, those with such a name")

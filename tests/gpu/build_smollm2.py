@@ -9,13 +9,13 @@ parts of 45 MiB, for machines that take files in small calls (`cat parts/* > art
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from tests.gpu import arguments
 from tests.model.oracle import Oracle
 from tests.model.teacher import Teacher
 from tests.model.test_smollm2_generation import PROMPTS
@@ -52,8 +52,13 @@ def bf16_errors(model: Path, found: dict[str, np.ndarray]) -> Iterator[float]:
         yield float((np.abs(rounded - exact).max(-1) / exact.std(-1)).max())
 
 
-def main(model: str, folder: Path) -> None:
+def main() -> None:
     """Build everything."""
+    parser = arguments.parser(__doc__)
+    parser.add_argument("model", metavar="MODEL.gguf")
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    model, folder = given.model, given.folder
     artifact = compile(model, target="cuda:sm_90", out=folder / "artifact")
     compile(model, out=folder / "cpu")
     compile(model, quantization="f32", out=folder / "cpu-f32")
@@ -68,4 +73,4 @@ def main(model: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main()

@@ -8,11 +8,11 @@ and as decodes after that. Exit status 1 if it is larger than roundings of the c
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from tests.gpu import arguments
 from tests.gpu.run_families import step
 from warploom.runtime.artifact import load
 from warploom.runtime.cuda.device import CudaDevice
@@ -36,8 +36,11 @@ def errors(folder: Path, ids: np.ndarray, exact: np.ndarray) -> dict[str, float]
     return {name: float(np.sqrt(np.mean((x - y) ** 2)) / y.std()) for name, (x, y) in parts.items()}
 
 
-def main(root: Path) -> int:
+def main() -> int:
     """All artifacts."""
+    parser = arguments.parser(__doc__)
+    parser.add_argument("folder", type=Path)
+    root: Path = parser.parse_args().folder
     known, failed = np.load(root / "reference.npz"), 0
     for kind, limit in LIMITS.items():
         for folder in sorted(path for path in (root / kind).iterdir()):
@@ -50,4 +53,4 @@ def main(root: Path) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1])))
+    raise SystemExit(main())

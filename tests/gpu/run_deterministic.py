@@ -9,10 +9,9 @@ not promise it, the same is reported but not asked for. Exit status 1 if a promi
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 
+from tests.gpu import arguments
 from tests.gpu.single_rows import neighbours
 from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.cuda.device import CudaDevice
@@ -48,8 +47,11 @@ def differing(artifact: Artifact, llm: LLM) -> dict[str, int]:
     return found
 
 
-def main(path: str) -> int:
+def main() -> int:
     """Compare and report."""
+    parser = arguments.parser(__doc__)
+    parser.add_argument("artifact")
+    path = parser.parse_args().artifact
     artifact = load(path)
     device = CudaDevice(artifact, max_tokens=512, max_seqs=32)
     cuda = artifact.target(device.target).cuda
@@ -66,4 +68,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1]))
+    raise SystemExit(main())

@@ -13,7 +13,6 @@ import time
 
 STARTED = time.perf_counter()
 
-import argparse  # noqa: E402
 import json  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
@@ -22,6 +21,7 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
+from tests.gpu import arguments  # noqa: E402
 from tests.gpu.single_rows import neighbours  # noqa: E402
 from warploom.runtime.artifact import Artifact, load  # noqa: E402
 from warploom.runtime.cuda.device import CudaDevice  # noqa: E402
@@ -124,7 +124,7 @@ def step_logits(artifact: Artifact, device: CudaDevice) -> list[np.ndarray]:
 
 
 def main(check: Callable[[Artifact, CudaDevice], dict[str, bool]] | None = None) -> int:
-    parser = argparse.ArgumentParser()
+    parser = arguments.parser(__doc__)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=32)

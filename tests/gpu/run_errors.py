@@ -7,11 +7,11 @@ Exit status 1 if a case is let through or fails otherwise than by a DeviceError.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import msgspec
 
+from tests.gpu import arguments
 from warploom.errors import DeviceError
 from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.cuda.device import CudaDevice
@@ -38,9 +38,11 @@ def cases(artifact: Artifact) -> dict[str, Callable[[], object]]:
     }
 
 
-def main(path: str) -> int:
+def main() -> int:
     """Try every case, then serve."""
-    artifact = load(path)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("artifact")
+    artifact = load(parser.parse_args().artifact)
     failed = 0
     for name, attempt in cases(artifact).items():
         try:
@@ -61,4 +63,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1]))
+    raise SystemExit(main())

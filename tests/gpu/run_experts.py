@@ -9,7 +9,6 @@ experts that are met take, or the flops. Exit status 1 if a check failed.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from tests.gpu import arguments
 from tests.gpu.linear_programs import Bench as LinearBench
 from tests.gpu.linear_programs import make_weight, values_of
 from warploom.tools.kernel_launcher import Graph, number
@@ -180,10 +180,14 @@ def label(program: Row) -> str:
 
 def main() -> int:
     """Check, then time."""
-    bench = Bench(Path(sys.argv[1]))
+    parser = arguments.parser(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("seconds", type=float, nargs="?", default=60.0, help="for timings")
+    given = parser.parse_args()
+    bench = Bench(given.folder)
     if bench.jobs:
         bench.compile_jobs()
-    deadline = time.monotonic() + (float(sys.argv[2]) if len(sys.argv) > 2 else 60.0)
+    deadline = time.monotonic() + given.seconds
     torch.manual_seed(0)
     failed, arrays, known = 0, {}, ""
     for program in bench.programs:

@@ -15,13 +15,13 @@ counts as an error.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 
+from tests.gpu import arguments
 from tests.gpu.nearest_reference import FAR, Parts, error_parts, nearest_error
 from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.cuda.device import CudaDevice
@@ -113,8 +113,13 @@ def check(folder: Path) -> bool:
     return good
 
 
-def main(root: Path, patterns: Sequence[str]) -> int:
+def main() -> int:
     """All cases; an exception in one does not keep the others from being run."""
+    parser = arguments.parser(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="of the names of cases; all without")
+    given = parser.parse_args()
+    root, patterns = given.folder, given.patterns
     failed = []
     for folder in sorted(path.parent for path in root.glob("*/*/manifest.json")):
         name = str(folder.relative_to(root))
@@ -131,4 +136,4 @@ def main(root: Path, patterns: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1]), sys.argv[2:]))
+    raise SystemExit(main())

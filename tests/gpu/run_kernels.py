@@ -10,7 +10,6 @@ through more than L2, medians. A case that fails is reported and the rest goes o
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from tests.gpu import arguments
 from tests.gpu.attention_checks import bench_decode, bench_ragged, check_attention
 from tests.gpu.kernel_bench import Bench, Case
 from tests.gpu.loop_checks import check_loops
@@ -109,7 +109,7 @@ def show(rows: list[Case]) -> None:
 
 def main() -> None:
     """Run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", choices=["check", "bench"])

@@ -9,12 +9,12 @@ failed.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tests.gpu import arguments
 from tests.gpu.kernel_bench import ROTATED, TORCH, Arrays, Bench, bits, number
 
 PAGE, PEAK = 64, 798e12  # tokens; flop/s of an H100, measured
@@ -190,7 +190,7 @@ def report(bench: Bench, program: Row, sequences: Sequences) -> None:
 
 def main() -> int:
     """Check, then time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--small", action="store_true", help="one case of every form, nothing timed")
     given = parser.parse_args()

@@ -10,7 +10,6 @@ OUT and prints tables; a program that fails is reported and the rest goes on. Ex
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from tests.gpu import arguments
 from tests.gpu.linear_programs import (
     Arrays,
     Bench,
@@ -235,7 +235,7 @@ def show_invariance(rows: list[Row]) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--sweep", action="store_true", help="time every candidate tile")

@@ -10,7 +10,6 @@ are further apart than the tolerance, or two runs differ.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from tests.gpu import arguments
 from tests.gpu.single_rows import _fill, _row
 from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.cuda.device import CudaDevice
@@ -70,9 +70,13 @@ def logits(artifact: Artifact, device: CudaDevice, repeats: int) -> tuple[dict[s
     return found, differing
 
 
-def main(path: str, timed: bool) -> int:
+def main() -> int:
     """Compare and report."""
-    artifact = load(path)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("artifact")
+    parser.add_argument("--time", action="store_true", help="how long a step takes both ways")
+    given = parser.parse_args()
+    artifact = load(given.artifact)
     found, bad = {}, 0
     for name, number in (("persistent", None), ("launched", 1)):
         with multiprocessors(number):
@@ -81,7 +85,7 @@ def main(path: str, timed: bool) -> int:
         found[name], differing = logits(artifact, device, 3)
         print(f"{name}: {queue} launches, {differing} of {2 * len(CONTEXTS)} repeated steps differ", flush=True)
         bad += differing
-        for context in (256, 2048) if timed else ():
+        for context in (256, 2048) if given.time else ():
             batch = ragged_batch(device, artifact.manifest.vocab_size, [1], [context], temperature=1, seed=1)
             print(f"  {context}: {time_step(device, batch, 50, time.perf_counter)}", flush=True)
         device.close()
@@ -95,4 +99,4 @@ def main(path: str, timed: bool) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1], "--time" in sys.argv))
+    raise SystemExit(main())

@@ -8,9 +8,7 @@ if graphs and direct launches give different tokens.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-
+from tests.gpu import arguments
 from warploom.runtime.artifact import Artifact, load
 from warploom.runtime.cuda.device import CudaDevice
 from warploom.tools.synthetic import ragged_batch
@@ -42,10 +40,12 @@ def tokens(artifact: Artifact, graphs: bool) -> list[list[int]]:
     return found
 
 
-def main(paths: Sequence[str]) -> int:
+def main() -> int:
     """Run and compare."""
+    parser = arguments.parser(__doc__)
+    parser.add_argument("artifacts", nargs="+", metavar="ARTIFACT")
     status = 0
-    for path in paths:
+    for path in parser.parse_args().artifacts:
         artifact = load(path)
         captured, direct = (tokens(artifact, graphs) for graphs in (True, False))
         print(f"{path}: {captured}; direct launches: {'the same' if captured == direct else direct}")
@@ -54,4 +54,4 @@ def main(paths: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())

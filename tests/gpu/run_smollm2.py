@@ -8,11 +8,11 @@ not further from f32 than those of transformers in bf16. Exit status 1 if not.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
 import numpy as np
 
+from tests.gpu import arguments
 from warploom.runtime.artifact import load
 from warploom.runtime.cuda.device import CudaDevice
 from warploom.runtime.llm import LLM
@@ -57,9 +57,13 @@ def texts(llm: LLM, prompts: list[np.ndarray], known: Mapping[str, np.ndarray]) 
     return equal
 
 
-def main(path: str, reference: str) -> int:
+def main() -> int:
     """Compare and report."""
-    artifact, known = load(path), np.load(reference)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("artifact")
+    parser.add_argument("reference", metavar="REFERENCE.npz")
+    given = parser.parse_args()
+    artifact, known = load(given.artifact), np.load(given.reference)
     prompts = [known[f"prompt{i}"] for i in range(5)]
     device = CudaDevice(artifact, max_tokens=512, max_seqs=32)
     worst = 0.0
@@ -83,4 +87,4 @@ def main(path: str, reference: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1], sys.argv[2]))
+    raise SystemExit(main())

@@ -11,7 +11,6 @@ printed, and plain decoding in another batch is compared in the same way.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from tests.gpu import arguments
 from warploom.runtime.artifact import load
 from warploom.runtime.cuda.device import CudaDevice
 from warploom.runtime.draft_model import Drafter
@@ -93,7 +93,7 @@ def parting(one: Answers, other: Answers) -> tuple[int, list[str]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser()
+    parser = arguments.parser(__doc__)
     parser.add_argument("artifact")
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--tokens", type=int, default=96)

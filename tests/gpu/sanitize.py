@@ -9,7 +9,6 @@ at once, each with its log in OUT. Exit status 1 if one found something, failed 
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -19,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.gpu import arguments
 
 SANITIZER = "/usr/local/cuda/bin/compute-sanitizer"
 TOOLS = ("memcheck", "racecheck")
@@ -82,7 +83,7 @@ def execute(run: Run, out: Path, seconds: float) -> str | None:
 
 def main() -> int:
     """Run all at once."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--kernels", type=Path)
     parser.add_argument("--linear", type=Path)

@@ -8,7 +8,6 @@ kernels shows. `--weights-gb` adds a parameter of noise of that size, to time ho
 
 from __future__ import annotations
 
-import argparse
 import base64
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cuda_fake_model import MAX_CONTEXT, PAGE, TOP, cuda_artifact
+from tests.gpu import arguments
 from tests.runtime_fakes import VOCAB_SIZE
 from warploom.runtime.manifest import RandomParam
 from warploom.runtime.sampling_params import SamplingParams
@@ -157,7 +157,7 @@ def compile_cubins() -> dict[str, bytes]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = arguments.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights-gb", type=int, default=0)
     args = parser.parse_args()

@@ -19,6 +19,22 @@ def test_a_script_says_how_it_is_called(path: Path) -> None:
     assert f"python -m tests.gpu.{path.stem}" in said
 
 
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_called_wrongly_says_how_it_is_called(path: Path) -> None:
+    """Through argparse, not an IndexError: nothing reads its arguments itself."""
+    text = path.read_text()
+    assert "sys.argv" not in text
+    assert "arguments.parser(__doc__)" in text or "run_device import" in text  # whose main it calls
+
+
+def test_without_arguments_a_script_shows_its_usage() -> None:
+    command = [sys.executable, "-m", "tests.gpu.run_small"]
+    run = subprocess.run(command, cwd=ROOT, check=False, timeout=120, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "usage:" in run.stderr
+    assert "ARTIFACT" in run.stderr
+
+
 def test_a_script_finds_its_imports_when_it_is_called_so() -> None:
     command = [sys.executable, "-c", "import tests.gpu.build_smollm2"]
     assert subprocess.run(command, cwd=ROOT, check=False, timeout=120).returncode == 0

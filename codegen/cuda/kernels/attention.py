@@ -6,20 +6,21 @@ prompt two, of which the second rotates q.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import mlir.ir as mlir
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.kernel import CudaKernelSpec, Guard, Match, Slot, Step, Temp, Variant
+from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, Step, Temp, Variant
 from warploom.codegen.cuda.kernels import hopper_attention
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, decode_tile_for, few_sequences
 from warploom.codegen.cuda.kernels.projection import Projected, projected
 from warploom.codegen.cuda.kernels.ragged_attention import RaggedAttentionSpec, tile_for
 from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
+from warploom.codegen.cuda.scope import Scope
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE
+from warploom.codegen.cuda.variants import consecutive
 from warploom.codegen.groups import input_slot, kv_slot, only_op, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.attention import attention
@@ -27,26 +28,11 @@ from warploom.ir.ops.kv_write import kv_write
 from warploom.ir.ops.scaled_cache import ATTENTIONS, WRITES, parts_of
 from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import DType, type_of
-from warploom.runtime.expr import Expr
 
 KIND = "attention"
 HEAD_DIMS = range(16, 257, 8)
 MAX_GROUP = 16
-END = 2**31 - 1
 PROMPTS = 1 << 20  # more than there are sequences
-
-
-@dataclass(frozen=True, slots=True)
-class Attended:
-    """A problem with what its kernels read and write, by the names of their operands."""
-
-    problem: AttentionProblem
-    slots: Mapping[str, Slot]
-    dims: Mapping[str, Expr]
-
-    def step(self, spec: CudaKernelSpec) -> Step:
-        """The launch of a kernel."""
-        return Step(spec, tuple(self.slots[o.name] for o in spec.operands), {n: self.dims[n] for n in spec.dims})
 
 
 def match(group: Function, target: CudaTarget) -> Match | str:
@@ -61,7 +47,7 @@ def match(group: Function, target: CudaTarget) -> Match | str:
     if write is None and isinstance(alone := only_op(group, *ATTENTIONS), str):
         return alone
     problem = _problem(operation, found, target)
-    return problem if isinstance(problem, str) else lower(_attended(group, operation, write, found, problem), target)
+    return problem if isinstance(problem, str) else lower(problem, _scope(group, operation, write, found), target)
 
 
 def _fresh(group: Function, operation: mlir.Operation, write: mlir.Operation) -> Projected | str:
@@ -116,13 +102,7 @@ def _problem(operation: mlir.Operation, found: Projected | None, target: CudaTar
     )
 
 
-def _attended(
-    group: Function,
-    operation: mlir.Operation,
-    write: mlir.Operation | None,
-    found: Projected | None,
-    problem: AttentionProblem,
-) -> Attended:
+def _scope(group: Function, operation: mlir.Operation, write: mlir.Operation | None, found: Projected | None) -> Scope:
     (q, kv, page_table, query_start, context_lens), scales, sinks = parts_of(operation)
     values = {"page_table": page_table, "query_start": query_start, "context_lens": context_lens}
     values |= dict(zip(("sinks",), sinks, strict=False)) | dict(zip(("scales",), scales, strict=False))
@@ -136,16 +116,15 @@ def _attended(
     slots["out"] = result_slot(group, operation.results[0])
     sequences, width = type_of(page_table).shape
     sizes = {"T": type_of(q).shape[0], "S": sequences, "P": width, "C": type_of(kv).shape[1]}
-    return Attended(problem, slots, {name: str(size) for name, size in sizes.items()})
+    return Scope(slots, {name: str(size) for name, size in sizes.items()})
 
 
-def lower(attended: Attended, target: CudaTarget) -> Match:
+def lower(problem: AttentionProblem, scope: Scope, target: CudaTarget) -> Match:
     """The launches of a problem: T = S means that every sequence decodes, else there are chunks of prompts.
 
     The choice is of speed alone: both kernels compute any batch in which T is at most S. They add in different orders,
     so only one of them is deterministic: the ragged.
     """
-    problem = attended.problem
     tile = decode_tile_for(problem, target)
     spec = DecodeAttentionSpec(problem, tile, target.has_tma)
     prompts = _prompt_kernels(problem, target)
@@ -154,22 +133,20 @@ def lower(attended: Attended, target: CudaTarget) -> Match:
         memory |= prompts[-1].scratch
     if not target.deterministic:
         memory |= dict(zip((operand.name for operand in spec.scratch), spec.temps, strict=True))
-    temps = {name: Slot("temp", index) for index, name in enumerate(memory)}
-    scratched = Attended(problem, {**attended.slots, **temps}, attended.dims)
-    ragged = tuple(scratched.step(spec) for spec in prompts)
+    scope = scope.with_temps(memory)
+    ragged = tuple(scope.step(spec) for spec in prompts)
     if target.deterministic:
         return Match((Variant(ragged),), tuple(memory.values()))
-    decode: tuple[Step, ...] = (scratched.step(spec),)
-    ranges: list[tuple[tuple[Step, ...], int, int]]
-    tokens, sequences = attended.dims["T"], attended.dims["S"]
+    ways: list[tuple[Step, ...]] = [(scope.step(spec),), ragged]
+    tokens, sequences = scope.dims["T"], scope.dims["S"]
     if few := few_sequences(problem, target):
         most, its_tile = few
-        first = (scratched.step(replace(spec, tile=its_tile)),)
+        ways.insert(0, (scope.step(replace(spec, tile=its_tile)),))
         value = f"min(max({tokens} - {sequences}, 0), 1) * {PROMPTS} + {sequences}"
-        ranges = [(first, -END, most), (decode, most + 1, PROMPTS - 1), (ragged, PROMPTS, END)]
+        ranges = consecutive(value, (most, PROMPTS - 1, None))
     else:
-        value, ranges = f"{tokens} - {sequences}", [(decode, -END, 0), (ragged, 1, END)]
-    return Match(tuple(Variant(steps, Guard(value, low, high)) for steps, low, high in ranges), tuple(memory.values()))
+        ranges = consecutive(f"{tokens} - {sequences}", (0, None))
+    return Match(tuple(map(Variant, ways, ranges)), tuple(memory.values()))
 
 
 def _prompt_kernels(problem: AttentionProblem, target: CudaTarget) -> list[CudaKernelSpec]:

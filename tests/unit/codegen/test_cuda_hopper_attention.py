@@ -8,10 +8,11 @@ from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.kernel import Slot
-from warploom.codegen.cuda.kernels.attention import Attended, lower
+from warploom.codegen.cuda.kernels.attention import lower
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.hopper_attention import HopperAttentionSpec, takes
 from warploom.codegen.cuda.kernels.projection import Projection
+from warploom.codegen.cuda.scope import Scope
 from warploom.ir.types import DType, tensor
 
 HOPPER = CudaTarget("sm_90")
@@ -74,8 +75,8 @@ def test_prompts_over_8_bits_share_what_the_write_leaves(
     problem = AttentionProblem(32, 8, 128, 128**-0.5, kv=kv, projection=projection)
     names = ("q", "k", "v", "cos", "sin", "slots", "kv", "page_table", "query_start", "context_lens", "out")
     slots = {name: Slot("input", index) for index, name in enumerate(names)}
-    attended = Attended(problem, slots, {"T": "T", "S": "S", "P": "P", "C": "C"})
-    found = lower(attended, CudaTarget(arch, deterministic=deterministic))
+    scope = Scope(slots, {"T": "T", "S": "S", "P": "P", "C": "C"})
+    found = lower(problem, scope, CudaTarget(arch, deterministic=deterministic))
     *write, attention = found.variants[-1].steps
     bound = [dict(zip((o.name for o in s.spec.operands), s.operands, strict=True)) for s in (*write, attention)]
     places = [operands.get("fresh") for operands in bound]

@@ -13,11 +13,12 @@ from tests.unit.codegen.triton_interpreter import run_kernel
 from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import Slot
-from warploom.codegen.cuda.kernels.attention import Attended, lower
+from warploom.codegen.cuda.kernels.attention import lower
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import DecodeAttentionSpec, DecodeTile
 from warploom.codegen.cuda.kernels.projection import Projection
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec
+from warploom.codegen.cuda.scope import Scope
 from warploom.ir.ops import int8_rows
 from warploom.ir.ops.attention import attention
 from warploom.ir.ops.kv_write import kv_write
@@ -208,8 +209,8 @@ def test_kernels_are_chosen_by_tokens_and_sequences(kv: DType, fused: bool, kind
     """e, f, d: decode, with keys that are loaded early or without a cap on registers; r: a prompt is among them."""
     problem = projected_problem(32, 8, 128, 64, kv=kv) if fused else AttentionProblem(32, 8, 128, 128**-0.5, kv=kv)
     names = ("q", "k", "v", "cos", "sin", "slots", "kv", "page_table", "query_start", "context_lens", "out")
-    attended = Attended(problem, {name: Slot("input", 0) for name in names}, {n: n for n in "TSPC"})
-    found = lower(attended, CudaTarget("sm_90"))
+    scope = Scope({name: Slot("input", 0) for name in names}, {n: n for n in "TSPC"})
+    found = lower(problem, scope, CudaTarget("sm_90"))
     for (tokens, sequences), kind in zip(((1, 1), (1, 2), (2, 2), (64, 1024), (8192, 1)), kinds, strict=True):
         dims = {"T": tokens, "S": sequences, "P": 4, "C": 99}
         (taken,) = (v for v in found.variants if v.when and v.when.min <= evaluate(v.when.value, dims) <= v.when.max)

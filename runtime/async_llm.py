@@ -185,6 +185,13 @@ class AsyncLLM:
             async for delta in stream:
                 yield delta
 
+    def end_all(self) -> None:
+        """Give every unfinished request up: its stream raises EngineError. To be called on the readers' loop."""
+        ended = list(self._answers)
+        self._fail_all(EngineError("The request has been ended with all others"))
+        for request_id in ended:
+            self._thread.abort(request_id)
+
     async def close(self, drain_s: float = 0.0) -> None:
         """Take no more requests, let the unfinished ones run for `drain_s` seconds, end the others, free the device.
 

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import ipaddress
 import logging
+import math
 import signal
 import socket
 import sys
@@ -31,6 +32,7 @@ _KEEP_ALIVE_SECONDS = 75
 _MORE_CONNECTIONS = 256  # beside those whose requests the engine takes: health checks, metrics, refusals
 _BACKLOG = 2048
 _WATCH_SECONDS = 0.5
+_LAST_WORDS_SECONDS = 2  # in which clients read why their answers end
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +72,32 @@ def new_server(service: Service, options: ServerOptions, listener: socket.socket
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(options.drain_seconds)),
+        timeout_graceful_shutdown=math.ceil(options.drain_seconds) + _LAST_WORDS_SECONDS,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         limit_concurrency=service.llm.max_requests + _MORE_CONNECTIONS,
     )
-    return Server(config)
+    return Server(config, service.llm, options.drain_seconds)
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, without its signal handlers, which would end the process with the signal after a good end."""
+    """Uvicorn, without its signal handlers, which would end the process with the signal after a good end.
+
+    Args:
+        drain_seconds: what is unfinished this long after the end has begun is ended with an error, which uvicorn,
+            that would break off connections, leaves time for.
+    """
+
+    def __init__(self, config: uvicorn.Config, llm: AsyncLLM, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._llm, self._drain_seconds = llm, drain_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, and wait for those that are there."""
+        ending = asyncio.get_running_loop().call_later(self._drain_seconds, self._llm.end_all)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -243,6 +243,18 @@ def test_shutdown_lets_the_unfinished_end_and_takes_no_more(start_server: StartS
     idle.close()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_unfinished_when_the_time_is_over_ends_with_an_error(start_server: StartServer, stream: bool) -> None:
+    running = start_server(drain_seconds=0.2)
+    running.device.seconds = 0.01
+    connection = open_request(running, stream=stream)
+    wait_for(lambda: running.service.llm.stats().running == 1)
+    running.service.draining = running.server.should_exit = True
+    reply = read(connection)
+    error = reply.events[-1]["error"] if stream else reply.json["error"]
+    assert (error["code"], error["message"]) == (503, "The server is shutting down.")
+
+
 def test_a_draining_server_refuses_with_retry_after(start_server: StartServer) -> None:
     running = start_server()
     running.service.draining = True

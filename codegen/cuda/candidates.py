@@ -24,7 +24,7 @@ from warploom.codegen.cuda.kernels.tiles import (
     WarpTile,
 )
 from warploom.codegen.cuda.kernels.warp_gemm import warps_take
-from warploom.codegen.cuda.nearest import MOST_REGISTERS, narrowed
+from warploom.codegen.cuda.nearest import MOST_REGISTERS, ROOMS, narrowed
 from warploom.ir.types import DType
 
 SMALL_WEIGHT = 1 << 23  # elements; below it time goes to latency, and few tiles are worth a try
@@ -148,7 +148,7 @@ def _all_quantized(problem: LinearProblem) -> Iterator[Choice]:
 def _gemv(problem: LinearProblem, tokens: int) -> Iterator[GemvTile]:
     longest = next_power_of_2(problem.k)
     for rows, columns, warps, ahead in product((1, 2, 4), (512, 1024, 2048), (1, 2, 4, 8), (2, 4, 8)):
-        per_thread = rows * columns / (32 * warps) * (2 if problem.epilogue == "swiglu" else 1)
+        per_thread = len(problem.parts) * rows * columns / (32 * warps)
         pieces = -(-problem.k // columns)
         in_flight = min(ahead, pieces) * per_thread
         few = tokens == 1 or (warps >= 2 and ahead < 8 and in_flight <= 64)
@@ -162,7 +162,7 @@ def _stream(problem: LinearProblem, thorough: bool) -> Iterator[StreamTile]:
     if not thorough:
         yield StreamTile(2, ahead=2, blocks=24, num_warps=4)
         return
-    parts = 2 if problem.epilogue == "swiglu" else 1
+    parts = len(problem.parts)
     for rows, ahead, blocks, warps in product((1, 2, 4, 8), (2, 3, 4, 6, 8), (132, 264, 396), (4, 8, 16)):
         spec = StreamSpec(problem, StreamTile(rows, ahead, blocks, warps), pdl=True)
         loads = -(-parts * rows * spec.piece // (32 * warps)) * spec.pieces  # of 16 bytes, of a thread
@@ -176,7 +176,7 @@ def _segment(problem: LinearProblem, thorough: bool) -> Iterator[SegmentTile]:
     if not thorough:
         yield SegmentTile(ahead=3, blocks=5, num_warps=4)
         return
-    parts = 2 if problem.epilogue == "swiglu" else 1
+    parts = len(problem.parts)
     for ahead, blocks, warps in product((4, 8, 12), (132, 264, 396), (4, 8, 16)):
         spec = SegmentSpec(problem, SegmentTile(ahead, blocks, warps))
         in_flight = ahead * parts * 8  # registers
@@ -203,7 +203,7 @@ def _skinny(problem: LinearProblem, tokens: int) -> Iterator[SkinnyTile]:
 
 
 def _ring(problem: LinearProblem, tokens: int) -> Iterator[RingTile]:
-    parts = 2 if problem.epilogue == "swiglu" else 1
+    parts = len(problem.parts)
     sizes = {16: (64, 128, 256), 8: (128, 256, 512), 4: (128, 256, 512, 1024)}[problem.weight.bits]
     for outputs, columns, splits in product((64, 128), sizes, (1, 2, 3, 4)):
         warps = 8 if outputs * parts * tokens > 8192 and outputs == 128 else 4
@@ -215,7 +215,7 @@ def _ring(problem: LinearProblem, tokens: int) -> Iterator[RingTile]:
             continue
         if (splits > 1 and blocks > 640) or blocks < 96:
             continue
-        for room in (75 << 10, 113 << 10, 227 << 10):  # three to one blocks of a multiprocessor
+        for room in ROOMS:
             stages = min((room - 1024) // spec.stage_bytes, spec.per_split, 8)
             if stages >= 2 and stages * spec.stage_bytes > 40 << 10:
                 yield msgspec.structs.replace(spec.tile, num_stages=stages)

@@ -87,9 +87,9 @@ def _whole_rows(problem: LinearProblem, tile: GemvTile) -> GemvTile:
 
 
 def narrowed(problem: LinearProblem, tile: MixedTile) -> MixedTile:
-    """No more tokens than registers have room for: sums of gate and up, a product, sums of x for offsets."""
-    swiglu = problem.epilogue == "swiglu"
-    kinds = (3 if swiglu else 2) + (problem.weight.offset and (2 if swiglu else 1))
+    """No more tokens than registers have room for: sums of each part, a product, sums of x for offsets."""
+    parts = len(problem.parts)
+    kinds = parts + 1 + (parts if problem.weight.offset else 0)
     most = MOST_SUMS * 32 * tile.num_warps // (tile.block_n * kinds)
     return msgspec.structs.replace(tile, block_t=min(tile.block_t, 1 << (most.bit_length() - 1)))
 

@@ -59,7 +59,7 @@ class GemmSpec(OfTokens):
     @property
     def block_out(self) -> int:
         """Columns of the result that a tile computes."""
-        return self.tile.block_n // (2 if self.problem.epilogue == "swiglu" else 1)
+        return self.tile.block_n // len(self.problem.parts)
 
     @property
     def tiles_n(self) -> int:

@@ -104,9 +104,14 @@ class LinearProblem:
     bias: DType | None = None
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The matrices, one after another in W, whose rows meet in one output."""
+        return ("gate", "up") if self.epilogue == "swiglu" else ("w",)
+
+    @property
     def width(self) -> int:
         """Columns of the result."""
-        return self.n // 2 if self.epilogue == "swiglu" else self.n
+        return self.n // len(self.parts)
 
     @property
     def operands_by_tma(self) -> bool:

@@ -70,8 +70,8 @@ class RingSpec(OfTokens):
 
     @property
     def parts(self) -> int:
-        """Products that a block computes: of gate and up, or one."""
-        return 2 if self.problem.epilogue == "swiglu" else 1
+        """Products that a block computes."""
+        return len(self.problem.parts)
 
     @property
     def tiles_n(self) -> int:

@@ -91,7 +91,7 @@ class SegmentSpec(OfOneToken):
     @property
     def products(self) -> int:
         """Pieces that a warp multiplies."""
-        return self.rounds * self.pieces * (2 if self.problem.epilogue == "swiglu" else 1)
+        return self.rounds * self.pieces * len(self.problem.parts)
 
     @property
     def group(self) -> int:

@@ -214,7 +214,7 @@ class ArtifactWriter:
     already at `path` is replaced by `finish` in one step; anything else there is refused.
 
     Args:
-        path: the artifact's folder; missing parents are made.
+        path: the artifact's folder; missing parents are made, and a link stays one to what it points to.
         shard_bytes: largest data size of one weight shard.
 
     Raises:
@@ -222,7 +222,7 @@ class ArtifactWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, shard_bytes: int = 4 << 30) -> None:
-        self.path = Path(path).absolute()
+        self.path = Path(os.path.realpath(path))
         self._temporary = self.path.parent / f".{self.path.name}.{secrets.token_hex(4)}.tmp"
         self._weights = WeightsWriter(self._temporary / "weights", shard_bytes)
 

@@ -175,6 +175,17 @@ def test_replacing_an_artifact_keeps_the_old_one_until_the_end(folder: Path) -> 
     assert [path.name for path in folder.parent.iterdir()] == ["artifact"]
 
 
+def test_links_stay_and_what_they_point_to_is_replaced(folder: Path) -> None:
+    link, dangling = folder.parent / "current", folder.parent / "next"
+    link.symlink_to("artifact")
+    dangling.symlink_to("artifact-2")
+    for path in (link, dangling):
+        write_artifact(path, other=np.ones(4, np.float32))
+        assert path.is_symlink()
+        assert load(path.resolve(), verify=True).params.keys() == {"other"}
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["artifact", "artifact-2", "current", "next"]
+
+
 def test_replacing_works_without_the_exchange_call(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Libc:
         def __init__(self, *_: object, **__: object) -> None: ...

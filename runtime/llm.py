@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from threading import RLock
 from types import TracebackType
 from typing import TypeAlias
 
@@ -28,7 +29,8 @@ _LEAST_STARTED = 64  # requests at a time, however long they are
 
 
 class LLM:
-    """A model ready to generate. One thread uses it; streams of several requests may be read in turns.
+    """A model ready to generate. Streams of several requests may be read in turns. Threads take turns, too: a call that
+    answers prompts holds the others up until it ends (`AsyncLLM` serves many readers at once).
 
     Attributes:
         artifact, tokenizer, device: what serves.
@@ -69,6 +71,8 @@ class LLM:
         self.device, self._engine, self._close = model.device, model.engine, model.close
         self._answers: dict[int, Answer] = {}  # the unfinished ones, by request
         self._ended: list[Answer] = []  # in the last step
+        self._lock = RLock()  # of the engine and of the two above; streams and finalizers of them come in between
+        self._is_closed = False
 
     def __enter__(self) -> LLM:
         return self
@@ -88,8 +92,10 @@ class LLM:
         return self._engine.stats()
 
     def close(self) -> None:
-        """Free the device. Requests that are still being read end there."""
-        self._close()
+        """Free the device. Streams that are still being read end there; calls of other threads end first."""
+        with self._lock:
+            self._is_closed = True
+            self._close()
 
     def generate(
         self,
@@ -136,19 +142,20 @@ class LLM:
         pending = deque(requests)
         answers: list[Answer] = []
         finished, total = 0, len(pending)
-        try:
-            while finished < total:
-                answers += self._start_some(pending)
-                if not self._pump():
-                    continue
-                _raise_errors(answers)
-                before, finished = finished, sum(answer.has_ended for answer in answers)
-                if progress and finished > before:
-                    progress(finished, total)
-        finally:
-            for answer in answers:
-                self._drop(answer.request_id)
-        return (answer.completion() for answer in answers)
+        with self._lock:
+            try:
+                while finished < total:
+                    answers += self._start_some(pending)
+                    if not self._pump():
+                        continue
+                    _raise_errors(answers)
+                    before, finished = finished, sum(answer.has_ended for answer in answers)
+                    if progress and finished > before:
+                        progress(finished, total)
+            finally:
+                for answer in answers:
+                    self._drop(answer.request_id)
+            return iter([answer.completion() for answer in answers])
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Answer one prompt piece by piece; the request is queued when the first piece is asked for.
@@ -218,17 +225,19 @@ class LLM:
         with_special = not request.params.skip_special_tokens
         detokenizer = self.tokenizer.detokenizer(request.token_ids, with_special=with_special)
         answer = Answer(request, OutputText(detokenizer, request), is_read=is_read)
-        self._engine.add(request)
-        self._answers[request.id] = answer
+        with self._lock:
+            self._engine.add(request)
+            self._answers[request.id] = answer
         return answer
 
     def _read(self, request: Request) -> Iterator[Delta]:
         answer = self._start(request, is_read=True)
         try:
             while True:
-                while not answer.unread:
-                    self._pump()
-                    _raise_errors([answer])
+                with self._lock:
+                    while not answer.unread:
+                        self._pump()
+                        _raise_errors([answer])
                 delta = answer.unread.popleft()
                 yield delta
                 if delta.finish_reason:
@@ -240,7 +249,12 @@ class LLM:
         """Run one step, hand each request what it got, and return whether some have ended.
 
         A failure is left with the requests that it ended.
+
+        Raises:
+            EngineError: the model has been closed.
         """
+        if self._is_closed:
+            raise EngineError("The model has been closed", fix="open the artifact again")
         try:
             outputs = self._engine.step()
         except Exception as error:
@@ -263,8 +277,9 @@ class LLM:
 
     def _drop(self, request_id: int) -> None:
         """Let go of a request, finished or not."""
-        self._engine.abort(request_id)
-        self._answers.pop(request_id, None)
+        with self._lock:
+            self._engine.abort(request_id)
+            self._answers.pop(request_id, None)
 
 
 def _listed(prompts: str | Sequence[str] | Sequence[Sequence[int]]) -> Sequence[Prompt]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,39 @@ def test_streams_can_be_read_in_turns_and_around_a_generate(llm: LLM) -> None:
     assert joined(got[0])[1] == alone(llm, "a", params[0])[0]
     assert joined(got[1])[1] == alone(llm, "b", params[1])[0]
     assert between.token_ids == alone(llm, "c", params[2])[0]
+
+
+def test_threads_take_turns(artifact: Artifact) -> None:
+    class Yielding(FakeDevice):
+        def wait(self) -> None:
+            time.sleep(0.0005)  # as a device that computes lets other threads run
+
+    params = [SamplingParams(seed=seed, max_tokens=15, ignore_eos=True) for seed in range(8)]
+    prompts = ["Once", "upon", "a", "time", "there", "was", "a", "loom"]
+    with LLM(artifact, device=Yielding(num_pages=200, vocab_size=artifact.manifest.vocab_size)) as llm:
+
+        def ask(number: int) -> list[int]:
+            if number % 4 == 3:
+                return joined(list(llm.stream(prompts[number], params[number])))[1]
+            return llm.generate(prompts[number], params[number])[0].token_ids
+
+        with ThreadPoolExecutor(len(prompts)) as threads:
+            found = list(threads.map(ask, range(len(prompts)), timeout=60))
+        assert found == [alone(llm, *one)[0] for one in zip(prompts, params, strict=True)]
+        llm._engine.check()
+
+
+def test_a_closed_model_says_so(llm: LLM) -> None:
+    params = SamplingParams(ignore_eos=True, max_tokens=50)
+    stream = llm.stream("a", params)
+    next(stream)
+    llm.close()
+    llm.close()
+    with pytest.raises(EngineError, match="has been closed"):
+        list(stream)
+    for ask in (llm.generate, llm.stream):
+        with pytest.raises(EngineError, match="has been closed"):
+            list(ask("a", params))
 
 
 def test_an_abandoned_stream_frees_what_it_held(llm: LLM) -> None:

@@ -98,6 +98,8 @@ class _Bias:
                 bias[token] = bias.get(token, 0.0) + value
         if len(bias) > MAX_LOGIT_BIAS or not all(0 <= token < self._vocab_size for token in bias):
             raise ValueError(f"logits processors may change up to {MAX_LOGIT_BIAS} tokens of 0..{self._vocab_size - 1}")
+        if not all(value <= _FORCE for value in bias.values()):  # nor is NaN
+            raise ValueError(f"what logits processors add is a number of at most {_FORCE:g}, or -inf")
         bias |= {word[-1]: -inf for word in self._long_words if tuple(output[1 - len(word) :]) == word[:-1]}
         if is_early:
             bias |= dict.fromkeys(request.end_token_ids, -inf)

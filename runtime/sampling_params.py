@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from warploom.errors import InvalidRequestError
 from warploom.runtime.guide import Guide
@@ -135,6 +135,7 @@ class SamplingParams:
         )
         object.__setattr__(self, "allowed_token_ids", _checked_ids("allowed_token_ids", self.allowed_token_ids, _INT32))
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+        object.__setattr__(self, "logits_processors", _checked_processors(self.logits_processors))
 
     def _check_guide(self) -> None:
         if self.guide is None:
@@ -218,8 +219,24 @@ def check_integer(name: str, value: object, low: int, high: int, optional: bool 
         raise invalid_parameter(name, f"an integer in {low}..{high}" + (" or None" if optional else ""), value)
 
 
+def _listed(name: str, values: object, expected: str) -> tuple[Any, ...]:
+    """What a parameter lists; InvalidRequestError if it is no list."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise invalid_parameter(name, expected, values)
+    return tuple(values)
+
+
+def _checked_processors(processors: object) -> tuple[LogitsProcessor, ...]:
+    expected = "a list of functions of prompt and output"
+    listed = _listed("logits_processors", processors, expected)
+    for one in listed:
+        if not callable(one):
+            raise invalid_parameter("logits_processors", expected, one)
+    return listed
+
+
 def _checked_texts(name: str, texts: str | Sequence[str], most: int) -> tuple[str, ...]:
-    strings = (texts,) if isinstance(texts, str) else tuple(texts)
+    strings = (texts,) if isinstance(texts, str) else _listed(name, texts, "a string, or a list of strings")
     if len(strings) > most:
         raise invalid_parameter(name, f"at most {most} strings", len(strings))
     for string in strings:
@@ -237,14 +254,17 @@ def _checked_texts(name: str, texts: str | Sequence[str], most: int) -> tuple[st
 
 
 def _checked_ids(name: str, ids: Sequence[int], most: int) -> tuple[int, ...]:
-    if len(ids) > most:
-        raise invalid_parameter(name, f"at most {most} ids", len(ids))
-    for token in ids:
+    listed = _listed(name, ids, "a list of token ids")
+    if len(listed) > most:
+        raise invalid_parameter(name, f"at most {most} ids", len(listed))
+    for token in listed:
         check_integer(name, token, 0, _INT32)
-    return tuple(ids)
+    return listed
 
 
 def _checked_bias(bias: Mapping[int, float]) -> dict[int, float]:
+    if not isinstance(bias, Mapping):
+        raise invalid_parameter("logit_bias", "a number by token id", bias)
     if len(bias) > MAX_LOGIT_BIAS:
         raise invalid_parameter("logit_bias", f"at most {MAX_LOGIT_BIAS} tokens", len(bias))
     for token, value in bias.items():

@@ -213,8 +213,10 @@ def test_logits_processors_see_the_output_so_far() -> None:
     assert output(plain) == answer_alone([5, 6], seeded(4, max_tokens=30), MAX_CONTEXT)[0]
 
 
-@pytest.mark.parametrize("wrong", [{VOCAB_SIZE: 1.0}, {-1: 1.0}, dict.fromkeys(range(2000), 1.0), None])
-def test_a_broken_logits_processor_ends_its_own_request_only(wrong: dict[int, float] | None) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{VOCAB_SIZE: 1.0}, {-1: 1.0}, dict.fromkeys(range(2000), 1.0), None, {5: np.nan}, {5: np.inf}, {5: "a"}]
+)
+def test_a_broken_logits_processor_ends_its_own_request_only(wrong: Any) -> None:
     engine = make_engine(FakeDevice())
     bad = add(engine, [5], seeded(3, logits_processors=[lambda prompt, so_far: wrong]))
     good = add(engine, [5], seeded(4))

@@ -21,13 +21,14 @@ BAD: dict[str, list[Any]] = {
     "presence_penalty": [-2.1, 2.1, NAN],
     "frequency_penalty": [-2.1, 2.1, NAN],
     "seed": [-1, 1 << 64, 1.0],
-    "stop": [[""], "", ["a"] * 17, "a" * 257, ["\ud800"], [b"a"], [1]],
-    "stop_token_ids": [[-1], [1.0], [True], list(range(129))],
+    "stop": [[""], "", ["a"] * 17, "a" * 257, ["\ud800"], [b"a"], [1], 5, None, b"a"],
+    "stop_token_ids": [[-1], [1.0], [True], list(range(129)), None, 5, "12"],
     "max_tokens": [0, -5, 1.5],
     "min_tokens": [-1, 257, None],
     "ignore_eos": [1, None],
     "logprobs": [-1, 21, True],
-    "logit_bias": [{1: 101}, {1: NAN}, {1: INF}, {-1: 0}, {"1": 0}, dict.fromkeys(range(1025), 1.0)],
+    "logit_bias": [{1: 101}, {1: NAN}, {1: INF}, {-1: 0}, {"1": 0}, dict.fromkeys(range(1025), 1.0), [1], None],
+    "logits_processors": [5, [5], len, {"a": len}],
 }
 
 

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
-from warploom.codegen.cuda.names import short
+from warploom.codegen.names import short
 from warploom.ir.types import DType
 
 _TEXT = re.compile(r"(\d+)x(\d+)(?:_(f8|i8|i4)g(\d+)(x?))?(_rms)?(?:_(residual|swiglu))?")

@@ -32,6 +32,7 @@ from warploom.codegen.cpu.values import (
     minimum,
 )
 from warploom.codegen.groups import input_slot, kv_slot, only_op, result_slot, static
+from warploom.codegen.names import identifier
 from warploom.ir.function import Function
 from warploom.ir.ops.alibi import slopes
 from warploom.ir.ops.attention import attention
@@ -74,12 +75,7 @@ class AttentionSpec:
         sinks = f"_sinks_{self.sinks}" if self.sinks else ""
         alibi = f"_alibi_{self.alibi.hex()}" if self.alibi else ""
         scaled = "_scaled" if self.scaled else ""
-        return (
-            (shape + scale + window + softcap + sinks + alibi + scaled)
-            .replace(".", "_")
-            .replace("+", "")
-            .replace("-", "m")
-        )
+        return identifier(f"{shape}{scale}{window}{softcap}{sinks}{alibi}{scaled}")
 
     @property
     def block(self) -> int:

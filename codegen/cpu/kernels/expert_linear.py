@@ -11,15 +11,14 @@ from dataclasses import dataclass
 
 import mlir.ir as mlir
 
-from warploom.codegen.cpu.control import carry, loop
+from warploom.codegen.cpu.control import loop
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.refusals import refuse_activations
-from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
+from warploom.codegen.cpu.kernels.row_folds import sums_of_columns
+from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import (
-    LANES,
     Value,
-    constant,
     convert_int,
     fma,
     maximum,
@@ -120,18 +119,11 @@ class ExpertLinearSpec:
         """x [k] times `count` rows of the weight from the `first` on."""
         rows = weight[0].at(first * self.k)
 
-        def step(i: Value, *totals: Value, mask: Value | None = None) -> list[Value]:
+        def step(i: Value, *totals: Value, mask: Value | None) -> list[Value]:
             vector = x.load(i, mask=mask)
             return [fma(rows.load(i + row * self.k, mask=mask), vector, total) for row, total in enumerate(totals)]
 
-        def tail(i: Value, *totals: Value) -> list[Value]:
-            return step(i, *totals, mask=first_lanes(self.k - i))
-
-        whole = self.k // LANES * LANES
-        totals = carry(0, whole, [constant(0.0, "f32", LANES)] * count, step, LANES)
-        if whole < self.k:
-            totals = carry(whole, self.k, totals, tail, LANES)
-        return [reduce_add(total) for total in totals]
+        return [reduce_add(total) for total in sums_of_columns(self.k, count, step)]
 
 
 def match(group: Function) -> Match | str:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from itertools import product
 
 from warploom.codegen.columns import Range, columns_of
-from warploom.codegen.cpu.control import carry, loop
+from warploom.codegen.cpu.control import loop
 from warploom.codegen.cpu.emitter import Kernel, Library
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.refusals import refuse_activations
 from warploom.codegen.cpu.kernels.register_product import largest_divisor
-from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
-from warploom.codegen.cpu.values import LANES, Value, constant, fma, reduce_add, to_f32
+from warploom.codegen.cpu.kernels.row_folds import sums_of_columns
+from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
+from warploom.codegen.cpu.values import Value, fma, reduce_add, to_f32
 from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.function import Function
 from warploom.ir.ops.head_linear import head_linear
@@ -95,17 +96,12 @@ class HeadLinearSpec:
                 out[(token + t) * (self.heads * self.n) + first + row + r] = value
 
     def _dots(self, x: Ptr, weight: Ptr, tokens: int, rows: int) -> list[Value]:
-        def step(i: Value, *totals: Value, mask: Value | None = None) -> list[Value]:
+        def step(i: Value, *totals: Value, mask: Value | None) -> list[Value]:
             left = [x.load(i + t * self.x.stride, mask=mask) for t in range(tokens)]
             right = [to_f32(weight.load(i + r * self.k, mask=mask)) for r in range(rows)]
             return [fma(a, b, total) for (a, b), total in zip(product(left, right), totals, strict=True)]
 
-        def tail(i: Value, *totals: Value) -> list[Value]:
-            return step(i, *totals, mask=first_lanes(self.k - i))
-
-        whole = self.k // LANES * LANES
-        totals = carry(0, whole, [constant(0.0, "f32", LANES)] * (tokens * rows), step, LANES)
-        return carry(whole, self.k, totals, tail, LANES) if whole < self.k else totals
+        return sums_of_columns(self.k, tokens * rows, step)
 
 
 def match(group: Function) -> Match | str:

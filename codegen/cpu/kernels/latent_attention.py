@@ -23,6 +23,7 @@ from warploom.codegen.cpu.kernels.register_product import largest_divisor, multi
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
 from warploom.codegen.cpu.values import LANES, Value, constant, minimum, reduce_add
 from warploom.codegen.groups import input_slot, kv_slot, only_op, result_slot, static
+from warploom.codegen.names import identifier
 from warploom.ir.function import Function
 from warploom.ir.ops.latent_attention import latent_attention
 from warploom.ir.types import type_of
@@ -41,7 +42,7 @@ class LatentAttentionSpec(AttentionSpec):
     def name(self) -> str:
         """Symbol, unique per spec."""
         shape = f"latent_attention_{self.kv_dtype}_{self.num_heads}x{self.head_dim}r{self.rope_dim}"
-        return f"{shape}_scale_{self.scale.hex()}".replace(".", "_").replace("+", "").replace("-", "m")
+        return identifier(f"{shape}_scale_{self.scale.hex()}")
 
     @property
     def row(self) -> int:

@@ -13,6 +13,7 @@ from warploom.codegen.cpu.math import rsqrt
 from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
 from warploom.codegen.cpu.values import LANES, Value, broadcast, select
 from warploom.codegen.groups import input_slot, only_op, result_slot, static
+from warploom.codegen.names import identifier
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.norm import layer_norm
@@ -43,7 +44,7 @@ class LayerNormSpec:
         """Symbol, unique per spec."""
         parameters = f"{self.weight}_{self.bias}" if self.bias else self.weight
         rows = f"{self.heads}x{self.columns}" if self.heads > 1 else f"{self.columns}"
-        return f"layer_norm_{parameters}_{rows}_eps_{self.eps!r}".replace(".", "_").replace("-", "m")
+        return identifier(f"layer_norm_{parameters}_{rows}_eps_{self.eps!r}")
 
     @property
     def flops(self) -> str:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import mlir.ir as mlir
 
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.linear_spec import LinearSpec, Weight
 from warploom.codegen.cpu.kernels.quads import GROUP, QuadFormat
+from warploom.codegen.epilogue import read_epilogue
 from warploom.codegen.groups import input_slot, result_slot, static
 from warploom.ir.dims import product
 from warploom.ir.function import Function
-from warploom.ir.ops.activation import swiglu
 from warploom.ir.ops.columns import take_columns
-from warploom.ir.ops.elementwise import add
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.quantize import quantize, quantize_static
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
-from warploom.ir.patterns import feeds_swiglu, has_row_scales, weight_operands
-from warploom.ir.rewrite import defining_op, is_op, producer
+from warploom.ir.patterns import has_row_scales, weight_operands
+from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import DType, type_of
 
 KIND = "linear"
@@ -34,7 +30,7 @@ def match(group: Function) -> Match | str:
     """The kernel of a linear with packed weights, its norm and its epilogue, or why there is none."""
     (hero,) = (op for op in group.ops if is_op(op, linear, quantized_linear, scaled_linear))
     attrs = linear.attrs_of(hero)
-    epilogue = _refusal(hero, attrs["layout"]) or _epilogue(group, hero)
+    epilogue = _refusal(hero, attrs["layout"]) or read_epilogue(group, hero, hero.results[0])
     if isinstance(epilogue, str):
         return epilogue
     if attrs["layout"].endswith("_pair") != (epilogue.kind == "swiglu"):
@@ -60,7 +56,7 @@ def match(group: Function) -> Match | str:
     eps = None if norm is None else rms_norm.attrs_of(norm)["eps"]
     weight = _weight(hero, attrs["layout"])
     spec = LinearSpec(attrs["n"], k, weight, eps, epilogue.kind, bool(static_scale), _groups(hero), bool(orders))
-    read = [x, *weight_operands(hero), *static_scale, *orders, *gains, *epilogue.operands]
+    read = [x, *weight_operands(hero), *static_scale, *orders, *gains, *epilogue.operands.values()]
     operands = (*(input_slot(group, value) for value in read), result_slot(group, epilogue.result))
     return Match(spec, operands, {"T": str(product(rows))})
 
@@ -106,26 +102,3 @@ def _weight(hero: mlir.Operation, layout: str) -> Weight | QuadFormat:
         return "f8e4m3" if matrix.dtype is DType.F8 else WEIGHTS[matrix.dtype]
     k, scale = static(type_of(hero.operands[0]).shape[-1]), sides[0]
     return QuadFormat(k, layout.startswith("quad4"), static(scale.shape[1]), scale.dtype.value, len(sides) > 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Epilogue:
-    """What follows the hero: how many ops, which further operands, and the value that the group returns."""
-
-    kind: Literal["residual", "swiglu"] | None
-    ops: int
-    operands: tuple[mlir.Value, ...]
-    result: mlir.Value
-
-
-def _epilogue(group: Function, hero: mlir.Operation) -> _Epilogue | str:
-    (result,) = group.results.values()
-    last, y = defining_op(result), hero.results[0]
-    if result == y:
-        return _Epilogue(None, 0, (), result)
-    if last is not None and is_op(last, add) and y in (values := list(last.operands)):
-        residual = values[1 - values.index(y)]
-        return _Epilogue("residual", 1, (residual,), result) if residual != y else "it adds the product to itself"
-    if is_op(last, swiglu) and feeds_swiglu(hero):
-        return _Epilogue("swiglu", 3, (), result)
-    return f"no epilogue for {last.name if last is not None else 'an input'}"

@@ -11,6 +11,7 @@ from warploom.codegen.cpu.kernels.panels import PANEL
 from warploom.codegen.cpu.kernels.quad_linear import QuadLinear
 from warploom.codegen.cpu.kernels.quads import QuadFormat
 from warploom.codegen.cpu.memory import ELEMENT_BYTES
+from warploom.codegen.names import identifier
 
 Weight = Literal["f32", "bf16", "i8", "f8e4m3"]
 _ROW_BLOCK_BYTES = 512 * 1024  # a row block of x should stay in L2 while panels pass by
@@ -61,7 +62,7 @@ class LinearSpec:
     @property
     def name(self) -> str:
         """Symbol, unique per spec."""
-        norm = "" if self.norm_eps is None else f"_rms_{self.norm_eps!r}".replace(".", "_").replace("-", "m")
+        norm = "" if self.norm_eps is None else identifier(f"_rms_{self.norm_eps!r}")
         form = "_static" if self.static else f"_g{self.groups}" if self.groups else "_ordered" if self.ordered else ""
         return (
             f"linear_{self.weight}_{self.n}x{self.k}{norm}{form}{'' if self.epilogue is None else '_' + self.epilogue}"

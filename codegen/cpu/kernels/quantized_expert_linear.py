@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from warploom.codegen.cpu.control import carry
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.expert_linear import KIND, ExpertLinearSpec, matched
-from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
-from warploom.codegen.cpu.values import LANES, Value, broadcast, constant, convert_int, fma, reduce_add, to_f32
+from warploom.codegen.cpu.kernels.row_folds import sums_of_columns
+from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr
+from warploom.codegen.cpu.values import LANES, Value, broadcast, convert_int, fma, reduce_add, to_f32
 from warploom.codegen.groups import only_op, static
 from warploom.ir.function import Function
 from warploom.ir.layouts import split_block
@@ -59,7 +59,7 @@ class QuantizedExpertLinearSpec(ExpertLinearSpec):
         """A vector of numbers at a time, each times its scale, plus its offset, times x."""
         q, sides = weight[0].at(first * self.stored), [side.at(first * self.groups) for side in weight[1:]]
 
-        def step(i: Value, *totals: Value, mask: Value | None = None) -> list[Value]:
+        def step(i: Value, *totals: Value, mask: Value | None) -> list[Value]:
             columns = self._columns(i)
             xs = [x.load(column, mask=mask) for column in columns]
             found = []
@@ -72,14 +72,7 @@ class QuantizedExpertLinearSpec(ExpertLinearSpec):
                 found.append(total)
             return found
 
-        def tail(i: Value, *totals: Value) -> list[Value]:
-            return step(i, *totals, mask=first_lanes(self.stored - i))
-
-        whole = self.stored // LANES * LANES
-        totals = carry(0, whole, [constant(0.0, "f32", LANES)] * count, step, LANES)
-        if whole < self.stored:
-            totals = carry(whole, self.stored, totals, tail, LANES)
-        return [reduce_add(total) for total in totals]
+        return [reduce_add(total) for total in sums_of_columns(self.stored, count, step)]
 
     @property
     def group(self) -> int:

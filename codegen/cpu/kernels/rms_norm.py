@@ -10,6 +10,7 @@ from warploom.codegen.cpu.kernels.refusals import refuse_activations
 from warploom.codegen.cpu.kernels.row_norm import normalize_row
 from warploom.codegen.cpu.memory import ELEMENT_BYTES
 from warploom.codegen.groups import input_slot, only_op, result_slot
+from warploom.codegen.names import identifier
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.norm import rms_norm
@@ -33,7 +34,7 @@ class RmsNormSpec:
     @property
     def name(self) -> str:
         """Symbol, unique per spec."""
-        return f"rms_norm_{self.weight}_{self.columns}_eps_{self.eps!r}".replace(".", "_").replace("-", "m")
+        return identifier(f"rms_norm_{self.weight}_{self.columns}_eps_{self.eps!r}")
 
     @property
     def flops(self) -> str:

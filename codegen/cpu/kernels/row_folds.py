@@ -6,6 +6,7 @@ Several chains of vectors hide the latency of the fold's step; the order of comb
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from warploom.codegen.cpu.control import carry
 from warploom.codegen.cpu.math import exp, log
@@ -55,6 +56,21 @@ def fold_row(columns: int, initial: Sequence[Value], step: Step, combine: Step, 
     for chain in range(1, chains):
         total = list(combine(*total, *states[chain * width : (chain + 1) * width]))
     return carry(whole, columns, total, step, LANES)
+
+
+def sums_of_columns(columns: int, count: int, step: Step) -> list[Value]:
+    """Sums over columns, in one chain each: vectors of partial sums.
+
+    Args:
+        columns: of the rows that are read.
+        count: of the sums.
+        step: (column of the first lane, *sums, mask=lanes that are columns, None for all) -> sums.
+    """
+    whole = columns // LANES * LANES
+    sums = carry(0, whole, [constant(0.0, "f32", LANES)] * count, partial(step, mask=None), LANES)
+    if whole == columns:
+        return sums
+    return carry(whole, columns, sums, lambda i, *sums: step(i, *sums, mask=first_lanes(columns - i)), LANES)
 
 
 def load_row(x: Ptr, columns: int) -> Load:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from warploom.codegen.cuda.extents import padded
 from warploom.codegen.cuda.kernel import Pointer
 from warploom.codegen.cuda.kernels.projection import Projection
-from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.target import PAGE_SIZE
+from warploom.codegen.names import identifier
 from warploom.ir.types import DType
 
 LOG2_E = 1.4426950408889634

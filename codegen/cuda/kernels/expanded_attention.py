@@ -16,8 +16,8 @@ from warploom.codegen.cuda.kernels.attended_work import OfPages
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E
 from warploom.codegen.cuda.kernels.expansion import ALIGNED, FEWEST, Expansion
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile
-from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
+from warploom.codegen.names import identifier
 from warploom.ir.types import DType
 
 

@@ -13,9 +13,9 @@ from warploom.codegen.columns import Columns, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
-from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.codegen.groups import input_slot, result_slot, static
+from warploom.codegen.names import identifier
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.norm import rms_norm

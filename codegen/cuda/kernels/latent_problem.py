@@ -8,9 +8,9 @@ import mlir.ir as mlir
 
 from warploom.codegen.cuda.kernel import Pointer
 from warploom.codegen.cuda.kernels.latent_format import LatentFormat
-from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.codegen.groups import static
+from warploom.codegen.names import identifier
 from warploom.ir.ops.latent_attention import latent_attention
 from warploom.ir.types import DType, type_of
 

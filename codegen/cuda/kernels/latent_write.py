@@ -14,10 +14,10 @@ from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.kernels.latent_format import FACTS, LatentFormat
-from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.codegen.groups import input_slot, kv_slot, result_slot, static
+from warploom.codegen.names import identifier
 from warploom.ir.function import Function
 from warploom.ir.ops.latent_attention import latent_write
 from warploom.ir.ops.norm import rms_norm

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import mlir.ir as mlir
 
 from warploom.codegen.cuda.kernel import Slot
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem, Norm, Weight
 from warploom.codegen.cuda.scope import Scope
+from warploom.codegen.epilogue import Epilogue, read_epilogue
 from warploom.codegen.groups import input_slot
 from warploom.ir.dims import product
 from warploom.ir.function import Function
-from warploom.ir.ops.activation import swiglu
-from warploom.ir.ops.elementwise import add, cast
+from warploom.ir.ops.elementwise import cast
 from warploom.ir.ops.linear import linear
 from warploom.ir.ops.norm import rms_norm
 from warploom.ir.ops.quantize import quantize
 from warploom.ir.ops.quantized_linear import quantized_linear, scaled_linear
-from warploom.ir.patterns import bias_of, feeds_swiglu, weight_operands
-from warploom.ir.rewrite import defining_op, is_op, producer
+from warploom.ir.patterns import bias_of, weight_operands
+from warploom.ir.rewrite import is_op, producer
 from warploom.ir.types import DType, type_of
 
 FLOATS = (DType.BF16, DType.F32)
@@ -109,7 +108,7 @@ def _before(hero: mlir.Operation) -> _Before:
     return _Before(x, ops, norm, rounded, operands)
 
 
-def _refusal(hero: mlir.Operation, before: _Before, weight: Weight, epilogue: _Epilogue) -> str | None:
+def _refusal(hero: mlir.Operation, before: _Before, weight: Weight, epilogue: Epilogue) -> str | None:
     """Why no kernel computes it."""
     x, out = type_of(before.x), type_of(epilogue.result).dtype
     dtypes = (DType.F8,) if "x_scale" in before.operands else FLOATS
@@ -125,29 +124,12 @@ def _refusal(hero: mlir.Operation, before: _Before, weight: Weight, epilogue: _E
     return None if weight.groups == 1 and not weight.offset else "a weight of f8 must have one scale for every row"
 
 
-@dataclass(frozen=True, slots=True)
-class _Epilogue:
-    """What follows the hero: how many ops, which further operands, and the value that the group returns."""
-
-    kind: Literal["residual", "swiglu"] | None
-    ops: int
-    operands: dict[str, mlir.Value]
-    result: mlir.Value
-
-
-def _epilogue(group: Function, hero: mlir.Operation) -> _Epilogue | str:
-    (result,) = group.results.values()
-    y, ops, operands = hero.results[0], 0, {}
-    if (found := bias_of(hero)) is not None and set(found.ops).issubset(group.ops):
-        y, ops, operands = found.result, len(found.ops), {"bias": found.bias}
-    last = defining_op(result)
-    if result == y:
-        return _Epilogue(None, ops, operands, result)
-    if last is not None and is_op(last, add) and y in (values := list(last.operands)):
-        residual = values[1 - values.index(y)]
-        if residual == y:
-            return "it adds the product to itself"
-        return _Epilogue("residual", ops + 1, operands | {"residual": residual}, result)
-    if is_op(last, swiglu) and feeds_swiglu(hero):
-        return _Epilogue("swiglu", 3, {}, result)
-    return f"no epilogue for {last.name if last is not None else 'an input'}"
+def _epilogue(group: Function, hero: mlir.Operation) -> Epilogue | str:
+    """A bias, then what both targets know."""
+    bias = bias_of(hero)
+    if bias is None or not set(bias.ops).issubset(group.ops):
+        return read_epilogue(group, hero, hero.results[0])
+    found = read_epilogue(group, hero, bias.result)
+    if isinstance(found, str):
+        return found
+    return replace(found, ops=found.ops + len(bias.ops), operands={"bias": bias.bias, **found.operands})

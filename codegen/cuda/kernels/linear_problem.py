@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from warploom.codegen.cuda.kernel import Pointer
-from warploom.codegen.cuda.names import identifier, short
+from warploom.codegen.names import identifier, short
 from warploom.ir.types import DType
 
 TMA_BYTES = 16  # rows must begin at multiples of this to be moved by TMA

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, one_launch
-from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
+from warploom.codegen.names import identifier
 from warploom.ir.dims import product
 from warploom.ir.function import Function
 from warploom.ir.ops.elementwise import cast

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.kernels.linear_problem import Norm
-from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
+from warploom.codegen.names import identifier
 from warploom.ir.types import DType
 
 COLUMNS_PER_THREAD = 16

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.extents import next_power_of_2
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
-from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.codegen.groups import input_slot, only_op, result_slot, static
+from warploom.codegen.names import identifier
 from warploom.ir.function import Function
 from warploom.ir.ops.group_routing import SMALL, route_in_groups
 from warploom.ir.types import DType, type_of

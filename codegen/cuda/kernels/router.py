@@ -17,13 +17,13 @@ from warploom.codegen.cuda.kernels.linear import lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.route_experts import MOST, RouteExpertsSpec
-from warploom.codegen.cuda.names import identifier
 from warploom.codegen.cuda.render import render
 from warploom.codegen.cuda.scope import Scope, Slots
 from warploom.codegen.cuda.temps import Temps
 from warploom.codegen.cuda.tuning import choices_for
 from warploom.codegen.cuda.variants import after
 from warploom.codegen.groups import input_slot, result_slot, static
+from warploom.codegen.names import identifier
 from warploom.ir.dims import DimLike
 from warploom.ir.function import Function
 from warploom.ir.ops.elementwise import cast

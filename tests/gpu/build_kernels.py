@@ -30,7 +30,6 @@ from warploom.codegen.columns import Range
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Match, TensorMap
-from warploom.codegen.cuda.kernels import queued_attention
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.decode_attention import (
     DecodeAttentionSpec,
@@ -43,7 +42,6 @@ from warploom.codegen.cuda.kernels.hopper_attention import HopperAttentionSpec, 
 from warploom.codegen.cuda.kernels.linear_problem import Weight
 from warploom.codegen.cuda.kernels.loops import match
 from warploom.codegen.cuda.kernels.projection import Projection
-from warploom.codegen.cuda.kernels.queued_attention import QueuedAttentionSpec
 from warploom.codegen.cuda.kernels.ragged_attention import AttentionTile, RaggedAttentionSpec, tile_for
 from warploom.codegen.cuda.kernels.rms_norm import RmsNormSpec
 from warploom.codegen.cuda.kernels.rope_kv_write import RopeKvWriteSpec
@@ -88,7 +86,6 @@ ATTENTION = [
     attention_of(64, 8, 64, 128, sinks=BF16),
     projected(32, 8, 128),
     projected(9, 3, 64),
-    projected(14, 2, 128),
     projected(4, 2, 80, half=10),
     projected(8, 4, 256, 100, softcap=30.0),
     projected(16, 2, 64, sinks=F32),
@@ -136,7 +133,7 @@ class Collection:
 def describe(spec: Any, kernel: CompiledKernel) -> Case:
     """What a launcher has to know of a kernel."""
     names = [operand.name for operand in spec.operands]
-    first = next((names.index(name) for name in ("parts", "adjusted", "chunks", "drawn") if name in names), 0)
+    first = next((names.index(name) for name in ("parts", "adjusted", "chunks") if name in names), 0)
     temps = dict(zip(names[first:], getattr(spec, "temps", ()), strict=False))
     if isinstance(spec, HopperAttentionSpec):
         temps = spec.scratch
@@ -168,8 +165,6 @@ def decode_cases(collection: Collection, use: str, problem: AttentionProblem) ->
     few = few_sequences(problem, TARGET)
     for tile in (decode_tile_for(problem, TARGET), *([few[1]] if few else [])):
         collection.add("decode", use, [DecodeAttentionSpec(problem, tile, True)], problem=facts_of(problem))
-    if queued_attention.takes(problem, TARGET):
-        collection.add("decode", use, [QueuedAttentionSpec(problem)], problem=facts_of(problem))
 
 
 def attention_cases(collection: Collection) -> None:

@@ -58,6 +58,9 @@ IRRELEVANT = frozenset(
 )
 
 
+MOST = (1 << 31) - 1  # of any size: dimensions are 32 bits in kernels
+
+
 class ConfigReader:
     """Hands out config fields and remembers which were asked for; errors name the family that reads."""
 
@@ -81,12 +84,26 @@ class ConfigReader:
         self._read.add(name)
         return self._config.get(name, default)
 
-    def integer(self, name: str, default: int | None = None) -> int:
-        """A positive integer, required without a default."""
+    def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        """An integer of at least `least`, required without a default."""
         value = self.get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise self.refusal(name, "a positive integer")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST:
+            raise self.refusal(name, "a positive integer" if least == 1 else f"an integer of at least {least}")
         return value
+
+    def items(self, name: str) -> list[Any]:
+        """What a field lists; nothing if it is absent or null."""
+        value = self.get(name, [])
+        if not isinstance(value, list | tuple):
+            raise self.refusal(name, "a list")
+        return list(value)
+
+    def part(self, name: str) -> dict[str, Any]:
+        """The fields inside a field; none if it is absent or null."""
+        value = self.get(name, {})
+        if not isinstance(value, Mapping):
+            raise self.refusal(name, "an object")
+        return dict(value)
 
     def real(self, name: str, default: float | None = None) -> float:
         """A finite number, required without a default."""

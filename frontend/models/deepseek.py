@@ -64,8 +64,8 @@ def read_blocks(
 
 def _first_sparse(read: ConfigReader, layers: int, dense: int) -> int:
     """`first_k_dense_replace`, or what `mlp_layer_types` says instead."""
-    first = int(read.get("first_k_dense_replace", dense))
-    if not (types := read.get("mlp_layer_types")):
+    first = read.integer("first_k_dense_replace", dense, least=0)
+    if not (types := read.items("mlp_layer_types")):
         return first
     first = types.count("dense")
     if types != ["dense"] * first + ["sparse"] * (layers - first):

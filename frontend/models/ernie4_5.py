@@ -43,9 +43,9 @@ def _blocks(read: ConfigReader, sizes: Sizes, act: str) -> list[tuple[Mlp, ...]]
     if experts.chosen > count:
         raise read.refusal("moe_k", f"at most {count} experts")
     chosen = mixture(experts, act, biased_router(experts, score="softmax", bias=BIAS, bias_shape=(1, count)))
-    shared = gated(size * int(read.get("moe_num_shared_experts", 2)), act)
-    first, every = int(read.get("moe_layer_start_index", 1)), read.integer("moe_layer_interval", 1)
-    end = int(read.get("moe_layer_end_index", -1))
+    shared = gated(size * read.integer("moe_num_shared_experts", 2), act)
+    first, every = read.integer("moe_layer_start_index", 1, least=0), read.integer("moe_layer_interval", 1)
+    end = read.integer("moe_layer_end_index", -1, least=-1)
     last = sizes.layers - 1 if end == -1 else end
     read.expect("moe_norm_min", 1e-12)
     read.expect("moe_gate", "topk")

@@ -37,9 +37,10 @@ def parse(config: Mapping[str, Any]) -> Decoder:
 def _sliding(read: ConfigReader, layers: int) -> Any:
     """`sliding_window_pattern`: every so many layers one sees everything, or letters L and G, the last layer G."""
     pattern = read.get("sliding_window_pattern", 4)
-    if isinstance(pattern, str):
+    if isinstance(pattern, str) and pattern:
         return lambda index: pattern[index % len(pattern)] == "L" and index < layers - 1
-    return lambda index: (index + 1) % int(pattern) != 0
+    every = read.integer("sliding_window_pattern", 4)
+    return lambda index: (index + 1) % every != 0
 
 
 FAMILY = Family(

@@ -22,7 +22,7 @@ DEFAULTS = {
 def parse(config: Mapping[str, Any]) -> TextPart:
     """Read a config.json; refuses what it does not implement."""
     read = ConfigReader(config, "Gemma 3 with images")
-    text = DEFAULTS | dict(read.get("text_config") or {}) | {"architectures": ["Gemma3ForCausalLM"]}
+    text = DEFAULTS | read.part("text_config") | {"architectures": ["Gemma3ForCausalLM"]}
     read.expect("tie_word_embeddings", True)
     images = ("boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image", "vision_config")
     read.ignore(*images)

@@ -43,7 +43,7 @@ def _check(read: ConfigReader) -> None:
         read.expect(name, 1.0)
     read.expect("shared_intermediate_size", 0)
     read.expect("sliding_window", None)
-    if set(read.get("attn_type_list", (1,))) != {1}:
+    if any(kind != 1 for kind in read.items("attn_type_list")):
         raise read.refusal("attn_type_list", "1 alone, which is full attention")
     read.ignore("mlp_intermediate_size")  # of layers without experts, of which there are none
     read.ignore("mtp_transformer_layers", "num_mtp_modules", "use_mtp")  # heads that predict further tokens

@@ -29,7 +29,7 @@ DEFAULTS = {
 def parse(config: Mapping[str, Any]) -> TextPart:
     """Read a config.json; refuses what it does not implement."""
     read = ConfigReader(config, "Mistral 3")
-    text = DEFAULTS | dict(read.get("text_config") or {}) | {"architectures": ["MistralForCausalLM"]}
+    text = DEFAULTS | read.part("text_config") | {"architectures": ["MistralForCausalLM"]}
     ConfigReader(text, "Mistral 3").expect("model_type", "mistral")
     tied = read.flag("tie_word_embeddings", True)  # the default, of published models that have heads of their own too
     read.ignore("image_token_id", "image_token_index", "multimodal_projector_bias", "projector_hidden_act")

@@ -17,7 +17,8 @@ from warploom.frontend.models.sizes import read_older_sizes
 
 def parse(config: Mapping[str, Any]) -> Decoder:
     """Read a config.json; refuses what it does not implement."""
-    read, inside = ConfigReader(config, "MPT"), ConfigReader(config.get("attn_config") or {}, "MPT (attn_config)")
+    read = ConfigReader(config, "MPT")
+    inside = ConfigReader(read.part("attn_config"), "MPT (attn_config)")
     sizes = read_older_sizes(read, "d_model", "n_heads", "n_layers", "max_seq_len")
     norm = layer_norm(read.real("layer_norm_epsilon", 1e-5), bias=False)
     heads = Heads.of(sizes, None, scale=inside.real("softmax_scale", 0.0), alibi=1.0)

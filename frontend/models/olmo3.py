@@ -39,7 +39,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
 def _rotaries(read: ConfigReader, head_dim: int) -> dict[str, Rotary]:
     """A set for each type of layer (transformers 5), or a scaling for those that see everything (4)."""
     whole = read_rotary(read, head_dim, layer_type=FULL, theta=THETA)
-    own = dict(read.get("rope_parameters") or {}).get(SLIDING) or {"rope_theta": read.get("rope_theta", THETA)}
+    own = read.part("rope_parameters").get(SLIDING) or {"rope_theta": read.get("rope_theta", THETA)}
     return {FULL: whole, SLIDING: read_rotary(ConfigReader({"rope_parameters": own}, "OLMo 3"), head_dim)}
 
 

@@ -37,7 +37,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
 
 def _windows(read: ConfigReader, layers: int) -> list[int]:
     """`sliding_window` counts if `use_sliding_window` says so, from layer `max_window_layers` on."""
-    first = int(read.get("max_window_layers", 28))
+    first = read.integer("max_window_layers", 28, least=0)
     if read.flag("use_sliding_window", False):
         return read_windows(read, layers, default=4096, sliding=lambda index: index >= first)
     read.ignore("sliding_window", "layer_types")

@@ -37,7 +37,7 @@ def _blocks(read: ConfigReader, sizes: Sizes, third: bool) -> list[Mlp]:
     act = read.expect("hidden_act", "silu")
     experts = read_experts(read, read.integer("moe_intermediate_size"))
     sparse = mixture(experts, act) if third else with_shared(experts, read.integer("shared_expert_intermediate_size"))
-    every, dense = read.integer("decoder_sparse_step", 1), set(read.get("mlp_only_layers", ()))
+    every, dense = read.integer("decoder_sparse_step", 1), read.items("mlp_only_layers")
     plain = gated(sizes.intermediate, act)
     return [plain if i in dense or (i + 1) % every else sparse for i in range(sizes.layers)]
 

@@ -126,7 +126,8 @@ def _present(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _fits(name: str, value: Any) -> bool:
     if name in NO_NUMBERS:
         return value is not None
-    return isinstance(value, int | float) and not isinstance(value, bool) and (value > 0 or name in MAY_BE_ZERO)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number and (value > 0 or name in MAY_BE_ZERO)
 
 
 def score_factor(read: ConfigReader) -> float:

@@ -25,7 +25,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     bias = read.flag("attention_bias", False)
     mlp = gated(sizes.intermediate, read.expect("hidden_act", "silu"), bias=read.flag("mlp_bias", False))
     interval = read.integer("no_rope_layer_interval", 4)
-    rotated = read.get("no_rope_layers") or [(i + 1) % interval != 0 for i in range(sizes.layers)]  # 1: has RoPE
+    rotated = read.items("no_rope_layers") or [(i + 1) % interval != 0 for i in range(sizes.layers)]  # 1: has RoPE
     if len(rotated) != sizes.layers:
         raise read.refusal("no_rope_layers", f"{sizes.layers} of 0 and 1")
 

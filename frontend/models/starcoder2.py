@@ -20,7 +20,7 @@ def parse(config: Mapping[str, Any]) -> Decoder:
     """Read a config.json; refuses what it does not implement."""
     read = ConfigReader(config, "StarCoder2")
     sizes, norm = read_sizes(read, tied=True), layer_norm(read.real("norm_epsilon", 1e-5))
-    heads = Heads.of(sizes, read_rotary(read, sizes.head_dim), window=int(read.get("sliding_window", 0)))
+    heads = Heads.of(sizes, read_rotary(read, sizes.head_dim), window=read.integer("sliding_window", 0, least=0))
     bias = read.flag("use_bias", True)
     act = read.expect("hidden_act", "gelu_pytorch_tanh", "gelu")
     mlp = plain(sizes.intermediate, act, ("c_fc", "c_proj"), bias=bias)

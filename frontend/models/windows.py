@@ -15,8 +15,8 @@ def read_layer_types(read: ConfigReader, layers: int, sliding: Callable[[int], b
     Raises:
         UnsupportedModelError: another number of them, or other types.
     """
-    types = list(read.get("layer_types") or (SLIDING if sliding(i) else FULL for i in range(layers)))
-    if len(types) != layers or not {FULL, SLIDING}.issuperset(types):
+    types = read.items("layer_types") or [SLIDING if sliding(i) else FULL for i in range(layers)]
+    if len(types) != layers or any(one not in (FULL, SLIDING) for one in types):
         raise read.refusal("layer_types", f"{layers} of {FULL} and {SLIDING}")
     return types
 
@@ -33,7 +33,7 @@ def read_windows(
         sliding: which layers slide where the config does not state `layer_types`.
     """
     window = read.stated("sliding_window", default) or 0
-    if not isinstance(window, int) or window < 0:
+    if not isinstance(window, int) or isinstance(window, bool) or window < 0:
         raise read.refusal("sliding_window", "a positive integer, or null")
     types = read_layer_types(read, layers, lambda index: bool(window) and sliding(index))
     return [window if kind == SLIDING else 0 for kind in types]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -106,6 +107,33 @@ def test_a_value_that_we_do_not_have_is_refused_by_family_and_field(name: str, f
     message = str(caught.value)
     assert message.startswith(family_of(config).name)
     assert field in message
+
+
+WRONG: tuple[Any, ...] = ("x", "", -1, 0, 1.5, [], [1], [[]], {}, {"a": 1}, True, float("nan"), float("inf"), 10**18)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_value_of_the_wrong_kind_is_refused_if_anything_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+    stated = ConfigReader.stated
+
+    def note(self: ConfigReader, field: str, default: Any) -> Any:
+        asked.add(field)
+        return stated(self, field, default)
+
+    def get(self: ConfigReader, field: str, default: Any = None) -> Any:
+        value = note(self, field, None)
+        return default if value is None else value
+
+    monkeypatch.setattr(ConfigReader, "stated", note)
+    monkeypatch.setattr(ConfigReader, "get", get)
+    config = shortened(PUBLISHED[name])
+    parse = family_of(config).parse
+    parse(config)
+    for field in sorted(asked - {"num_hidden_layers", "n_layer", "n_layers"}):
+        for value in WRONG:
+            with contextlib.suppress(UnsupportedModelError):
+                parse(config | {field: value})
 
 
 def test_an_unknown_architecture_is_told_the_nearest() -> None:

@@ -29,6 +29,7 @@ def attention_batches(family: str, problem: Case, rng: np.random.Generator) -> I
         yield "long in wide table", step(problem, [(1, 5000), (1, 1), (1, 300)], extra_pages=500)
         yield "padded bucket", step(problem, [(1, 100), (1, 3000), (1, 64)] + [(0, 0)] * 5, padding=5)
         yield "64 sequences", step(problem, [(1, int(c)) for c in rng.integers(1, 3000, 64)])
+        yield "200 short ones", step(problem, [(1, int(c)) for c in rng.integers(1, 400, 200)])  # more than fit at once
         yield "fewer tokens than sequences", step(problem, [(0, 0), (3, 70), (0, 0), (1, 129), (0, 0)])
         return
     yield "edges", step(problem, [(1, c) for c in edges] + [(c, c) for c in edges[:-1]])

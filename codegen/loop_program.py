@@ -12,7 +12,7 @@ import mlir.ir as mlir
 import numpy as np
 
 from warploom.ir.attributes import AttrValue
-from warploom.ir.dims import Dim, DimLike, product
+from warploom.ir.dims import Dim, DimLike, Shape, product
 from warploom.ir.function import Function
 from warploom.ir.op import OPS, op_of
 from warploom.ir.patterns import is_elementwise
@@ -101,6 +101,32 @@ class Program:
     def stored(self) -> tuple[int, ...]:
         """Nodes whose first result is stored element by element: the others, then the root."""
         return (*self.others, len(self.nodes) - 1)
+
+    @property
+    def folded(self) -> Shape:
+        """The dimensions that the root folds away."""
+        if self.root.op not in FOLDS:
+            return ()
+        shape = self.nodes[self.root.operands[0]].type.shape
+        if self.root.op == "dot_general":
+            return tuple(shape[i] for i in self.root.attrs["x_contract"])
+        return (shape[self.root.attrs.get("axis", len(shape) - 1)],)
+
+    @property
+    def flops(self) -> DimLike:
+        """One per element of a float op; per element taken in, one of a reduction and two of a contraction."""
+        total: DimLike = 0
+        for node in self.ops:
+            if node.type.dtype.is_float and family(node.op) == "elementwise":
+                total = total + product(node.type.shape)
+        if self.root.op in FOLDS:
+            taken = product(self.root.type.shape) * product(self.folded)
+            total = total + taken * (2 if self.root.op == "dot_general" else 1)
+        return total
+
+    def __str__(self) -> str:
+        ops = ", ".join(node.op for node in self.ops)
+        return f"{ops} -> {', '.join(map(str, self.results))}"
 
     @property
     def text(self) -> str:

@@ -6,7 +6,7 @@ most of the time goes to `llc` and `cc`, which are processes of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mlir.ir as mlir
 
+from warploom.codegen.backend import Progress
 from warploom.codegen.binding import Binding, Lowering, call_of
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.entry import declare_pool, emit_entry
@@ -27,7 +28,6 @@ from warploom.ir.function import Function, functions, public_functions
 from warploom.ir.verify import PREPARE
 from warploom.runtime.plan import KernelInfo, Plan
 
-Progress = Callable[[str, float], None]  # what is going on, and the fraction of it that is done
 STAGE = "generating code"
 
 

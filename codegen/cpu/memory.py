@@ -105,6 +105,11 @@ def first_lanes(count: Operand, lanes: int = LANES) -> Value:
     return iota(lanes) < broadcast(convert_int(index(count), "i32"), lanes)
 
 
+def lanes_of_row(i: Value, columns: int) -> Value | None:
+    """The mask of the lanes of a vector at column i that are columns of a row; None: all are, wherever it is."""
+    return None if columns % LANES == 0 else first_lanes(columns - i)
+
+
 def widen_bf16(bits: Value) -> Value:
     """bf16 bit patterns (i16) as f32, exactly."""
     return bitcast(convert_int(bits, "i32", signed=False) << 16, "f32")

@@ -5,12 +5,13 @@ Groups whose kernels have equal specs share one kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import mlir.ir as mlir
 import msgspec
 
+from warploom.codegen.backend import Progress
 from warploom.codegen.binding import Binding, Lowering, call_of
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.compile import CompiledKernel, compile_kernels
@@ -38,7 +39,6 @@ from warploom.runtime.plan import (
 )
 
 PERSISTENT = "persistent"  # kind of the kernel that runs a step of one token
-Progress = Callable[[str, float], None]  # what is going on, and the fraction of it that is done
 
 
 @dataclass(frozen=True)

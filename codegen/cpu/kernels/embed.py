@@ -12,7 +12,7 @@ from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.panels import PANEL
 from warploom.codegen.cpu.kernels.quad_embed import QuadEmbedSpec
 from warploom.codegen.cpu.kernels.quads import QuadFormat
-from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
+from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, lanes_of_row
 from warploom.codegen.cpu.values import LANES, Value, broadcast, convert_int, maximum, minimum, to_f32
 from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.ir.dims import product
@@ -80,7 +80,7 @@ class EmbedSpec:
     def _copy_row(self, table: Ptr, row: Value, factor: Value | None, out: Ptr) -> None:
         source = table.at(row * self.columns)
         with loop(0, self.columns, LANES) as i:
-            mask = None if self.columns % LANES == 0 else first_lanes(self.columns - i)
+            mask = lanes_of_row(i, self.columns)
             value = to_f32(source.load(i, mask=mask))
             out.store(i, value if factor is None else value * broadcast(factor), mask=mask)
 

@@ -10,7 +10,7 @@ from warploom.codegen.cpu.kernel import Match
 from warploom.codegen.cpu.kernels.refusals import refuse_activations
 from warploom.codegen.cpu.kernels.row_folds import Load, sum_row
 from warploom.codegen.cpu.math import rsqrt
-from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, first_lanes
+from warploom.codegen.cpu.memory import ELEMENT_BYTES, Ptr, lanes_of_row
 from warploom.codegen.cpu.values import LANES, Value, broadcast, select
 from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.codegen.names import identifier
@@ -72,20 +72,17 @@ class LayerNormSpec:
         variance = sum_row(lambda i: centered(i) * centered(i), self.columns) * (1.0 / self.columns)
         scale = broadcast(rsqrt(variance + self.eps))
         with loop(0, self.columns, LANES) as i:
-            mask = self._mask(i)
+            mask = lanes_of_row(i, self.columns)
             scaled = centered(i) * scale * weight.load(i, mask=mask)
             y.store(i, scaled if bias is None else scaled + bias.load(i, mask=mask), mask=mask)
 
-    def _mask(self, i: Value) -> Value | None:
-        return None if self.columns % LANES == 0 else first_lanes(self.columns - i)
-
     def _load(self, x: Ptr) -> Load:
         """Lanes beyond the row are 0."""
-        return lambda i: x.load(i, mask=self._mask(i))
+        return lambda i: x.load(i, mask=lanes_of_row(i, self.columns))
 
     def _centered(self, x: Ptr, mean: Value) -> Load:
         def load(i: Value) -> Value:
-            mask, difference = self._mask(i), x.load(i, mask=self._mask(i)) - mean
+            mask, difference = lanes_of_row(i, self.columns), x.load(i, mask=lanes_of_row(i, self.columns)) - mean
             return difference if mask is None else select(mask, difference, 0.0)
 
         return load

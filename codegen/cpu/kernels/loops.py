@@ -13,8 +13,7 @@ from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.kernel import Match, Slot
 from warploom.codegen.cpu.loops.emit import emit_program, tiles_of
 from warploom.codegen.cpu.loops.rows import WORD
-from warploom.codegen.cpu.loops.schedule import fold_shape
-from warploom.codegen.loop_program import FOLDS, Program, family, program_of
+from warploom.codegen.loop_program import Program, program_of
 from warploom.ir.dims import DimLike, product
 from warploom.ir.function import Function
 from warploom.ir.types import TensorType
@@ -30,8 +29,7 @@ class LoopsSpec:
     program: Program
 
     def __str__(self) -> str:
-        ops = ", ".join(node.op for node in self.program.ops)
-        return f"{ops} -> {', '.join(map(str, self.program.results))}"
+        return str(self.program)
 
     @property
     def name(self) -> str:
@@ -50,16 +48,8 @@ class LoopsSpec:
 
     @property
     def flops(self) -> str:
-        """One per element of a float op; per element taken in, one of a reduction and two of a contraction."""
-        total: DimLike = 0
-        for node in self.program.ops:
-            if node.type.dtype.is_float and family(node.op) == "elementwise":
-                total = total + product(node.type.shape)
-        root = self.program.root
-        if root.op in FOLDS:
-            taken = product(root.type.shape) * product(fold_shape(self.program))
-            total = total + taken * (2 if root.op == "dot_general" else 1)
-        return str(total)
+        """See `Program.flops`."""
+        return str(self.program.flops)
 
     @property
     def bytes(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from warploom.codegen.cpu.control import carry, loop
-from warploom.codegen.cpu.memory import Ptr, first_lanes, narrow_f8, widen_f8
+from warploom.codegen.cpu.memory import Ptr, lanes_of_row, narrow_f8, widen_f8
 from warploom.codegen.cpu.values import (
     LANES,
     Value,
@@ -23,7 +23,7 @@ def scale_of_row(x: Ptr, columns: int) -> Value:
     """max|x| / 448, 1 for zeros."""
 
     def body(i: Value, peak: Value) -> list[Value]:
-        return [maximum(absolute(x.load(i, mask=_mask(i, columns))), peak)]
+        return [maximum(absolute(x.load(i, mask=lanes_of_row(i, columns))), peak)]
 
     (peaks,) = carry(0, columns, [constant(0.0, "f32", LANES)], body, LANES)
     scale = reduce_max(peaks) / LARGEST
@@ -34,10 +34,6 @@ def round_row_to_f8(x: Ptr, out: Ptr, columns: int, scale: Value) -> None:
     """out[i] = f8(x[i] / scale) * scale; f32, x and out may be the same."""
     wide = broadcast(scale)
     with loop(0, columns, LANES) as i:
-        mask = _mask(i, columns)
+        mask = lanes_of_row(i, columns)
         quotient = minimum(maximum(x.load(i, mask=mask) / wide, -LARGEST), LARGEST)
         out.store(i, widen_f8(narrow_f8(quotient)) * wide, mask=mask)
-
-
-def _mask(i: Value, columns: int) -> Value | None:
-    return None if columns % LANES == 0 else first_lanes(columns - i)

@@ -10,7 +10,7 @@ from functools import partial
 
 from warploom.codegen.cpu.control import carry
 from warploom.codegen.cpu.math import exp, log
-from warploom.codegen.cpu.memory import Ptr, first_lanes
+from warploom.codegen.cpu.memory import Ptr, first_lanes, lanes_of_row
 from warploom.codegen.cpu.values import (
     LANES,
     Value,
@@ -77,10 +77,8 @@ def load_row(x: Ptr, columns: int) -> Load:
     """Reads vectors of a row in memory; lanes beyond its end are -inf."""
 
     def load(i: Value) -> Value:
-        if columns % LANES == 0:
-            return x.load(i)
-        mask = first_lanes(columns - i)
-        return select(mask, x.load(i, mask=mask), -float("inf"))
+        mask = lanes_of_row(i, columns)
+        return x.load(i) if mask is None else select(mask, x.load(i, mask=mask), -float("inf"))
 
     return load
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from warploom.codegen.cpu.control import carry, loop
 from warploom.codegen.cpu.math import rsqrt
-from warploom.codegen.cpu.memory import Ptr, first_lanes
+from warploom.codegen.cpu.memory import Ptr, first_lanes, lanes_of_row
 from warploom.codegen.cpu.values import LANES, Value, broadcast, constant, fma, reduce_add
 
 _CHAINS = 4  # partial sums in flight, to hide the latency of fma
@@ -14,7 +14,7 @@ def normalize_row(x: Ptr, weight: Ptr, out: Ptr, columns: int, eps: float) -> No
     """out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i] for i < columns, all f32 (Zhang and Sennrich 2019)."""
     scale = broadcast(rsqrt(_sum_of_squares(x, columns) * (1.0 / columns) + eps))
     with loop(0, columns, LANES) as i:
-        mask = None if columns % LANES == 0 else first_lanes(columns - i)
+        mask = lanes_of_row(i, columns)
         out.store(i, x.load(i, mask=mask) * scale * weight.load(i, mask=mask), mask=mask)
 
 

@@ -13,7 +13,6 @@ from warploom.codegen.cpu.control import carry
 from warploom.codegen.cpu.loops.arithmetic import highest, larger, lowest, number, smaller
 from warploom.codegen.cpu.loops.coords import Coord, at, lanes_from
 from warploom.codegen.cpu.loops.element import Coords, Elements, position_of
-from warploom.codegen.cpu.loops.schedule import fold_shape
 from warploom.codegen.cpu.values import LANES, Value, broadcast, constant, fma, index, lane, select, shuffle
 from warploom.codegen.loop_program import Node
 from warploom.ir.dims import Shape, product
@@ -34,7 +33,7 @@ class Fold:
 def fold(elements: Elements, coords: Coords, *, lanes: int, along: bool) -> Value:
     """The root of the program, a fold, at `coords`, which have `lanes`; `along`: vectors along the folded axis."""
     program = elements.program
-    shape, node = fold_shape(program), program.root
+    shape, node = program.folded, program.root
     rule = _rule(node, program.nodes[node.operands[0]].type.dtype)
     size = index(elements.extents.value(product(shape)))
     state, done = [broadcast(v, lanes) for v in rule.initial], index(0)
@@ -100,7 +99,7 @@ def _terms(elements: Elements, coords: Coords, place: Coord) -> State:
 
 def _factors(elements: Elements, coords: Coords, place: Coord) -> State:
     node, nodes = elements.program.root, elements.program.nodes
-    contracted = elements.extents.delinear(place, fold_shape(elements.program))
+    contracted = elements.extents.delinear(place, elements.program.folded)
     batch = len(node.attrs["x_batch"])
     free = iter(coords[batch:])  # of x, then of y
 

@@ -11,7 +11,7 @@ from warploom.codegen.cpu.loops.arithmetic import write
 from warploom.codegen.cpu.loops.coords import Coord
 from warploom.codegen.cpu.loops.element import Elements
 from warploom.codegen.cpu.loops.folds import fold
-from warploom.codegen.cpu.loops.schedule import Schedule, fold_shape, for_columns, rows_and_columns
+from warploom.codegen.cpu.loops.schedule import Schedule, for_columns, rows_and_columns
 from warploom.codegen.cpu.memory import Ptr
 from warploom.codegen.cpu.values import LANES, Value
 from warploom.codegen.loop_program import FOLDS, Program
@@ -29,7 +29,7 @@ class Mode:
 def modes(program: Program) -> list[Mode]:
     """The modes worth trying, best first. The last always works."""
     columns = _fills_vectors(rows_and_columns(program)[1])
-    folded = program.root.op in FOLDS and _fills_vectors(product(fold_shape(program)))
+    folded = program.root.op in FOLDS and _fills_vectors(product(program.folded))
     return [Mode(columns=True)] * columns + [Mode(folded=True)] * folded + [Mode()]
 
 

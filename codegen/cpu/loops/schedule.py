@@ -10,7 +10,7 @@ from warploom.codegen.cpu.control import loop
 from warploom.codegen.cpu.emitter import Kernel
 from warploom.codegen.cpu.loops.coords import Coord, Extents, at, lanes_from, zero
 from warploom.codegen.cpu.values import LANES, Value, index, minimum
-from warploom.codegen.loop_program import FOLDS, ROWS, Program
+from warploom.codegen.loop_program import ROWS, Program
 from warploom.ir.dims import DimLike, Shape, product
 
 TILE_WORK = 16384  # scalar operations that make a tile worth its claim
@@ -108,18 +108,7 @@ def rows_and_columns(program: Program) -> tuple[Shape, DimLike]:
 def _work(program: Program) -> int:
     """Scalar operations per element of the root, roughly."""
     work = sum(8 if node.op in _SLOW else 1 for node in program.ops)
-    return work * _estimate(product(fold_shape(program)))
-
-
-def fold_shape(program: Program) -> Shape:
-    """The dimensions that the root folds away."""
-    root = program.root
-    if root.op not in FOLDS:
-        return ()
-    shape = program.nodes[root.operands[0]].type.shape
-    if root.op == "dot_general":
-        return tuple(shape[i] for i in root.attrs["x_contract"])
-    return (shape[root.attrs.get("axis", len(shape) - 1)],)
+    return work * _estimate(product(program.folded))
 
 
 def _estimate(size: DimLike) -> int:

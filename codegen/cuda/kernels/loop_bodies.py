@@ -10,7 +10,7 @@ from warploom.codegen.cuda.kernels.loop_arithmetic import highest, lowest, numbe
 from warploom.codegen.cuda.kernels.loop_elements import ZERO, Elements, Place, Term
 from warploom.codegen.cuda.render import render
 from warploom.codegen.loop_program import FOLDS, Node, Program, flattened
-from warploom.ir.dims import Shape, product
+from warploom.ir.dims import product
 from warploom.ir.ops.random import PARITY, ROTATIONS
 
 BLOCK = 1024  # elements of a block
@@ -69,7 +69,7 @@ def fold_source(spec: Any, program: Program) -> str:
         dtype=accumulator,
         result=rounded("result", root.type.dtype),
         count=product(root.type.shape),
-        length=product(fold_shape(program)),
+        length=product(program.folded),
         columns=columns,
         rows=fold_rows(program),
     )
@@ -100,18 +100,9 @@ def row_source(spec: Any, program: Program) -> str:
     )
 
 
-def fold_shape(program: Program) -> Shape:
-    """The dimensions that the root folds away."""
-    root = program.root
-    shape = program.nodes[root.operands[0]].type.shape
-    if root.op == "dot_general":
-        return tuple(shape[i] for i in root.attrs["x_contract"])
-    return (shape[root.attrs.get("axis", len(shape) - 1)],)
-
-
 def fold_columns(program: Program) -> int:
     """Elements that are folded at once."""
-    length = product(fold_shape(program))
+    length = product(program.folded)
     return _padded(length, MAX_COLUMNS) if isinstance(length, int) else UNKNOWN_COLUMNS
 
 
@@ -142,7 +133,7 @@ def _term(elements: Elements, root: Node, coords: Sequence[Term]) -> str:
     if root.op != "dot_general":
         axis = root.attrs.get("axis", len(coords))
         return elements.value(root.operands[0], Place((*coords[:axis], column, *coords[axis:]))).text
-    contracted = elements.delinear(column, fold_shape(elements.program))
+    contracted = elements.delinear(column, elements.program.folded)
     batch = len(root.attrs["x_batch"])
     free = iter(coords[batch:])  # of x, then of y
     factors = []

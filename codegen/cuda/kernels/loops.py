@@ -17,7 +17,6 @@ from warploom.codegen.cuda.kernels.loop_bodies import (
     BLOCK,
     flat,
     fold_rows,
-    fold_shape,
     fold_source,
     map_source,
     row_block,
@@ -25,7 +24,7 @@ from warploom.codegen.cuda.kernels.loop_bodies import (
     scatter_source,
 )
 from warploom.codegen.cuda.kernels.loop_elements import MAX_TABLE
-from warploom.codegen.loop_program import FOLDS, ROWS, Program, family, program_of
+from warploom.codegen.loop_program import FOLDS, ROWS, Program, program_of
 from warploom.ir.dims import DimLike, product, resolve
 from warploom.ir.function import Function
 from warploom.ir.types import TensorType, type_of
@@ -84,16 +83,8 @@ class LoopsSpec:
 
     @property
     def flops(self) -> str:
-        """One per element of a float op; per element taken in, one of a reduction and two of a contraction."""
-        total: DimLike = 0
-        for node in self.program.ops:
-            if node.type.dtype.is_float and family(node.op) == "elementwise":
-                total = total + product(node.type.shape)
-        root = self.program.root
-        if root.op in FOLDS:
-            taken = product(root.type.shape) * product(fold_shape(self.program))
-            total = total + taken * (2 if root.op == "dot_general" else 1)
-        return str(total)
+        """See `Program.flops`."""
+        return str(self.program.flops)
 
     @property
     def bytes(self) -> str:
@@ -123,8 +114,7 @@ class LoopsSpec:
         return product(self.program.nodes[position].type.shape)
 
     def __str__(self) -> str:
-        ops = ", ".join(node.op for node in self.program.ops)
-        return f"{ops} -> {', '.join(map(str, self.program.results))}"
+        return str(self.program)
 
 
 def match(group: Function, target: CudaTarget) -> Match | str:

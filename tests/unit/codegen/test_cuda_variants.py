@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warploom.codegen.cuda.kernel import Guard, Step, Variant
-from warploom.codegen.cuda.variants import live_variants
+from warploom.codegen.cuda.variants import NO_END, after, consecutive, live_variants
 from warploom.errors import CompileError
 from warploom.ir.dims import DimRange
 
@@ -21,8 +21,7 @@ def variant(name: str, when: Guard | None) -> Variant:
 
 def ranges(*ends: int) -> list[Variant]:
     """Variants up to each end, from 1 on."""
-    begins = [1, *(end + 1 for end in ends)]
-    return [variant(str(n), Guard("T", b, e)) for n, (b, e) in enumerate(zip(begins, ends, strict=False))]
+    return [variant(str(n), when) for n, when in enumerate(consecutive("T", ends, first=1))]
 
 
 @given(
@@ -44,6 +43,16 @@ def test_for_every_value_exactly_the_variant_of_its_range_is_left(ends: list[int
         assert int(holding[0].steps[0].spec.name) == sum(value > end for end in ends)
     if len(live) == 1:
         assert live[0].when is None
+
+
+def test_consecutive_ranges_leave_nothing_out() -> None:
+    found = list(consecutive("T", (4, 9, None)))
+    assert [(when.min, when.max) for when in found] == [(-NO_END, 4), (5, 9), (10, NO_END)]
+
+
+def test_what_comes_after_a_value_is_for_larger_ones_only() -> None:
+    found = [cast(Guard, one.when) for one in after(6, ranges(4, 9, 20))]
+    assert [(when.min, when.max) for when in found] == [(7, 9), (10, 20)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from warploom.frontend.quantized.format import Format, Parts, Tensors, fields, refuse, signed
-from warploom.frontend.tensors import Array
+from warploom.frontend.tensors import Array, require
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -27,7 +27,9 @@ def modules(config: Mapping[str, Any], tensors: Tensors) -> Iterator[tuple[str, 
         if name.endswith(".qweight"):
             path = name.removesuffix(".qweight")
             sources = tuple(f"{path}.{part}" for part in ("qweight", "qzeros", "scales"))
-            k, n, groups = packed.shape[0], packed.shape[1] * 8, tensors[sources[1]].shape[0]
+            k, n, groups = packed.shape[0], packed.shape[1] * 8, tensors[sources[2]].shape[0]
+            require(tensors, sources[1], (groups, n // 8))
+            require(tensors, sources[2], (groups, n))
             side = ((n, groups), "f32")
             yield path, Parts((((n, k), "i4"), side, side), partial(_read, tensors, sources)), sources
 

@@ -77,6 +77,8 @@ def _bits(config: Mapping[str, Any]) -> int:
 
 
 def _scales(scale: Array, rows: int, dtype: str) -> Array:
+    if scale.ndim > 2:
+        raise ValueError(f"scales {list(scale.shape)}")
     wide = scale.astype(NUMPY_DTYPES[dtype]).reshape(len(scale) if scale.ndim else 1, -1)
     return np.ascontiguousarray(np.broadcast_to(wide, (rows, wide.shape[1])))
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -17,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from warploom.errors import UnsupportedModelError
+from warploom.errors import CheckpointError, UnsupportedModelError
 from warploom.frontend import quantized
 from warploom.frontend.tensors import Array, LazyTensor
 
@@ -63,7 +64,7 @@ def formats() -> dict[str, Format]:
 
 def format_of(config: Mapping[str, Any], model_id: str) -> Format:
     """The format of a `quantization_config`; UnsupportedModelError if there is none for it."""
-    method = str(config.get("quant_method"))
+    method = str(config.get("quant_method") if isinstance(config, Mapping) else config)
     if method not in formats():
         raise UnsupportedModelError(
             f"the weights of {model_id} are quantized in a way that is not supported",
@@ -84,15 +85,43 @@ def read_quantized(config: Mapping[str, Any], tensors: Tensors, model_id: str) -
 
     Raises:
         UnsupportedModelError: the method, or its variant, is not supported.
+        CheckpointError: a part is missing, or has another shape than the others ask for; also when it is loaded.
     """
     result: dict[str, LazyTensor] = {}
     taken: set[str] = set()
-    for path, parts, sources in format_of(config, model_id).modules(config, tensors):
-        name = f"{path}.weight" if parts.whole is None else parts.whole.name
-        result |= quantized_weight(name, parts, tensors[sources[0]].source)
-        result |= static_scale(f"{path}.{INPUT_SCALE}", parts, tensors)
-        taken.update(sources)
+    with _fitting(f"the quantized weights of {model_id}"):
+        for path, parts, sources in format_of(config, model_id).modules(config, tensors):
+            name = f"{path}.weight" if parts.whole is None else parts.whole.name
+            result |= quantized_weight(name, parts, tensors[sources[0]].source)
+            result |= static_scale(f"{path}.{INPUT_SCALE}", parts, tensors)
+            taken.update(sources)
     return {name: tensor for name, tensor in tensors.items() if name not in taken} | result
+
+
+@contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    """Name what is read when its parts do not fit together: dictionaries and numpy say so in ways of their own."""
+    try:
+        yield
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{what}: their parts do not belong together",
+            expected="numbers, scales, offsets and a quantization_config that fit each other",
+            found=f"no {error.args[0]}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}",
+            fix="download the model again, or use the original model; compile can quantize it",
+        ) from error
+
+
+def _read_fitting(name: str, parts: Parts) -> tuple[Array, ...]:
+    """The parts, with the shapes that they are said to have: numpy would stretch others."""
+    with _fitting(f"the numbers and scales of {name}"):
+        found = parts.read()
+        for (wanted, _), array in zip(parts.types, found, strict=True):
+            if array.shape != wanted or not array.size:
+                raise ValueError(f"{list(array.shape)} instead of {list(wanted)}")
+        if len(found) > 1 and found[0].shape[-1] % found[1].shape[-1]:
+            raise ValueError(f"{found[0].shape[-1]} columns in {found[1].shape[-1]} groups")
+    return found
 
 
 def static_scale(name: str, parts: Parts, tensors: Tensors) -> dict[str, LazyTensor]:
@@ -105,6 +134,7 @@ def static_scale(name: str, parts: Parts, tensors: Tensors) -> dict[str, LazyTen
 
 def quantized_weight(name: str, parts: Parts, source: str) -> dict[str, LazyTensor]:
     """The lazy tensor of a weight, those of its parts and of their order, by name."""
+    parts = replace(parts, read=partial(_read_fitting, name, parts))
     if len(parts.types) == 1:
         return {name: LazyTensor(name, *parts.types[0], source, _part(parts, 0))}
     found = tuple(

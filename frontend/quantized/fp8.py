@@ -20,7 +20,7 @@ SCALES = (".weight_scale_inv", ".weight_scale")
 
 def modules(config: Mapping[str, Any], tensors: Tensors) -> Iterator[tuple[str, Parts, tuple[str, ...]]]:
     """Every module that has a scale."""
-    rows, columns = config.get("weight_block_size") or (0, 0)
+    rows, columns = _block(config.get("weight_block_size"))
     for name in tensors:
         suffix = next((suffix for suffix in SCALES if name.endswith(suffix)), None)
         if suffix is None:
@@ -32,6 +32,17 @@ def modules(config: Mapping[str, Any], tensors: Tensors) -> Iterator[tuple[str, 
             raise refuse(f"{path}: its columns do not divide into blocks", f"a multiple of {columns}", k)
         groups = k // columns if columns else 1
         yield path, Parts((((n, k), "f8e4m3"), ((n, groups), "f32")), partial(_read, tensors, sources, rows)), sources
+
+
+def _block(stated: Any) -> tuple[int, int]:
+    """Rows and columns of a block; zeros where there are none."""
+    if stated is None:
+        return 0, 0
+    if isinstance(stated, list) and len(stated) == 2 and all(isinstance(one, int) and one > 0 for one in stated):
+        return stated[0], stated[1]
+    raise refuse(
+        "weight_block_size of quantization_config has a value that is not supported", "[rows, columns]", stated
+    )
 
 
 def _read(tensors: Tensors, sources: tuple[str, ...], rows: int) -> tuple[Array, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from warploom.frontend.quantized.act_order import Orders, are_even
 from warploom.frontend.quantized.format import Format, Parts, Tensors, fields, refuse, side_dtype, signed
-from warploom.frontend.tensors import NUMPY_DTYPES, Array, LazyTensor
+from warploom.frontend.tensors import NUMPY_DTYPES, Array, LazyTensor, require
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
@@ -79,6 +79,9 @@ def modules(config: Mapping[str, Any], tensors: Tensors) -> Iterator[tuple[str, 
             path = name.removesuffix(".qweight")
             found = {part: tensors.get(f"{path}.{part}") for part in PARTS}
             qweight, qzeros, scales = (tensors[f"{path}.{part}"] for part in PARTS[:3])
+            groups, n = scales.shape[0], qweight.shape[1]
+            require(tensors, scales.name, (groups, n))
+            require(tensors, qzeros.name, (groups, n * bits // 32))
             module = _Module(qweight, qzeros, scales, found["g_idx"], bits, 1 if kind == "gptq" else 0)
             yield path, _parts(path, module, orders), tuple(tensor.name for tensor in found.values() if tensor)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
 
-from warploom.errors import UnsupportedModelError
+from warploom.errors import CheckpointError, UnsupportedModelError
 from warploom.frontend.gguf_file import GGUFTensor
 from warploom.frontend.quantized.format import read_quantized, values
 from warploom.frontend.quantized.gguf_blocks import parts_of
@@ -211,7 +211,7 @@ def test_groups_of_different_sizes_are_read_as_floats() -> None:
     np.testing.assert_allclose(weight.load().astype(np.float32), expected, rtol=1e-6)
     del arrays["g_idx"]
     with pytest.raises(UnsupportedModelError, match="no g_idx"):
-        read_quantized(config, lazy(arrays | {"scales": arrays["scales"][:3]}), "a model")
+        read_quantized(config, lazy(arrays | {part: arrays[part][:3] for part in ("scales", "qzeros")}), "a model")
 
 
 def test_columns_without_groups_of_their_own_are_in_order() -> None:
@@ -251,6 +251,37 @@ def test_columns_that_do_not_divide_into_blocks_are_refused() -> None:
     config, arrays, _ = blocks()
     with pytest.raises(UnsupportedModelError, match="do not divide"):
         read_quantized(config | {"weight_block_size": [10, 48]}, lazy(arrays), "a model")
+
+
+def misshapen(array: np.ndarray) -> list[np.ndarray]:
+    halves = [] if array.ndim < 2 else [np.ascontiguousarray(array[:, : array.shape[1] // 2]), array.reshape(-1)]
+    return [array[:-1], array[: len(array) // 2], array[None], *halves]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "_8_" not in name and name != "compressed_int4"])
+def test_parts_that_do_not_fit_are_refused_never_stretched(name: str) -> None:
+    """What is lost or has another shape is an error, or means what it meant: the scale of all rows for each."""
+    config, arrays, expected = CASES[name]
+    optional = ("g_idx", "weight_g_idx", "weight_zero_point")
+    changes = [{n: a for n, a in arrays.items() if n != part} for part in arrays if part not in optional]
+    changes += [arrays | {part: changed} for part, array in arrays.items() for changed in misshapen(array)]
+    for changed in changes:
+        try:
+            tensors = read_quantized(config, lazy(changed), "a model")
+            loaded = {name: tensor.load() for name, tensor in tensors.items()}
+        except (CheckpointError, UnsupportedModelError):
+            continue
+        weight = loaded.get(f"{PATH}.weight")
+        if weight is None or weight.shape != (N, K) or weight.dtype not in (np.float32, np.float16):
+            continue  # which compiling refuses
+        assert np.allclose(weight, expected), {name: array.shape for name, array in changed.items()}
+
+
+@pytest.mark.parametrize("stated", [5, "x", [5], [0, 0], [5, "a"], {"a": 5}])
+def test_blocks_of_no_size_are_refused(stated: object) -> None:
+    config, arrays, _ = blocks()
+    with pytest.raises(UnsupportedModelError, match="weight_block_size"):
+        read_quantized(config | {"weight_block_size": stated}, lazy(arrays), "a model")
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1"])

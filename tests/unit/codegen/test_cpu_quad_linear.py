@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.unit.codegen.linear_rows import run_rows
 from warploom.codegen.cpu import toolchain
 from warploom.codegen.cpu.emitter import Library
 from warploom.codegen.cpu.isa import LEVELS, Isa
@@ -86,20 +87,8 @@ class Case:
         return y + self.buffers["residual"] if self.spec.epilogue == "residual" else y
 
     def run(self, kernel: Callable[..., None], rows: slice, split: int = 1) -> np.ndarray:
-        """y of the rows `rows`, computed alone, in `split` calls over the tiles."""
-        count = rows.stop - rows.start
-        y = np.full((count + 1, self.spec.outputs), 7.0, np.float32)
-        buffers = self.buffers | {name: self.buffers[name][rows].copy() for name in ("x", "residual")} | {"y": y}
-        operands = [buffers[name] for name in self.spec.operands]
-        args = (ctypes.c_void_p * len(operands))(*(array.ctypes.data for array in operands))
-        scratch = np.zeros(self.spec.scratch_bytes, np.uint8)
-        tiles = eval(self.spec.tiles, {"T": count})
-        for part in range(split):
-            begin, end = (tiles * edge // split for edge in (part, part + 1))
-            bounds = ctypes.c_int64(begin), ctypes.c_int64(end)
-            kernel(args, (ctypes.c_int64 * 1)(count), *bounds, ctypes.c_void_p(scratch.ctypes.data))
-        assert (y[count] == 7.0).all(), "wrote past the last row"
-        return y[:count]
+        """See `run_rows`."""
+        return run_rows(self.spec, self.buffers, kernel, rows, split)
 
 
 @pytest.fixture(scope="module", params=RUNNABLE, ids=lambda isa: isa.name)

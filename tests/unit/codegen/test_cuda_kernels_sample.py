@@ -5,52 +5,21 @@ The interpreter runs one block after another, so blocks that wait for each other
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
+from tests.unit.codegen.sampling_rows import Inputs, check_tokens, dims_of, distinct, neutral
 from tests.unit.codegen.triton_interpreter import run_kernel
 from warploom.codegen.cuda.kernels.sample import SampleSpec
 from warploom.codegen.cuda.kernels.top_logprobs import TopLogprobsSpec
 from warploom.ir.ops.random import random_bits
-from warploom.ir.ops.sample import sample, top_logprobs
-
-Inputs = dict[str, np.ndarray]
-
-
-def neutral(logits: np.ndarray, **changes: Any) -> Inputs:
-    """The inputs of `sample` for greedy rows, with changes."""
-    rows = len(logits)
-
-    def full(value: float, dtype: type = np.float32) -> np.ndarray:
-        return np.full(rows, value, dtype)
-
-    inputs = {
-        "logits": logits,
-        "temperature": full(0),
-        "top_k": full(0, np.int32),
-        "top_p": full(1),
-        "min_p": full(0),
-        "repetition_penalty": full(1),
-        "presence_penalty": full(0),
-        "frequency_penalty": full(0),
-        "seeds": np.zeros((rows, 2), np.int32),
-        "sample_positions": full(0, np.int32),
-        "penalty_tokens": np.full((rows, 1), -1, np.int32),
-        "penalty_counts": np.zeros((rows, 1), np.int32),
-        "bias_tokens": np.full((rows, 1), -1, np.int32),
-        "bias_values": np.zeros((rows, 1), np.float32),
-        "banned_bits": np.zeros((rows, 1), np.int32),
-    }
-    return {name: np.asarray(changes.get(name, value), value.dtype) for name, value in inputs.items()}
+from warploom.ir.ops.sample import top_logprobs
 
 
 def run(inputs: Inputs, max_chunk: int = 4096) -> tuple[np.ndarray, np.ndarray]:
     rows, vocab_size = inputs["logits"].shape
     spec = SampleSpec(vocab_size, pdl=False, max_chunk=max_chunk)
-    widths = {"H": "penalty_tokens", "B": "bias_tokens", "M": "banned_bits"}
-    dims = {"R": rows} | {dim: inputs[name].shape[1] for dim, name in widths.items()}
+    dims = dims_of(inputs)
     temps = [np.zeros(temp.type.resolve(dims), temp.type.dtype.numpy) for temp in spec.temps]
     tokens, logprobs = np.full(rows, -9, np.int32), np.full(rows, np.nan, np.float32)
     arrays = [np.ascontiguousarray(array) for array in inputs.values()]
@@ -60,21 +29,7 @@ def run(inputs: Inputs, max_chunk: int = 4096) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check(inputs: Inputs, max_chunk: int = 4096) -> None:
-    """Tokens equal in f32; where not, the choice must be a tie: numpy in f64 disagrees with numpy in f32 as well."""
-    tokens, logprobs = run(inputs, max_chunk)
-    expected, _ = sample.evaluate(*inputs.values())
-    for row in np.flatnonzero(tokens != expected):
-        wide = [a[row : row + 1] if a.dtype != np.float32 else a[row : row + 1].astype(float) for a in inputs.values()]
-        assert sample.evaluate(*wide)[0][0] != expected[row], f"row {row}: {tokens[row]}, not {expected[row]}"
-    x = inputs["logits"].astype(np.float64)
-    log_sum = np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1)) + x.max(-1)
-    np.testing.assert_allclose(logprobs, x[np.arange(len(x)), tokens] - log_sum, rtol=1e-6, atol=3e-6)
-
-
-def distinct(rng: np.random.Generator, rows: int, width: int, vocab_size: int) -> np.ndarray:
-    """Per row up to `width` distinct tokens, padded with -1."""
-    ids = np.stack([rng.permutation(max(vocab_size, width))[:width] for _ in range(rows)])
-    return np.where((ids < vocab_size) & (rng.random(ids.shape) < 0.8), ids, -1).astype(np.int32)
+    check_tokens(inputs, *run(inputs, max_chunk), atol=3e-6)
 
 
 def banned_bits(rng: np.random.Generator, rows: int, vocab_size: int) -> np.ndarray:

@@ -13,6 +13,8 @@ from tokenizers.processors import TemplateProcessing
 from warploom.errors import CheckpointError, UnsupportedModelError
 from warploom.frontend.json_file import read_json_if_present
 
+LARGEST_ID = (1 << 31) - 1
+
 
 @dataclass(frozen=True)
 class TokenizerFiles:
@@ -157,10 +159,16 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The default template: `chat_template.jinja`, else the one in tokenizer_config.json (alone or in a named list)."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(
+                f"{path} cannot be read", expected="UTF-8 text", found=str(error), fix="download the file again"
+            ) from error
     template = settings.get("chat_template")
     if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        named = (entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default")
+        template = next(named, {}).get("template")
     return template if isinstance(template, str) else None
 
 
@@ -177,5 +185,18 @@ def _text_of_id(tokenizer: Tokenizer, ids: object) -> str | None:
 
 
 def _as_list(ids: object) -> list[int]:
+    """The token ids among what a config says; -1 is none.
+
+    Raises:
+        CheckpointError: an id that no vocabulary has.
+    """
     values = ids if isinstance(ids, list) else [ids]
-    return [value for value in values if isinstance(value, int)]
+    found = [value for value in values if type(value) is int and value >= 0]
+    if found and max(found) > LARGEST_ID:
+        raise CheckpointError(
+            "the config names a special token that no vocabulary has",
+            expected=f"ids up to {LARGEST_ID}",
+            found=str(max(found)),
+            fix="correct bos_token_id or eos_token_id in config.json or generation_config.json",
+        )
+    return found

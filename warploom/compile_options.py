@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import mlir.ir as mlir
 
 from warploom.codegen.backend import Backend, backend_of
-from warploom.errors import CompileError
+from warploom.errors import CheckpointError, CompileError
 from warploom.frontend.models.registry import Geometry
 from warploom.ir.function import in_all_layers
 from warploom.ir.ops.experts import expert_linear
@@ -43,6 +43,17 @@ def _check_quantization(backend: Backend, rules: Rules) -> None:
             expected=", ".join(backend.quantizations),
             found=str(rules),
             fix="choose another quantization, or another target",
+        )
+
+
+def check_ends(eos_token_ids: Sequence[int], geometry: Geometry) -> None:
+    """Refuse end tokens that the model cannot choose: a step would ban them, beyond its logits."""
+    if wrong := [token for token in eos_token_ids if token >= geometry.vocab_size]:
+        raise CheckpointError(
+            "the model has an end token that is outside of its vocabulary",
+            expected=f"eos_token_id below {geometry.vocab_size}",
+            found=str(wrong[0]),
+            fix="correct eos_token_id in config.json or generation_config.json, or use the tokenizer of this model",
         )
 
 

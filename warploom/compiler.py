@@ -19,6 +19,7 @@ from warploom.compile_options import (
     KV_CACHES,
     backends_of,
     check_cache,
+    check_ends,
     check_patterns,
     check_text,
     context_of,
@@ -154,6 +155,7 @@ def compile(
         logger.warning("%s: %s", model_id, note)
     geometry = geometry_of(checkpoint.config)
     spread = dummy_spread(checkpoint.config) if dummy_weights else 0.0
+    check_ends(checkpoint.tokenizer.eos_token_ids, geometry)
     check_cache(kv_cache, backends)
     check_text(calibration, rules, kv_cache, geometry)
     context, generation = context_of(geometry, max_context), generation_defaults(checkpoint)

@@ -70,6 +70,11 @@ def truncate(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def endless_json(folder: Path) -> None:
+    """More levels of nesting than Python's stack has."""
+    (folder / "generation_config.json").write_text('{"a":' * 10**5)
+
+
 DOWN = "model.layers.1.mlp.down_proj.weight"
 CASES: dict[str, tuple[Change, type[errors.WarploomError], list[str]]] = {
     "unknown architecture": (
@@ -102,6 +107,12 @@ CASES: dict[str, tuple[Change, type[errors.WarploomError], list[str]]] = {
         ["temperature", "remove the file"],
     ),
     "sampling out of range": (edit_generation(top_k=-3), errors.CheckpointError, ["top_k", "-3", "remove the file"]),
+    "end token beyond the vocabulary": (
+        edit_generation(eos_token_id=[2, 10**6]),
+        errors.CheckpointError,
+        ["end token", str(10**6), "eos_token_id"],
+    ),
+    "JSON without end": (endless_json, errors.CheckpointError, ["generation_config.json"]),
     "missing tensor": (edit_weights(lambda t: t.pop(DOWN)), errors.CheckpointError, [DOWN]),
     "wrong shape": (
         edit_weights(lambda t: t.update({DOWN: np.zeros((64, 95), np.float32)})),
@@ -119,7 +130,7 @@ CASES: dict[str, tuple[Change, type[errors.WarploomError], list[str]]] = {
         [DOWN, "f64"],
     ),
     "not a number": (
-        edit_weights(lambda t: t[DOWN].__setitem__((3, 5), np.nan)),
+        edit_weights(lambda t: t[DOWN].put(3 * 96 + 5, np.nan)),
         errors.CheckpointError,
         [DOWN, "model.safetensors", "1 of 6144", "[3, 5]: nan"],
     ),
@@ -139,7 +150,7 @@ def test_a_bad_model_is_refused_by_name(case: str, model: Path, tmp_path: Path) 
 
 
 def test_a_weight_that_a_scheme_cannot_hold_is_refused_by_name(model: Path, tmp_path: Path) -> None:
-    edit_weights(lambda t: t[DOWN].__setitem__((3, 5), 1e6))(model)  # its scale, 1e6 / 8, is no f16
+    edit_weights(lambda t: t[DOWN].put(5, 1e6))(model)  # its scale, 1e6 / 8, is no f16
     with pytest.raises(errors.CheckpointError, match=rf"{DOWN} holds numbers(.|\n)*1 of 192(.|\n)*=bf16,\*=int4"):
         compile(model, quantization="int4", out=tmp_path / "artifact")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]

@@ -45,6 +45,27 @@ def test_every_end_id_counts_once_the_main_one_first(hf_folder: Path) -> None:
     assert read(hf_folder, {"eos_token_id": 5}).eos_token_ids == (5, 2, 0)
 
 
+def test_no_token_is_minus_one_and_ids_beyond_all_vocabularies_are_refused(hf_folder: Path) -> None:
+    assert read(hf_folder, {"eos_token_id": [-1, 5]}).eos_token_ids == (5, 2)
+    assert read(hf_folder, {"eos_token_id": True}).eos_token_ids == (2,)
+    (hf_folder / "tokenizer_config.json").unlink()
+    files = tokenizer_from_folder(hf_folder, tiny_config() | {"bos_token_id": -1, "eos_token_id": -1}, {})
+    assert (files.bos_token, files.eos_token, files.eos_token_ids) == (None, None, ())
+    for where in ("bos_token_id", "eos_token_id"):
+        with pytest.raises(CheckpointError, match=r"no vocabulary has(.|\n)*10000000000"):
+            tokenizer_from_folder(hf_folder, tiny_config() | {where: 10**10}, {})
+
+
+def test_malformed_templates_are_none_or_named(hf_folder: Path) -> None:
+    malformed: list[Any] = [[{}], [5], [{"name": "default"}], [{"name": "tool_use", "template": "a"}]]
+    for templates in malformed:
+        configure(hf_folder, chat_template=templates)
+        assert read(hf_folder).chat_template is None
+    (hf_folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja cannot be read"):
+        read(hf_folder)
+
+
 def test_special_tokens_from_the_config_when_nothing_else_names_them(hf_folder: Path) -> None:
     (hf_folder / "tokenizer_config.json").unlink()
     files = read(hf_folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.extents import next_power_of_2
+from warploom.codegen.cuda.extents import next_power_of_2, warps_for
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.kernels.linear_group import read_weight
 from warploom.codegen.cuda.kernels.linear_problem import Weight
@@ -71,7 +71,7 @@ class EmbedSpec:
 
     @property
     def options(self) -> Options:
-        return Options(num_warps=max(1, self.block // 256), pdl=self.pdl)
+        return Options(num_warps=warps_for(self.block, 8, 4), pdl=self.pdl)
 
     @property
     def flops(self) -> str:

@@ -11,7 +11,7 @@ import mlir.ir as mlir
 
 from warploom.codegen.columns import Columns, columns_of
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.extents import next_power_of_2
+from warploom.codegen.cuda.extents import next_power_of_2, warps_for
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
 from warploom.codegen.cuda.render import render
 from warploom.codegen.groups import input_slot, result_slot, static
@@ -85,7 +85,7 @@ class HeadNormsSpec:
 
     @property
     def options(self) -> Options:
-        return Options(num_warps=max(1, min(16, self.rows * self.block // 512)), pdl=self.pdl)
+        return Options(num_warps=warps_for(self.rows * self.block, 16, 16), pdl=self.pdl)
 
     @property
     def flops(self) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import warps_for
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, Step, Variant
 from warploom.codegen.cuda.kernels.loop_bodies import (
     BLOCK,
@@ -78,7 +79,7 @@ class LoopsSpec:
     @property
     def options(self) -> Options:
         if self.program.root.op in ROWS:
-            return Options(num_warps=max(1, min(8, row_block(self.program) // 256)), pdl=self.pdl)
+            return Options(num_warps=warps_for(row_block(self.program), 8, 8), pdl=self.pdl)
         return Options(num_warps=4, pdl=self.pdl)
 
     @property

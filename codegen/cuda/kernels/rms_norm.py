@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.extents import next_power_of_2
+from warploom.codegen.cuda.extents import next_power_of_2, warps_for
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, Slot, one_launch
+from warploom.codegen.cuda.kernels.token_work import BlockOfToken
 from warploom.codegen.cuda.render import render
 from warploom.codegen.names import identifier
 from warploom.ir.dims import product
@@ -21,7 +22,7 @@ COLUMNS_PER_THREAD = 16
 
 
 @dataclass(frozen=True, slots=True)
-class RmsNormSpec:
+class RmsNormSpec(BlockOfToken):
     """out [T, k] = x / sqrt(mean(x^2) + eps) * gain, computed in f32."""
 
     k: int
@@ -41,21 +42,13 @@ class RmsNormSpec:
         return Pointer("x", self.x), Pointer("gain", self.gain), Pointer("out", self.out)
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
-
-    @property
-    def grid(self) -> tuple[str, int, int]:
-        return "T", 1, 1
-
-    @property
     def block(self) -> int:
         """The row, padded to a power of two."""
         return next_power_of_2(self.k)
 
     @property
     def options(self) -> Options:
-        return Options(num_warps=max(1, min(16, self.block // (32 * COLUMNS_PER_THREAD))), pdl=self.pdl)
+        return Options(num_warps=warps_for(self.block, COLUMNS_PER_THREAD, 16), pdl=self.pdl)
 
     @property
     def flops(self) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warploom.codegen.cuda.extents import next_power_of_2
+from warploom.codegen.cuda.extents import next_power_of_2, warps_for
 from warploom.codegen.cuda.kernel import Options, Pointer
 from warploom.codegen.cuda.kernels.linear_problem import Norm
+from warploom.codegen.cuda.kernels.token_work import BlockOfToken
 from warploom.codegen.cuda.render import render
 from warploom.codegen.names import identifier
 from warploom.ir.types import DType
@@ -15,7 +16,7 @@ COLUMNS_PER_THREAD = 16
 
 
 @dataclass(frozen=True, slots=True)
-class RoundRowsSpec:
+class RoundRowsSpec(BlockOfToken):
     """out f8 [T, k], out_scale f32 [T] of x [T, k]: scale = max|x| / 448, as `quantize` has it."""
 
     k: int
@@ -36,14 +37,6 @@ class RoundRowsSpec:
         return (Pointer("x", self.x), *gain, Pointer("out", DType.F8), Pointer("out_scale", DType.F32))
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
-
-    @property
-    def grid(self) -> tuple[str, int, int]:
-        return "T", 1, 1
-
-    @property
     def block(self) -> int:
         """The row, padded to a power of two."""
         return next_power_of_2(self.k)
@@ -59,7 +52,7 @@ class RoundRowsSpec:
 
     @property
     def options(self) -> Options:
-        return Options(num_warps=max(1, min(16, self.block // (32 * COLUMNS_PER_THREAD))), pdl=self.pdl)
+        return Options(num_warps=warps_for(self.block, COLUMNS_PER_THREAD, 16), pdl=self.pdl)
 
     @property
     def flops(self) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.extents import next_power_of_2
+from warploom.codegen.cuda.extents import next_power_of_2, warps_for
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
+from warploom.codegen.cuda.kernels.token_work import BlockOfToken
 from warploom.codegen.cuda.render import render
 from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.ir.function import Function
@@ -22,7 +23,7 @@ MOST = 4096  # experts: logits of a token are held in registers
 
 
 @dataclass(frozen=True, slots=True)
-class RouteExpertsSpec:
+class RouteExpertsSpec(BlockOfToken):
     """shares f32 [T, choices] and chosen i32 [T, choices] of logits [T, experts]."""
 
     experts: int
@@ -40,21 +41,13 @@ class RouteExpertsSpec:
         return Pointer("logits", self.logits), Pointer("shares", DType.F32), Pointer("chosen", DType.I32)
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
-
-    @property
-    def grid(self) -> tuple[str, int, int]:
-        return "T", 1, 1
-
-    @property
     def block(self) -> int:
         """Experts, padded to a power of two."""
         return max(32, next_power_of_2(self.experts))
 
     @property
     def options(self) -> Options:
-        return Options(num_warps=max(1, min(8, self.block // 512)), pdl=self.pdl)
+        return Options(num_warps=warps_for(self.block, 16, 8), pdl=self.pdl)
 
     @property
     def flops(self) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.extents import next_power_of_2
+from warploom.codegen.cuda.extents import next_power_of_2, warps_for
 from warploom.codegen.cuda.kernel import Match, Options, Pointer, one_launch
+from warploom.codegen.cuda.kernels.token_work import BlockOfToken
 from warploom.codegen.cuda.render import render
 from warploom.codegen.groups import input_slot, only_op, result_slot, static
 from warploom.codegen.names import identifier
@@ -20,7 +21,7 @@ BEST = 2  # of a group
 
 
 @dataclass(frozen=True, slots=True)
-class RouteInGroupsSpec:
+class RouteInGroupsSpec(BlockOfToken):
     """shares f32 [T, k] and chosen i32 [T, k] of logits [T, experts]; fields as the attributes of the op."""
 
     experts: int
@@ -47,14 +48,6 @@ class RouteInGroupsSpec:
         return Pointer("logits", self.logits), *bias, Pointer("shares", DType.F32), Pointer("chosen", DType.I32)
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return ("T",)
-
-    @property
-    def grid(self) -> tuple[str, int, int]:
-        return "T", 1, 1
-
-    @property
     def block(self) -> tuple[int, int]:
         """Groups and experts of one, padded to powers of two, 32 at least together."""
         rows = next_power_of_2(self.groups)
@@ -62,7 +55,7 @@ class RouteInGroupsSpec:
 
     @property
     def options(self) -> Options:
-        return Options(num_warps=max(1, min(8, self.block[0] * self.block[1] // 256)), pdl=self.pdl)
+        return Options(num_warps=warps_for(self.block[0] * self.block[1], 8, 8), pdl=self.pdl)
 
     @property
     def flops(self) -> str:

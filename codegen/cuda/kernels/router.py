@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import mlir.ir as mlir
 
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.extents import next_power_of_2
+from warploom.codegen.cuda.extents import next_power_of_2, warps_for
 from warploom.codegen.cuda.kernel import Guard, Match, Options, Pointer, Temp, Variant
 from warploom.codegen.cuda.kernels.linear import lower
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
@@ -90,7 +90,7 @@ class RouterSpec:
 
     @property
     def options(self) -> Options:
-        return Options(num_warps=max(1, min(8, self.block_k // 512)), pdl=self.pdl)
+        return Options(num_warps=warps_for(self.block_k, 16, 8), pdl=self.pdl)
 
     @property
     def flops(self) -> str:

@@ -1,4 +1,4 @@
-"""Dims, flops and bytes of kernels over a problem that tells its work for a number of tokens."""
+"""What kernels of tokens share: dims and grids; flops and bytes of a problem that tells them for a number of tokens."""
 
 from __future__ import annotations
 
@@ -30,6 +30,20 @@ class OfTokens:
     @property
     def bytes(self) -> str:
         return self.problem.bytes("T")
+
+
+class BlockOfToken:
+    """A kernel that has one block for each token."""
+
+    __slots__ = ()
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return ("T",)
+
+    @property
+    def grid(self) -> tuple[str, int, int]:
+        return "T", 1, 1
 
 
 class OfOneToken:

@@ -18,7 +18,8 @@ import msgspec
 
 from warploom.codegen.binding import Slot
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.compile import compile_kernels, job_of
+from warploom.codegen.cuda.compile import compile_kernels
+from warploom.codegen.cuda.job import job_of
 from warploom.codegen.cuda.kernel import CudaKernelSpec, TensorMap, Variant
 from warploom.codegen.cuda.kernels.linear import KIND, lower
 from warploom.codegen.cuda.kernels.linear_group import read_group

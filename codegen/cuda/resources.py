@@ -60,6 +60,6 @@ def _cuobjdump() -> Path:
     package = importlib.util.find_spec("triton")
     if package is None or package.origin is None:
         raise CompileError(
-            "compiling for CUDA needs the package triton", fix="pip install 'warploom[compile]' on a Linux machine"
+            "compiling for CUDA needs the package triton", fix="pip install 'warploom[compile-cuda]' on a Linux machine"
         )
     return Path(package.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

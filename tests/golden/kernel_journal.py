@@ -17,8 +17,9 @@ from typing import Any
 import mlir.ir as mlir
 
 from warploom.codegen.cuda.architecture import ARCHITECTURES, CudaTarget
-from warploom.codegen.cuda.compile import compile_kernels, job_of
+from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.driver import CudaProgram, plan_program
+from warploom.codegen.cuda.job import job_of
 from warploom.codegen.cuda.resources import Resources
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
 from warploom.frontend.dummy import dummy_tensor

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from warploom.codegen.cuda import compile as compiler
+from warploom.codegen.cuda import job as job_module
 from warploom.codegen.cuda.architecture import CudaTarget
-from warploom.codegen.cuda.compile import compile_kernels, job_of, signature
+from warploom.codegen.cuda.compile import compile_kernels
+from warploom.codegen.cuda.job import job_of, signature
 from warploom.codegen.cuda.kernel import Options, Pointer, TensorMap
 from warploom.codegen.cuda.resources import Resources
+from warploom.codegen.cuda.workers import Workers
 from warploom.errors import CompileError
 from warploom.ir.types import DType
 
@@ -66,7 +68,7 @@ def test_a_kernel_is_compiled_once(cache_folder: Path, monkeypatch: pytest.Monke
     assert kernel.resources.spill_bytes == 0
     assert len(list(cache_folder.rglob("*.json"))) == 1
 
-    monkeypatch.setattr(compiler._Workers, "_start", lambda: pytest.fail("the cache was not used"))
+    monkeypatch.setattr(Workers, "_start", lambda: pytest.fail("the cache was not used"))
     assert compile_kernels([Kernel()], SM_90) == [kernel]
 
 
@@ -81,7 +83,7 @@ def test_what_the_result_depends_on_is_in_the_key(monkeypatch: pytest.MonkeyPatc
     ]
     assert len({job.key for job in jobs}) == len(jobs)
     key = jobs[0].key
-    monkeypatch.setattr(compiler, "_triton_version", lambda: "3.7.0")
+    monkeypatch.setattr(job_module, "triton_version", lambda: "3.7.0")
     assert jobs[0].key != key
 
 

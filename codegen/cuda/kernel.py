@@ -10,7 +10,7 @@ A family is one module in `kernels/` with two names (see `Template`):
     def match(group: Function, target: CudaTarget) -> Match | str:   # the kernels, or why this family has none
 
 Equal specs are one kernel. A spec speaks of its own dims; a `Step` says what they are in terms of the symbols of the
-group's `wl.dims`.
+group's `wl.dims`. Where a group has several launches, `scope.Scope` finds operands and dims by name.
 
 A group may lower to different kernels by range of a dim (`Variant.when`), and a variant to several launches in order
 (`Variant.steps`) that share temps. One launch for all dims is `one_launch(spec, operands, dims)`.

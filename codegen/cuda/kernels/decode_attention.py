@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.extents import next_power_of_2, padded
 from warploom.codegen.cuda.kernel import Options, Pointer, Temp
 from warploom.codegen.cuda.kernels.attended_work import OfPages
 from warploom.codegen.cuda.kernels.attention_problem import LOG2_E, AttentionProblem
@@ -157,14 +158,14 @@ class DecodeAttentionSpec(OfPages):
         return Options(self.tile.num_warps, self.tile.num_stages, self.tile.maxnreg, self.pdl)
 
     def source(self) -> str:
-        combined = 1 << (self.problem.group - 1).bit_length()
+        combined = next_power_of_2(self.problem.group)
         at_once = COMBINED_AT_ONCE * 32 * self.tile.num_warps // (combined * self.problem.block_d)
         return render(
             "decode_attention.py.j2",
             spec=self,
             p=self.problem,
             page_size=PAGE_SIZE,
-            rows=max(16, 1 << (self.problem.group - 1).bit_length()),
+            rows=padded(self.problem.group),
             max_splits=MAX_SPLITS,
             combined=combined,
             at_once=min(MAX_SPLITS, at_once),

@@ -50,9 +50,17 @@ def noise_start(seed: int) -> int:
 
 def random_param(param: RandomParam) -> NDArray[Any]:
     """Return the values of a random parameter; bf16 and f8e4m3 as bits."""
-    block = np.roll(noise_block(param.dtype, param.mean, param.scale), -noise_start(param.seed))
-    size = math.prod(param.shape)
-    return np.tile(block, -(-size // BLOCK))[:size].reshape(param.shape)
+    block, start, size = _block(param.dtype, param.mean, param.scale), noise_start(param.seed), math.prod(param.shape)
+    values = np.empty(size, block.dtype)
+    first = min(size, BLOCK - start)
+    values[:first] = block[start : start + first]
+    for begin in range(first, size, BLOCK):
+        rest = values[begin : begin + BLOCK]
+        rest[:] = block[: rest.size]
+    return values.reshape(param.shape)
+
+
+_block = lru_cache(maxsize=2)(noise_block)  # parameters of a model are of few kinds; to make one takes 0.1 s
 
 
 def _convert(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:

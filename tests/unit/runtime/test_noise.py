@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from warploom.errors import ArtifactError
+from warploom.runtime import noise
 from warploom.runtime.manifest import RandomParam
 from warploom.runtime.noise import BLOCK, noise_block, noise_start, random_param
 
@@ -63,3 +64,10 @@ def test_a_parameter_longer_than_the_block_goes_on_from_its_start() -> None:
 def test_dtypes_without_noise_are_refused() -> None:
     with pytest.raises(ArtifactError, match="unknown dtype"):
         noise_block("i64", 0.0, 1.0)
+
+
+def test_parameters_of_a_kind_come_from_one_block() -> None:
+    noise._block.cache_clear()
+    for seed in range(3):
+        random_param(RandomParam([64, 64], "bf16", 0.0, 0.5, seed))
+    assert noise._block.cache_info().misses == 1

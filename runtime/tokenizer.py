@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from warploom.errors import ArtifactError, InvalidRequestError
@@ -74,7 +75,7 @@ class Tokenizer:
                 expected="a str, or a list of token ids",
                 found=f"{type(prompt).__name__} {prompt!r}"[:200],
             )
-        return list(prompt)
+        return list(np.atleast_1d(prompt).tolist() if isinstance(prompt, np.ndarray) else prompt)
 
     def encode_chat(self, messages: Sequence[Message], **variables: Any) -> list[int]:
         """Return the tokens of a conversation, ending where the assistant's answer begins; see `ChatTemplate.render`.

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.runtime_fakes import FakeDevice, answer_alone, fake_artifact
@@ -276,6 +277,15 @@ def test_bad_prompts_are_refused_before_anything_runs(
 def test_what_is_no_prompt_is_named(llm: LLM, prompt: Any) -> None:
     with pytest.raises(InvalidRequestError, match=rf"neither text nor tokens(.|\n)*{type(prompt).__name__}"):
         llm.generate([prompt])
+
+
+def test_tokens_may_be_an_array(llm: LLM) -> None:
+    params = SamplingParams(seed=2, max_tokens=5)
+    whole: Any = np.array([[5, 6, 7]])
+    (found,) = llm.generate(whole, params)
+    assert (found.prompt_token_ids, found.token_ids) == ([5, 6, 7], alone(llm, [5, 6, 7], params)[0])
+    with pytest.raises(InvalidRequestError, match=r"token id in the prompt(.|\n)*5\.5"):
+        llm.generate(whole + 0.5, params)
 
 
 @pytest.mark.parametrize("params", [{"max_tokens": 3}, [{"max_tokens": 3}]])

@@ -14,6 +14,7 @@ import numpy as np
 
 from warploom.errors import InvalidRequestError
 from warploom.tools.eval_common import add_common_flags, open_teacher, print_result
+from warploom.tools.number_flags import parse_positive
 from warploom.tools.status import status
 from warploom.tools.teacher_forcing import Teacher
 from warploom.tools.text_files import read_text
@@ -64,7 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT", help="the folder that `warploom compile` wrote")
     parser.add_argument("text", metavar="TEXT", help="a UTF-8 text file; - reads standard input")
-    parser.add_argument("--context", type=int, metavar="N", help=f"tokens of a window (default: {_DEFAULT_CONTEXT})")
+    parser.add_argument(
+        "--context", type=parse_positive, metavar="N", help=f"tokens of a window (default: {_DEFAULT_CONTEXT})"
+    )
     parser.add_argument("--stride", type=int, metavar="N", help="how far the window moves (default: all of it)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="use the first N tokens of the text only")
     add_common_flags(parser)

@@ -9,6 +9,7 @@ import numpy as np
 
 from warploom.errors import InvalidRequestError
 from warploom.runtime.sampling_params import SamplingParams
+from warploom.tools.number_flags import parse_positive
 
 # ShareGPT as vLLM's benchmarks sample it: 1,000 prompts of 215,196 tokens in all, answers of 198,343. Prompts and
 # answers are spread about like a log-normal; the longest are cut at 1,024.
@@ -40,11 +41,11 @@ def parse_load(text: str) -> Load:
     """
     lengths, _, number = text.replace(" ", "").partition("x")
     try:
-        num_requests = int(number or "256")
+        num_requests = parse_positive(number or "256")
         if lengths == "sharegpt":
             return Load(lengths, None, num_requests)
-        num_in, num_out = map(int, lengths.split("/"))
-    except ValueError:
+        num_in, num_out = map(parse_positive, lengths.split("/"))
+    except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form 128/1024x512 or sharegptx1000") from None
     return Load(lengths, (num_in, num_out), num_requests)
 

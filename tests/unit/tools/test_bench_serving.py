@@ -27,7 +27,7 @@ from warploom.tools.workload import Load, Work, make_work, parse_load
 def test_loads_are_read_by_their_names() -> None:
     assert parse_load("128/1024x512") == Load("128/1024", (128, 1024), 512)
     assert parse_load("sharegpt x 10") == Load("sharegpt", None, 10)
-    for wrong in ("128", "a/bx3", "1/2xy", "x"):
+    for wrong in ("128", "a/bx3", "1/2xy", "x", "0/8x4", "8/0x4", "8/8x0", "8/8x-1", "sharegptx0"):
         with pytest.raises(argparse.ArgumentTypeError, match="not of the form"):
             parse_load(wrong)
 

@@ -152,18 +152,19 @@ class CudaInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A compiled CUDA kernel. Two null pointers (Triton's scratch) follow the `params`.
 
     Attributes:
-        cubin, ptx, ttir: paths in the artifact.
+        cubin, ptx, ttir: paths in the artifact; of CUDA C++ there is no ttir.
         num_warps: a thread block has 32 * num_warps threads.
         shared_bytes: dynamic shared memory of a block.
         registers, spill_bytes: of a thread.
         pdl: the kernel waits for its predecessors itself (griddepcontrol), so it may be launched with programmatic
             stream serialization.
         cooperative: its blocks wait for each other: all of them must be on the GPU at once.
+        cluster: blocks that share a part of the GPU, and reach each other's shared memory.
     """
 
     cubin: str
     ptx: str
-    ttir: str
+    ttir: str | None
     num_warps: int
     shared_bytes: int
     registers: int
@@ -171,6 +172,7 @@ class CudaInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pdl: bool
     params: list[PointerParam | TensorMapParam | TableParam | DimParam]
     cooperative: bool = False
+    cluster: int = 1
 
 
 class KernelInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

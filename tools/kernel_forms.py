@@ -54,6 +54,8 @@ Form = Callable[[Artifact, str, str, "CudaInfo | None"], str]
 
 def _ttir(artifact: Artifact, target: str, kernel: str, cuda: CudaInfo | None) -> str:
     assert cuda is not None
+    if cuda.ttir is None:
+        raise InvalidRequestError(f"{kernel} has no ttir", expected="source, ptx or sass", found="CUDA C++")
     return artifact.read_text(cuda.ttir)
 
 

@@ -161,7 +161,7 @@ def _sizes(artifact: Artifact) -> Sizes:
 def _purpose(path: PurePosixPath) -> str:
     if path.parts[0] == "weights":
         return "weights"
-    if path.suffix in (".mlir", ".py", ".ttir"):
+    if path.suffix in (".mlir", ".py", ".cu", ".ttir"):
         return "sources"
     return "code" if path.parts[0] == "kernels" else "other"
 

@@ -22,7 +22,7 @@ class CompiledKernel:
     """One kernel for one architecture.
 
     Attributes:
-        source: the Triton module.
+        source: the Triton module, or CUDA C++, of which there is no ttir.
         tensormaps: (box, swizzle) of each TMA operand, in order.
     """
 
@@ -90,7 +90,8 @@ def _answer(job: Job, workers: Workers) -> Answer:
     """What a worker makes of a job, with the resources that the machine code uses."""
     answer = workers.run(job)
     if "error" in answer:
-        raise CompileError(f"Triton rejects kernel {job.name}", found=answer["error"], fix="report this kernel")
+        compiler = "NVRTC" if job.is_cpp else "Triton"
+        raise CompileError(f"{compiler} rejects kernel {job.name}", found=answer["error"], fix="report this kernel")
     if answer["scratch_bytes"]:
         raise CompileError(
             f"kernel {job.name} needs global scratch memory, which the runtime does not give",

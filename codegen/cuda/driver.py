@@ -47,7 +47,8 @@ class CudaProduct:
 
     Attributes:
         plan: the launch plan of all entries.
-        files: by the paths in the artifact that the plan names: `kernels/cuda/sm_90/<kernel>.{py,ttir,ptx,cubin}`.
+        files: by the paths in the artifact that the plan names: `kernels/cuda/sm_90/<kernel>.{py,ttir,ptx,cubin}`,
+            or `.{cu,ptx,cubin}`.
     """
 
     plan: Plan
@@ -185,14 +186,14 @@ def _describe(choice: Chosen[CudaKernelSpec], kernel: CompiledKernel, folder: st
     return KernelInfo(
         kind=choice.kind,
         summary=str(spec),
-        source=f"{path}.py",
+        source=f"{path}{_suffix(kernel)}",
         dims=list(spec.dims),
         flops=spec.flops,
         bytes=spec.bytes,
         cuda=CudaInfo(
             cubin=f"{path}.cubin",
             ptx=f"{path}.ptx",
-            ttir=f"{path}.ttir",
+            ttir=f"{path}.ttir" if kernel.ttir else None,
             num_warps=resources.num_warps,
             shared_bytes=resources.shared_bytes,
             registers=resources.registers,
@@ -200,6 +201,7 @@ def _describe(choice: Chosen[CudaKernelSpec], kernel: CompiledKernel, folder: st
             pdl=spec.options.pdl,
             params=[*_operand_params(spec, kernel), *(DimParam() for _ in spec.dims)],
             cooperative=spec.options.cooperative,
+            cluster=spec.options.cluster,
         ),
     )
 
@@ -218,9 +220,15 @@ def _operand_params(
             yield TensorMapParam(str(operand.dtype), list(operand.shape), list(box), swizzle)
 
 
+def _suffix(kernel: CompiledKernel) -> str:
+    """Of the source, which is CUDA C++ where there is no ttir."""
+    return ".py" if kernel.ttir else ".cu"
+
+
 def _files(kernel: CompiledKernel, folder: str) -> Iterator[tuple[str, bytes]]:
     path = f"{folder}/{kernel.name}"
-    yield f"{path}.py", kernel.source.encode()
-    yield f"{path}.ttir", kernel.ttir.encode()
+    yield f"{path}{_suffix(kernel)}", kernel.source.encode()
+    if kernel.ttir:
+        yield f"{path}.ttir", kernel.ttir.encode()
     yield f"{path}.ptx", kernel.ptx.encode()
     yield f"{path}.cubin", kernel.cubin

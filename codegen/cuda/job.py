@@ -1,4 +1,4 @@
-"""What a compiler process is told of a kernel: all that machine code depends on, but Triton's version."""
+"""What a compiler process is told of a kernel: all that machine code depends on, but the compiler's version."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Operand, Pointer, Table
+from warploom.codegen.cuda.nvrtc import PACKAGE as NVRTC
 from warploom.errors import CompileError
 from warploom.ir.types import DType
 
@@ -27,7 +28,7 @@ _TRITON_TYPE = {
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know; everything that its answer depends on, save Triton's version."""
+    """What a worker needs to know; everything that its answer depends on, save the compiler's version."""
 
     name: str
     source: str
@@ -37,13 +38,19 @@ class Job:
 
     @property
     def code_hash(self) -> str:
-        """Of all that is given to Triton."""
+        """Of all that is given to the compiler."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
     @property
     def key(self) -> str:
         """Of its cache entry."""
-        return hashlib.sha256(json.dumps([asdict(self), triton_version()]).encode()).hexdigest()
+        versions = [triton_version(), *([version_of(NVRTC)] if self.is_cpp else [])]
+        return hashlib.sha256(json.dumps([asdict(self), *versions]).encode()).hexdigest()
+
+    @property
+    def is_cpp(self) -> bool:
+        """Whether the source is CUDA C++; else it is Triton's."""
+        return "shared_bytes" in self.options
 
 
 def signature(operands: Sequence[Operand], dims: Sequence[str]) -> dict[str, str]:
@@ -64,7 +71,7 @@ def signature(operands: Sequence[Operand], dims: Sequence[str]) -> dict[str, str
 
 def job_of(spec: CudaKernelSpec, target: CudaTarget) -> Job:
     """The job that compiles a kernel."""
-    launched = ("pdl", "cooperative")  # how it is launched, not compiled
+    launched = ("pdl", "cooperative", "cluster")  # how it is launched, not compiled
     options = {
         name: value for name, value in asdict(spec.options).items() if name not in launched and value is not None
     }
@@ -74,9 +81,15 @@ def job_of(spec: CudaKernelSpec, target: CudaTarget) -> Job:
 
 def triton_version() -> str:
     """Of the installed package; CompileError if it is missing."""
+    return version_of("triton")
+
+
+def version_of(package: str) -> str:
+    """Of an installed package; CompileError if it is missing."""
     try:
-        return version("triton")
+        return version(package)
     except PackageNotFoundError as error:
         raise CompileError(
-            "compiling for CUDA needs the package triton", fix="pip install 'warploom[compile-cuda]' on a Linux machine"
+            f"compiling for CUDA needs the package {package}",
+            fix="pip install 'warploom[compile-cuda]' on a Linux machine",
         ) from error

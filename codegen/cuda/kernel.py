@@ -117,6 +117,8 @@ class Options:
         maxnreg: cap on the registers of a thread; None: no cap.
         pdl: the kernel keeps the rules of programmatic dependent launch; sm_90 and later.
         cooperative: its blocks wait for each other, so the GPU must hold all of them at once.
+        cluster: blocks that reach each other's shared memory; the source says it too.
+        shared_bytes: of a kernel whose source is CUDA C++, which says so by this; None: Triton finds out.
     """
 
     num_warps: int = 4
@@ -124,6 +126,8 @@ class Options:
     maxnreg: int | None = None
     pdl: bool = False
     cooperative: bool = False
+    cluster: int = 1
+    shared_bytes: int | None = None
 
 
 class CudaKernelSpec(Protocol):

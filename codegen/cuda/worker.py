@@ -1,4 +1,4 @@
-"""The compiler process: Triton source in, machine code out. Run as `python -m warploom.codegen.cuda.worker`.
+"""The compiler process: Triton or CUDA C++ in, machine code out. Run as `python -m warploom.codegen.cuda.worker`.
 
 One job per line of stdin, one answer per line of stdout, both JSON (see `compile`). Triton needs neither torch nor a
 GPU for this: the target is explicit. A source that Triton rejects is an answer; one that makes LLVM abort ends the
@@ -16,6 +16,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from warploom.codegen.cuda.nvrtc import cubin_of, ptx_of
 
 Job = dict[str, Any]
 POINTER_ALIGNMENT = 16
@@ -35,6 +37,25 @@ def main() -> None:
 
 def compile_job(job: Job, folder: Path) -> Job:
     """Compile `job["source"]`: its function `job["name"]` for `job["capability"]`; Triton may write into `folder`."""
+    return compile_cpp(job) if "shared_bytes" in job["options"] else compile_triton(job, folder)
+
+
+def compile_cpp(job: Job) -> Job:
+    """Compile CUDA C++, which says itself how much shared memory it takes."""
+    ptx = ptx_of(job["name"], job["source"], job["capability"])
+    return {
+        "cubin": base64.b64encode(cubin_of(ptx, job["capability"])).decode(),
+        "ptx": ptx,
+        "ttir": "",
+        "num_warps": job["options"]["num_warps"],
+        "shared_bytes": job["options"]["shared_bytes"],
+        "scratch_bytes": 0,
+        "tensormaps": [],
+    }
+
+
+def compile_triton(job: Job, folder: Path) -> Job:
+    """Compile Triton or Gluon."""
     import triton  # takes most of a second
     from triton import knobs
     from triton.backends.compiler import GPUTarget

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from warploom.errors import ArtifactError
 from warploom.runtime.artifact import Artifact
 from warploom.runtime.cuda.driver import Driver
+from warploom.runtime.cuda.held import HeldAtOnce
 from warploom.runtime.cuda.launch import CudaEntry
 from warploom.runtime.cuda.limits import CacheBudget, num_cache_pages, scratch_bytes
 from warploom.runtime.cuda.memory import DeviceMemory
@@ -70,6 +71,8 @@ class Program:
         modules = Modules(driver, artifact.path, self.plan.kernels, kernels, form)
         resources.callback(modules.unload)
         self._functions = modules.functions
+        held = HeldAtOnce(driver, stream, self.plan.kernels, modules.functions)
+        entries = {name: held.of(entry) for name, entry in entries.items()}
         lap("kernels")
         self.memory = DeviceMemory(driver)
         resources.callback(self.memory.free)

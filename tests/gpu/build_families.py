@@ -35,8 +35,8 @@ from warploom.errors import WarploomError
 EVEN = {"hidden_size": 96, "intermediate_size": 160}  # of whole groups
 EVEN_EXPERTS = EVEN | {"moe_intermediate_size": 64}
 EVEN_LATENT = LATENT | EVEN_EXPERTS | {"hidden_size": 160, "v_head_dim": 32, "kv_lora_rank": 64, "q_lora_rank": 64}
-ONE_KERNEL = {"hidden_size": 192, "intermediate_size": 256, "num_hidden_layers": 6, "max_position_embeddings": 160}
-ONE_KERNEL |= {"num_attention_heads": 3, "num_key_value_heads": 1}  # heads of 64
+ONE_KERNEL = {"hidden_size": 384, "intermediate_size": 256, "num_hidden_layers": 6, "max_position_embeddings": 160}
+ONE_KERNEL |= {"num_attention_heads": 6, "num_key_value_heads": 2}  # heads of 64
 EVEN_CASES = (
     (case("llama", "Llama", WIDE | EVEN | {"attention_bias": True}), ("int8", "int4", "fp8")),
     (case("deepseek_v2_dense", "DeepseekV2", EVEN_LATENT | DENSE_ONLY | {"q_lora_rank": None}), ("fp8",)),

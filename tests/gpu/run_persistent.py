@@ -1,11 +1,13 @@
 """On a GPU: a decode step as one persistent kernel against the same step as a launch for each phase.
 
     python -m tests.gpu.run_persistent ARTIFACT [--time]
+    compute-sanitizer --tool racecheck python -m tests.gpu.run_persistent ARTIFACT --only 2 300
 
 The artifact's `@step` has to have a replacement that this GPU runs. Logits of single tokens over caches of noise, from
 empty to long, and over a cache that steps of one token have written themselves, are compared, in units of the spread
-of a row; runs of one step have to give the same bits. `--time`: the time of a step both ways. Exit status 1 if they
-are further apart than the tolerance, or two runs differ.
+of a row; runs of one step have to give the same bits. `--time`: the time of a step both ways. `--only`: single steps of
+the persistent kernel, as the tool takes long (four layers are enough). Exit status 1 if they are further apart than the
+tolerance, two runs differ, or a logit is not finite.
 """
 
 from __future__ import annotations
@@ -70,13 +72,29 @@ def logits(artifact: Artifact, device: CudaDevice, repeats: int) -> tuple[dict[s
     return found, differing
 
 
+def few(artifact: Artifact, contexts: list[int]) -> int:
+    """Single steps; 1 if a logit is not finite."""
+    device = CudaDevice(artifact, max_tokens=64, max_seqs=1, kv_bytes=1 << 26)
+    fill_cache(device)
+    found = {}
+    for context in contexts:
+        batch = ragged_batch(device, artifact.manifest.vocab_size, [1], [context], temperature=0, seed=context)
+        found[context] = bool(np.isfinite(device.logits(batch)).all())
+        print(f"  {context}: {'finite' if found[context] else 'not finite'}", flush=True)
+    device.close()
+    return int(not all(found.values()))
+
+
 def main() -> int:
     """Compare and report."""
     parser = arguments.parser(__doc__)
     parser.add_argument("artifact")
     parser.add_argument("--time", action="store_true", help="how long a step takes both ways")
+    parser.add_argument("--only", type=int, nargs="+", metavar="CONTEXT", help="single steps of the persistent kernel")
     given = parser.parse_args()
     artifact = load(given.artifact)
+    if given.only:
+        return few(artifact, given.only)
     found, bad = {}, 0
     for name, number in (("persistent", None), ("launched", 1)):
         with multiprocessors(number):

@@ -40,14 +40,14 @@ def unordered(flow: Flow) -> str | None:
     return None
 
 
-def clearing_phase(flow: Flow) -> int | None:
-    """Return the first phase that may clear what the repetition before made, after its own reads; None: none may.
+def clearing_phase(flow: Flow, value: int) -> int | None:
+    """Return the first phase that may clear what phase `value` made in the repetition before; None: none may.
 
-    A block that has read all of a value knows that every block which made a part of it had read what it made it of:
-    numbers are made of what was read. So all readers of the repetition before must be among those that the phase's
-    reads were made by, directly or not.
+    It clears after its own reads. A block that has read all of a value knows that every block which made a part of it
+    had read what it made it of: numbers are made of what was read. So all readers of the repetition before must be
+    among those that the phase's reads were made by, directly or not.
     """
-    readers = {(phase, read.back - 1) for phase, reads in enumerate(flow) for read in reads}
+    readers = {(phase, read.back - 1) for phase, reads in enumerate(flow) for read in reads if read.phase == value}
     return next((phase for phase in range(len(flow)) if readers <= _makers(flow, phase)), None)
 
 

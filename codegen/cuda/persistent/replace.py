@@ -12,9 +12,10 @@ import msgspec
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec
 from warploom.codegen.cuda.persistent.chain import longest_chain
-from warploom.codegen.cuda.persistent.flow import Read, clearing_phase, unordered
+from warploom.codegen.cuda.persistent.flow import Read, unordered
 from warploom.codegen.cuda.persistent.phases import Attention, Gemv, Phase, phase_of
 from warploom.codegen.cuda.persistent.spec import PersistentSpec
+from warploom.codegen.cuda.persistent.split import split_of
 from warploom.ir.types import DType
 from warploom.runtime.expr import evaluate, names
 from warploom.runtime.plan import Buffer, Entry, Guard, Launch, Replacement
@@ -65,31 +66,33 @@ def replace_by_one(entry: Entry, kernels: Kernels, target: CudaTarget) -> tuple[
         return "numbers must not depend on the number of tokens"
     if target.capability not in MULTIPROCESSORS:
         return f"how many blocks fit {target.arch} at once has not been measured"
-    blocks = MULTIPROCESSORS[target.capability]
     try:
-        chain = _find(entry, kernels, blocks)
+        chain = _find(entry, kernels)
         reads, initials = _reads(chain)
         results = _results(chain)
         _check_order(chain, [*initials.values(), *(chain.operands[-1][p][chain.phases[p].roles.out] for p in results)])
         flow = [[read for _, read in one] for one in reads]
         if (why := unordered(flow)) is not None:
             raise _NoChainError(why)
-        if clearing_phase(flow) is None:
-            raise _NoChainError("no phase can tell that the repetition before has been read")
-        spec = PersistentSpec(chain.phases, reads, results, len(chain.places), blocks)
-        return _replaced(chain, spec, initials), spec
+        split = split_of(chain.phases, flow)
+        if isinstance(split, str):
+            raise _NoChainError(split)
+        if results != (len(chain.phases) - 1,):
+            raise _NoChainError("not only the residual stream is read after the layers")
+        spec = PersistentSpec(chain.phases, split, len(chain.places))
+        return _replaced(chain, spec, initials, MULTIPROCESSORS[target.capability]), spec
     except _NoChainError as why:
         return str(why)
 
 
-def _find(entry: Entry, kernels: Kernels, blocks: int) -> _Chain:
+def _find(entry: Entry, kernels: Kernels) -> _Chain:
     dims = {name: known.min for name, known in entry.dims.items()} | dict.fromkeys("TSR", 1)
     active = {
         place: launch
         for place, launch in enumerate(entry.launches)
         if launch.when is None or launch.when.min <= evaluate(launch.when.value, dims) <= launch.when.max
     }
-    phases = {name: phase_of(kernels[name], blocks) for name in {launch.kernel for launch in active.values()}}
+    phases = {name: phase_of(kernels[name]) for name in {launch.kernel for launch in active.values()}}
     able = [place for place, launch in active.items() if not isinstance(phases[launch.kernel], str)]
     found = longest_chain([active[place].kernel for place in able])
     if found is None or found.length < SHORTEST:
@@ -194,22 +197,20 @@ def _overlap(left: tuple[str, int, int], right: tuple[str, int, int]) -> bool:
     return left[0] == right[0] and left[1] < right[2] and right[1] < left[2]
 
 
-def _replaced(chain: _Chain, spec: PersistentSpec, initials: Mapping[int, str]) -> Entry:
+def _replaced(chain: _Chain, spec: PersistentSpec, initials: Mapping[int, str], multiprocessors: int) -> Entry:
     entry = chain.entry
-    outs = [phase.roles.out for phase in chain.phases]
-    exchange, done = _zeroed(entry, spec)
+    exchange = _exchange(entry, spec)
     launch = Launch(
         kernel=spec.name,
         operands=[
             *_table(chain, spec),
-            *(initials[phase] for phase in sorted(initials)),
+            *initials.values(),
             *_constants(chain, spec),
-            *(chain.operands[-1][phase][outs[phase]] for phase in spec.results),
+            chain.operands[-1][-1][chain.phases[-1].roles.out],
             exchange.name,
-            done.name,
         ],
         dims=list(spec.dims),
-        tiles=spec.blocks,
+        tiles=spec.grid[0],
         location=_common_path([entry.launches[place].location for row in chain.places for place in row]),
         grid=list(spec.grid),
         when=ONE_TOKEN,
@@ -217,9 +218,9 @@ def _replaced(chain: _Chain, spec: PersistentSpec, initials: Mapping[int, str]) 
     places = sorted(place for row in chain.places for place in row)
     return msgspec.structs.replace(
         entry,
-        buffers=[*entry.buffers, exchange, done],
-        zeroed_bytes=f"{done.offset} + 64",
-        replacements=[*entry.replacements, Replacement(launch, places, spec.blocks)],
+        buffers=[*entry.buffers, exchange],
+        zeroed_bytes=f"{exchange.offset} + {4 * spec.exchange_words}",
+        replacements=[*entry.replacements, Replacement(launch, places, multiprocessors)],
     )
 
 
@@ -248,11 +249,7 @@ def _constants(chain: _Chain, spec: PersistentSpec) -> Iterator[str]:
         yield found.pop()
 
 
-def _zeroed(entry: Entry, spec: PersistentSpec) -> tuple[Buffer, Buffer]:
-    """What blocks hand on, and how many of them are done."""
+def _exchange(entry: Entry, spec: PersistentSpec) -> Buffer:
+    """What clusters hand on."""
     offset = f"(({entry.zeroed_bytes}) + 63) // 64 * 64"
-    after = f"{offset} + {-(-4 * spec.exchange_words // 64) * 64}"
-    return (
-        Buffer(f"%{spec.name}.exchange", "zeroed", "i32", [spec.exchange_words], offset),
-        Buffer(f"%{spec.name}.done", "zeroed", "i32", [1], after),
-    )
+    return Buffer(f"%{spec.name}.exchange", "zeroed", "i32", [spec.exchange_words], offset)

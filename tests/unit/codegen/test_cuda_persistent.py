@@ -15,12 +15,14 @@ import pytest
 
 from warploom.codegen.cuda import driver
 from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.driver import CudaProgram, plan_program, without_excess
 from warploom.codegen.cuda.kernel import CudaKernelSpec
 from warploom.codegen.cuda.persistent.chain import Chain, longest_chain
 from warploom.codegen.cuda.persistent.phases import Attention, Gemv
 from warploom.codegen.cuda.persistent.replace import replace_by_one
 from warploom.codegen.cuda.persistent.spec import PersistentSpec
+from warploom.codegen.cuda.persistent.split import Split
 from warploom.codegen.cuda.resources import Resources
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
 from warploom.frontend.dummy import dummy_tensor
@@ -30,6 +32,7 @@ from warploom.ir.context import new_context
 from warploom.ir.types import DType
 from warploom.passes.pipeline import pipeline, run
 from warploom.runtime.cuda.replacements import chosen_launches
+from warploom.runtime.expr import evaluate
 from warploom.runtime.plan import Entry, Launch
 from warploom.tools.reports import running
 
@@ -108,22 +111,46 @@ def test_phases_are_the_kernels_of_a_layer() -> None:
     spec = persistent(smollm2())
     assert [type(phase) for phase in spec.phases] == [Gemv, Attention, Gemv, Gemv, Gemv]
     assert spec.repetitions == LAYERS
-    assert all(phase.tiles <= spec.blocks for phase in spec.phases)
-    assert spec.clearing == 3
 
 
-def test_values_do_not_share_memory_with_others() -> None:
-    spec = persistent(smollm2())
-    ends = 0
-    for place in spec.outs:
-        assert place.word >= ends
-        assert place.word % 8 == 0
-        ends = place.word + place.words
-    assert spec.parts_word >= ends
-    step = smollm2().entries["step"]
-    zeroed = {buffer.name: buffer for buffer in step.buffers if buffer.kind == "zeroed"}
-    (exchange,) = (buffer for name, buffer in zeroed.items() if name.endswith("exchange"))
-    assert exchange.shape == [(LAYERS + 1) * spec.stride]
+def test_clusters_share_a_layer() -> None:
+    split = persistent(smollm2()).split
+    assert split == Split(hidden=576, inner=1536, heads=3, group=3, parts=12)
+    assert split.clusters * split.blocks == persistent(smollm2()).grid[0] == 120
+    assert split.head_rows * split.blocks == (3 + 1 + 1) * 64
+    assert split.gates * split.blocks * split.parts == 1536
+    assert split.slice * split.blocks == 576
+    assert split.shared_bytes <= HOPPER.shared_bytes
+    layer = 2 * (3 * 64 * 5 * 576 + 576 * 576 + 3 * 1536 * 576)
+    norms = 2 * 576
+    blocks = split.blocks
+    assert blocks * (3 * (split.head_bytes - norms) + 12 * (split.part_bytes - norms)) == layer
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8}, "widths must be multiples of 64"),
+        ({"num_attention_heads": 9, "num_key_value_heads": 1}, "heads have a key"),
+        ({"intermediate_size": 8192}, "warps that multiply"),
+        ({"intermediate_size": 1064}, "no way to share"),
+    ],
+)
+def test_models_that_clusters_cannot_share_are_told_why(changes: dict[str, int], why: str) -> None:
+    program = program_of(HOPPER, **changes)
+    found = replace_by_one(launched(program.entries["step"]), specs(program), HOPPER)
+    assert isinstance(found, str)
+    assert why in found
+
+
+def test_what_clusters_hand_on_has_room() -> None:
+    spec, step = persistent(smollm2()), smollm2().entries["step"]
+    (exchange,) = (buffer for buffer in step.buffers if buffer.name.endswith("exchange"))
+    assert exchange.kind == "zeroed"
+    assert exchange.shape == [LAYERS * (3 + 12) * 576]
+    begin, end = (evaluate(size, {"S": 7}) for size in (exchange.offset or 0, step.zeroed_bytes))
+    assert begin % 64 == 0
+    assert end - begin == 4 * spec.exchange_words
 
 
 def test_the_table_holds_every_layers_weights_and_cache() -> None:
@@ -142,10 +169,23 @@ def test_the_table_holds_every_layers_weights_and_cache() -> None:
     assert len(set(table)) == len(table)
 
 
-def test_its_source_is_python() -> None:
-    source = persistent(smollm2()).source()
-    compile(source, "persistent.py", "exec")
-    assert all(line == line.rstrip() for line in source.splitlines())
+def test_its_source_is_a_kernel_of_clusters() -> None:
+    spec = persistent(smollm2())
+    (kernel,) = compile_kernels([spec], HOPPER)
+    assert f".entry {spec.name}(" in kernel.ptx
+    assert ".reqnctapercluster 8, 1, 1" in kernel.ptx
+    assert f".maxntid {32 * spec.options.num_warps}" in kernel.ptx
+    assert kernel.resources.shared_bytes == spec.split.shared_bytes
+    assert not kernel.ttir
+    assert all(line == line.rstrip() and len(line) <= 120 for line in kernel.source.splitlines())
+
+
+def test_others_with_its_shape_have_it_too() -> None:
+    changes = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 1408}
+    spec = persistent(program_of(HOPPER, **changes))
+    assert spec.split == Split(hidden=512, inner=1408, heads=4, group=2, parts=11)
+    (kernel,) = compile_kernels([spec], HOPPER)
+    assert kernel.resources.excess(HOPPER) is None
 
 
 def test_what_is_not_measured_or_promises_more_stays_as_it_is() -> None:
@@ -153,8 +193,6 @@ def test_what_is_not_measured_or_promises_more_stays_as_it_is() -> None:
     assert "not been measured" in refusal(step, CudaTarget("sm_100"))
     assert "number of tokens" in refusal(step, CudaTarget("sm_90", deterministic=True))
     assert not program_of(HOPPER, num_hidden_layers=3).entries["step"].replacements
-    assert not program_of(HOPPER, intermediate_size=8192).entries["step"].replacements
-    assert not program_of(HOPPER, intermediate_size=1064).entries["step"].replacements  # 67 blocks of 16, not all full
     assert not program_of(HOPPER, head_dim=128).entries["step"].replacements
 
 

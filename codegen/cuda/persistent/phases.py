@@ -76,8 +76,6 @@ def _gemv(problem: LinearProblem) -> Gemv | str:
         return "weights must be bf16, without bias"
     if problem.epilogue == "residual" and problem.out is not DType.F32:
         return "the residual stream must be f32"
-    if problem.norm is not None and problem.norm.gain is not DType.BF16:
-        return "gains of norms must be bf16"
     return Gemv(problem)
 
 

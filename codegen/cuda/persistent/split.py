@@ -42,6 +42,7 @@ class Split:
         heads: of keys and values, each with a cluster.
         group: query heads of each.
         parts: clusters that share the inner dims.
+        gain_bytes: of a number of the norms' gains, which are bf16 or f32.
     """
 
     hidden: int
@@ -49,6 +50,7 @@ class Split:
     heads: int
     group: int
     parts: int
+    gain_bytes: int
 
     blocks = BLOCKS
     head_dim = HEAD_DIM
@@ -84,12 +86,12 @@ class Split:
     @property
     def head_bytes(self) -> int:
         """Weights of a block of a head, in a layer, with the norm's gain."""
-        return 2 * (self.head_rows * self.hidden + self.slice * self.group * HEAD_DIM + self.hidden)
+        return 2 * (self.head_rows * self.hidden + self.slice * self.group * HEAD_DIM) + self.gain_bytes * self.hidden
 
     @property
     def part_bytes(self) -> int:
         """Weights of a block of a part, in a layer, with the norm's gain."""
-        return 2 * (2 * self.gates * self.hidden + self.slice * self.gates * BLOCKS + self.hidden)
+        return 2 * (2 * self.gates * self.hidden + self.slice * self.gates * BLOCKS) + self.gain_bytes * self.hidden
 
     @property
     def reserved(self) -> int:
@@ -141,9 +143,11 @@ def _split(projections: LinearProblem, attention: AttentionProblem, gate: Linear
         return "q, k and v must be all that their projection makes, in this order"
     if projections.norm is None or gate.norm is None or gate.epilogue != "swiglu":
         return "projections must be normed, and the MLP SwiGLU"
+    if projections.norm.gain is not gate.norm.gain:
+        return "gains of both norms must be of one dtype"
     hidden, inner = projections.k, gate.width
     widths = [
-        Split(hidden, inner, a.num_kv_heads, a.group, parts)
+        Split(hidden, inner, a.num_kv_heads, a.group, parts, projections.norm.gain.numpy.itemsize)
         for parts in range(CLUSTERS - a.num_kv_heads, 0, -1)
         if inner % (parts * BLOCKS * 4) == 0
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +20,10 @@ from warploom.codegen.cuda.compile import compile_kernels
 from warploom.codegen.cuda.driver import CudaProgram, plan_program, without_excess
 from warploom.codegen.cuda.kernel import CudaKernelSpec
 from warploom.codegen.cuda.persistent.chain import Chain, longest_chain
-from warploom.codegen.cuda.persistent.phases import Attention, Gemv
+from warploom.codegen.cuda.persistent.phases import Attention, Gemv, Phase
 from warploom.codegen.cuda.persistent.replace import replace_by_one
 from warploom.codegen.cuda.persistent.spec import PersistentSpec
-from warploom.codegen.cuda.persistent.split import Split
+from warploom.codegen.cuda.persistent.split import LAYER, Split, split_of
 from warploom.codegen.cuda.resources import Resources
 from warploom.codegen.cuda.target import K_LAYOUT, PAGE_SIZE, cuda
 from warploom.frontend.dummy import dummy_tensor
@@ -115,7 +116,7 @@ def test_phases_are_the_kernels_of_a_layer() -> None:
 
 def test_clusters_share_a_layer() -> None:
     split = persistent(smollm2()).split
-    assert split == Split(hidden=576, inner=1536, heads=3, group=3, parts=12)
+    assert split == Split(hidden=576, inner=1536, heads=3, group=3, parts=12, gain_bytes=2)
     assert split.clusters * split.blocks == persistent(smollm2()).grid[0] == 120
     assert split.head_rows * split.blocks == (3 + 1 + 1) * 64
     assert split.gates * split.blocks * split.parts == 1536
@@ -183,9 +184,27 @@ def test_its_source_is_a_kernel_of_clusters() -> None:
 def test_others_with_its_shape_have_it_too() -> None:
     changes = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 1408}
     spec = persistent(program_of(HOPPER, **changes))
-    assert spec.split == Split(hidden=512, inner=1408, heads=4, group=2, parts=11)
+    assert spec.split == Split(hidden=512, inner=1408, heads=4, group=2, parts=11, gain_bytes=2)
     (kernel,) = compile_kernels([spec], HOPPER)
     assert kernel.resources.excess(HOPPER) is None
+
+
+def test_gains_may_be_f32_as_those_of_gguf_checkpoints() -> None:
+    spec = persistent(smollm2())
+    phases = tuple(with_gains(phase, DType.F32) for phase in spec.phases)
+    split = split_of(phases, LAYER)
+    assert split == replace(spec.split, gain_bytes=4)
+    assert split.part_bytes - spec.split.part_bytes == 2 * 576
+    assert split.shared_bytes <= HOPPER.shared_bytes
+    (kernel,) = compile_kernels([replace(spec, phases=phases, split=split)], HOPPER)
+    assert kernel.resources.excess(HOPPER) is None
+    assert split_of((*phases[:3], *spec.phases[3:]), LAYER) == "gains of both norms must be of one dtype"
+
+
+def with_gains(phase: Phase, dtype: DType) -> Phase:
+    if not isinstance(phase, Gemv) or phase.problem.norm is None:
+        return phase
+    return replace(phase, problem=replace(phase.problem, norm=replace(phase.problem.norm, gain=dtype)))
 
 
 def test_what_is_not_measured_or_promises_more_stays_as_it_is() -> None:

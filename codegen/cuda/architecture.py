@@ -9,6 +9,7 @@ from warploom.ir.types import DType
 
 REGISTERS = 65536  # of one multiprocessor, on every architecture we know
 MAX_REGISTERS = 255  # of one thread
+H100_MULTIPROCESSORS = 132  # of the SXM board, on which kernels were measured
 
 # Shared memory that a block may ask for: CUDA C++ Programming Guide, table "Technical Specifications per Compute
 # Capability".

@@ -1,4 +1,4 @@
-"""Triton kernels to machine code, in worker processes, through a cache on disk."""
+"""Kernels to machine code, in worker processes, through a cache on disk."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def compile_kernels(
         refuse_excess: whether a kernel that needs more than the architecture has is an error.
 
     Raises:
-        CompileError: Triton is missing or of another version, it rejects a kernel or crashes on it, or a kernel needs
+        CompileError: a compiler is missing, it rejects a kernel or crashes on it, or a kernel needs
             more registers or shared memory than the target has.
     """
     kernels: dict[CudaKernelSpec, CompiledKernel] = {}

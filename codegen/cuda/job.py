@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from warploom.codegen.cuda.architecture import CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec, Operand, Pointer, Table
 from warploom.codegen.cuda.nvrtc import PACKAGE as NVRTC
+from warploom.codegen.cuda.nvrtc import is_cpp
 from warploom.errors import CompileError
 from warploom.ir.types import DType
 
@@ -50,7 +51,7 @@ class Job:
     @property
     def is_cpp(self) -> bool:
         """Whether the source is CUDA C++; else it is Triton's."""
-        return "shared_bytes" in self.options
+        return is_cpp(self.options)
 
 
 def signature(operands: Sequence[Operand], dims: Sequence[str]) -> dict[str, str]:

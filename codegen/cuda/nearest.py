@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from warploom.codegen.cuda.architecture import H100_MULTIPROCESSORS
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.kernels.ring_gemm import RingSpec, rings
 from warploom.codegen.cuda.kernels.segment_gemv import SegmentSpec, segments
@@ -27,7 +28,6 @@ from warploom.ir.layouts import split_block
 from warploom.ir.types import DType
 
 FAR = 6.0  # doublings of extents, in all
-BLOCKS = 132  # one for each multiprocessor
 LONGEST_CODE = 128  # products of a warp of segments, one after another
 LARGEST_UNPACKED = 1 << 28  # elements of a quantized weight that is made bf16 first
 ROOMS = (75 << 10, 113 << 10, 227 << 10)  # of shared memory: three to one blocks of a multiprocessor
@@ -97,7 +97,7 @@ def narrowed(problem: LinearProblem, tile: MixedTile) -> MixedTile:
 def _blocks(key: str, tile: RingTile | SkinnyTile) -> int:
     """Of the layer of a key; where none shared a tile, no more than that are needed."""
     blocks = -(-LayerKey.parse(key).width // tile.block_n) * tile.splits
-    return blocks if tile.splits > 1 else min(blocks, BLOCKS)
+    return blocks if tile.splits > 1 else min(blocks, H100_MULTIPROCESSORS)
 
 
 def _ring(problem: LinearProblem, tile: RingTile, blocks: int) -> RingTile | None:

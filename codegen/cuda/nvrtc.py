@@ -9,6 +9,7 @@ import ctypes
 import importlib.util
 import subprocess
 import tempfile
+from collections.abc import Container
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,11 @@ PACKAGE = "nvidia-cuda-nvrtc-cu12"
 
 class NvrtcError(Exception):
     """What the compiler or the assembler says."""
+
+
+def is_cpp(options: Container[str]) -> bool:
+    """Whether options of a compilation are those of CUDA C++, which says itself how much shared memory it takes."""
+    return "shared_bytes" in options
 
 
 def ptx_of(name: str, source: str, capability: int) -> str:

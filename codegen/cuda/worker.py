@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from warploom.codegen.cuda.nvrtc import cubin_of, ptx_of
+from warploom.codegen.cuda.nvrtc import cubin_of, is_cpp, ptx_of
 
 Job = dict[str, Any]
 POINTER_ALIGNMENT = 16
@@ -37,7 +37,7 @@ def main() -> None:
 
 def compile_job(job: Job, folder: Path) -> Job:
     """Compile `job["source"]`: its function `job["name"]` for `job["capability"]`; Triton may write into `folder`."""
-    return compile_cpp(job) if "shared_bytes" in job["options"] else compile_triton(job, folder)
+    return compile_cpp(job) if is_cpp(job["options"]) else compile_triton(job, folder)
 
 
 def compile_cpp(job: Job) -> Job:

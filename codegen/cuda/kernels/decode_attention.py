@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.architecture import H100_MULTIPROCESSORS, CudaTarget
 from warploom.codegen.cuda.extents import next_power_of_2, padded
 from warploom.codegen.cuda.kernel import Options, Pointer, Temp
 from warploom.codegen.cuda.kernels.attended_work import OfPages
@@ -33,7 +33,6 @@ from warploom.codegen.cuda.target import PAGE_SIZE
 from warploom.ir.types import DType, tensor
 
 MAX_SPLITS = 32
-MULTIPROCESSORS = 132  # of an H100
 EARLY_BYTES = 128 << 10  # of keys and values, in 16 bits as they are multiplied, that a block loads early
 COMBINED_AT_ONCE = 64  # numbers of a thread
 
@@ -87,8 +86,8 @@ def few_sequences(problem: AttentionProblem, target: CudaTarget) -> tuple[int, D
     if problem.projection is not None and target.has_wgmma and problem.block_d >= 128:
         early = min(tile.min_keys, EARLY_BYTES // (2 * 2 * problem.block_d))
         ahead = min(4, EARLY_BYTES // (2 * 2 * problem.block_d * PAGE_SIZE))
-        few = DecodeTile(MULTIPROCESSORS, num_warps=8, num_stages=1 + ahead, early=early)
-        most = 2 * MULTIPROCESSORS // problem.num_kv_heads if problem.kv is DType.BF16 else 1
+        few = DecodeTile(H100_MULTIPROCESSORS, num_warps=8, num_stages=1 + ahead, early=early)
+        most = 2 * H100_MULTIPROCESSORS // problem.num_kv_heads if problem.kv is DType.BF16 else 1
         return most, few
     if tile.maxnreg is not None:
         return tile.blocks * 3 // 4 // (MAX_SPLITS * problem.num_kv_heads), replace(tile, maxnreg=None)

@@ -2,7 +2,7 @@
 
 Models of a hundred million parameters spend more time between kernels than in them. A step's plan is a sequence of
 launches that repeats, layer by layer, with other weights (`chain`). What each of them reads and makes (`flow`) tells
-what a kernel that runs all of them has to hand on, which is proven to end and to be cleared in time. The blocks of a
+what a kernel that runs all of them has to hand on, and that waiting for it ends. The blocks of a
 cluster reach each other's shared memory, five times faster than through L2. So clusters share a layer such that only
 two of its values go further (`split`): a cluster has a head of keys and values, from the projections to its columns of
 the output projection, or a part of the MLP's inner dims; what they make are parts of sums.

@@ -1,4 +1,4 @@
-"""What the phases of a repetition hand on to each other, and the proofs that waiting for it ends.
+"""What the phases of a repetition hand on to each other, and the proof that waiting for it ends.
 
 A phase makes one value in every repetition. It reads values of phases before it in the same repetition, or of the
 repetition before (`back` 1): for the first repetition those are given.
@@ -38,26 +38,3 @@ def unordered(flow: Flow) -> str | None:
             if read.back == 0 and read.phase >= phase:
                 return f"phase {phase} waits for phase {read.phase}, which comes no earlier"
     return None
-
-
-def clearing_phase(flow: Flow, value: int) -> int | None:
-    """Return the first phase that may clear what phase `value` made in the repetition before; None: none may.
-
-    It clears after its own reads. A block that has read all of a value knows that every block which made a part of it
-    had read what it made it of: numbers are made of what was read. So all readers of the repetition before must be
-    among those that the phase's reads were made by, directly or not.
-    """
-    readers = {(phase, read.back - 1) for phase, reads in enumerate(flow) for read in reads if read.phase == value}
-    return next((phase for phase in range(len(flow)) if readers <= _makers(flow, phase)), None)
-
-
-def _makers(flow: Flow, phase: int) -> set[tuple[int, int]]:
-    """Phases, each with its repetition, that are over when a block has read what `phase` reads in repetition 0."""
-    over: set[tuple[int, int]] = set()
-    unseen = [(read.phase, -read.back) for read in flow[phase] if read.whole]
-    while unseen:
-        maker = unseen.pop()
-        if maker not in over and maker[1] >= -1:
-            over.add(maker)
-            unseen += [(read.phase, maker[1] - read.back) for read in flow[maker[0]]]
-    return over

@@ -9,10 +9,10 @@ from math import prod
 
 import msgspec
 
-from warploom.codegen.cuda.architecture import CudaTarget
+from warploom.codegen.cuda.architecture import H100_MULTIPROCESSORS, CudaTarget
 from warploom.codegen.cuda.kernel import CudaKernelSpec
 from warploom.codegen.cuda.persistent.chain import longest_chain
-from warploom.codegen.cuda.persistent.flow import Read, unordered
+from warploom.codegen.cuda.persistent.flow import Flow, Read, unordered
 from warploom.codegen.cuda.persistent.phases import Attention, Gemv, Phase, phase_of
 from warploom.codegen.cuda.persistent.spec import PersistentSpec
 from warploom.codegen.cuda.persistent.split import split_of
@@ -20,7 +20,7 @@ from warploom.ir.types import DType
 from warploom.runtime.expr import evaluate, names
 from warploom.runtime.plan import Buffer, Entry, Guard, Launch, Replacement
 
-MULTIPROCESSORS = {90: 132}  # by capability, of the GPUs that this was measured on: H100 SXM
+MULTIPROCESSORS = {90: H100_MULTIPROCESSORS}  # by capability, of the GPUs that this was measured on
 SHORTEST = 20  # launches that are worth one that starts later, as it cannot overlap with the one before it
 ONE_TOKEN = Guard("max(T, S)", 1, 1)
 
@@ -68,10 +68,9 @@ def replace_by_one(entry: Entry, kernels: Kernels, target: CudaTarget) -> tuple[
         return f"how many blocks fit {target.arch} at once has not been measured"
     try:
         chain = _find(entry, kernels)
-        reads, initials = _reads(chain)
+        flow, initials = _reads(chain)
         results = _results(chain)
         _check_order(chain, [*initials.values(), *(chain.operands[-1][p][chain.phases[p].roles.out] for p in results)])
-        flow = [[read for _, read in one] for one in reads]
         if (why := unordered(flow)) is not None:
             raise _NoChainError(why)
         split = split_of(chain.phases, flow)
@@ -117,16 +116,16 @@ def _by_name(launch: Launch, kernels: Kernels) -> dict[str, str]:
     return dict(zip((operand.name for operand in kernels[launch.kernel].operands), launch.operands, strict=True))
 
 
-def _reads(chain: _Chain) -> tuple[tuple[tuple[tuple[str, Read], ...], ...], dict[int, str]]:
-    """What each phase reads, by operand, and the buffers that the first repetition reads of one before it, by phase."""
+def _reads(chain: _Chain) -> tuple[Flow, dict[int, str]]:
+    """What each phase reads, and the buffers that the first repetition reads of one before it, by phase."""
     initials: dict[int, str] = {}
-    reads = []
+    flow: list[list[Read]] = []
     for p, phase in enumerate(chain.phases):
         whole, partial = phase.roles.whole, phase.roles.partial
-        reads.append(tuple((name, _read(chain, p, name, name in whole, initials)) for name in (*whole, *partial)))
-        if isinstance(phase, Attention) and len({read for _, read in reads[-1]}) > 1:
+        flow.append([_read(chain, p, name, name in whole, initials) for name in (*whole, *partial)])
+        if isinstance(phase, Attention) and len(set(flow[-1])) > 1:
             raise _NoChainError("q, k and v are not one projection's")
-    return tuple(reads), initials
+    return flow, initials
 
 
 def _read(chain: _Chain, p: int, name: str, whole: bool, initials: dict[int, str]) -> Read:

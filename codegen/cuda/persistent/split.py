@@ -9,7 +9,7 @@ from warploom.codegen.columns import Range
 from warploom.codegen.cuda.kernels.attention_problem import AttentionProblem
 from warploom.codegen.cuda.kernels.linear_problem import LinearProblem
 from warploom.codegen.cuda.persistent.flow import Flow, Read
-from warploom.codegen.cuda.persistent.phases import Phase
+from warploom.codegen.cuda.persistent.phases import HEAD_DIM, Phase
 
 BLOCKS = 8  # of a cluster: as many as every GPU that has clusters allows
 CLUSTERS = 15  # of 8 blocks with most of the shared memory, that an H100 SXM holds at once; of 16 it holds 7
@@ -19,7 +19,6 @@ FETCHERS = 4  # warps that wait for other clusters
 PAUSE = 150  # nanoseconds between copies of a few kB of weights
 MOST_PAIRS = 9  # of columns, of four rows, in a lane's registers
 MOST_GROUP = 3  # query heads of a kv head, whose sums are in a lane's registers
-HEAD_DIM = 64
 SHARED_BYTES = 227 * 1024
 MOST_STAGES = 4  # layers whose weights a block holds at once: more come no sooner
 LAYER: Flow = (  # what the phases of a layer read: of each other, and of down in the layer before

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warploom.codegen.cuda.persistent.flow import Flow, Read, clearing_phase, unordered
+from warploom.codegen.cuda.persistent.flow import Flow, Read, unordered
 from warploom.codegen.cuda.persistent.split import LAYER
 
 REPETITIONS = 4
@@ -75,6 +75,29 @@ def waits_for_cleared(flow: Flow, programs: Sequence[list[tuple[str, int, int, i
     steps = [steps[-1] for steps in programs if steps]
     reads = [(repetition, flow[phase][read]) for kind, repetition, phase, read in steps if kind == "read"]
     return any((repetition - read.back, read.phase) in exchange.cleared for repetition, read in reads)
+
+
+def clearing_phase(flow: Flow, value: int) -> int | None:
+    """Return the first phase that may clear what phase `value` made in the repetition before; None: none may.
+
+    It clears after its own reads. A block that has read all of a value knows that every block which made a part of it
+    had read what it made it of: numbers are made of what was read. So all readers of the repetition before must be
+    among those that the phase's reads were made by, directly or not.
+    """
+    readers = {(phase, read.back - 1) for phase, reads in enumerate(flow) for read in reads if read.phase == value}
+    return next((phase for phase in range(len(flow)) if readers <= makers(flow, phase)), None)
+
+
+def makers(flow: Flow, phase: int) -> set[tuple[int, int]]:
+    """Phases, each with its repetition, that are over when a block has read what `phase` reads in repetition 0."""
+    over: set[tuple[int, int]] = set()
+    unseen = [(read.phase, -read.back) for read in flow[phase] if read.whole]
+    while unseen:
+        maker = unseen.pop()
+        if maker not in over and maker[1] >= -1:
+            over.add(maker)
+            unseen += [(read.phase, maker[1] - read.back) for read in flow[maker[0]]]
+    return over
 
 
 @given(flow=flows(), blocks=st.integers(1, 3), seed=st.integers(0, 1000))
